@@ -1,0 +1,270 @@
+"""The configuration schema: YAML files and `key.path=value` overrides into checked, frozen, documented values.
+
+Every error is a `ConfigError` that names the dotted key, the value given and what was expected.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fcit_ray.data.catalog import CATALOG
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used, with one line per offending key."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Task(_Section):
+    """One task of the stream: a dataset, or several learned together (capability-related settings)."""
+
+    name: str
+    """Name in tables and file names."""
+    datasets: tuple[str, ...] = Field(min_length=1)
+    """Folders of the authors' layout."""
+
+
+class Benchmark(_Section):
+    """The stream of tasks and who holds which data."""
+
+    root: Path = Path("data/miniature")
+    """Data root in the authors' layout: `instructions/` and `datasets/`."""
+    tasks: tuple[Task, ...] = Field(min_length=1)
+    """In the order of the stages. A plain string names a task of one dataset."""
+    schedule: Literal["homogeneous"] | tuple[tuple[int, ...], ...] = "homogeneous"
+    """`homogeneous`, or for each stage the task (from 0) of every selected client by position (heterogeneous)."""
+    num_clients: int = Field(10, ge=1)
+    """K, clients in the federation."""
+    clients_per_round: int = Field(5, ge=1)
+    """Selected at random without replacement in each round."""
+    num_rounds: int = Field(3, ge=1)
+    """Communication rounds a stage."""
+    beta: float = Field(1.0, gt=0)
+    """Dirichlet concentration of the quantity split: the smaller, the more unequal the clients."""
+    min_samples: int = Field(10, ge=1)
+    """Every client has at least this many records of every task. The paper's intent: 50."""
+    max_test_records: int | None = Field(None, ge=1)
+    """Evaluate only this many records of each dataset, in file order; null evaluates all."""
+    split: Literal["test", "validation"] = "test"
+    """What evaluation answers. Tune on `validation` (miniature only: the authors ship none)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_names(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and isinstance(data.get("tasks"), Sequence):
+            tasks = [{"name": t, "datasets": [t]} if isinstance(t, str) else t for t in data["tasks"]]
+            return {**data, "tasks": tasks}
+        return data
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for task in self.tasks:
+            for dataset in task.datasets:
+                if dataset not in CATALOG:
+                    raise ValueError(f"tasks: unknown dataset {dataset!r}; known: {', '.join(CATALOG)}")
+        names = [task.name for task in self.tasks]
+        if len(set(names)) < len(names):
+            raise ValueError(f"tasks: names must differ, got {names}")
+        if self.clients_per_round > self.num_clients:
+            raise ValueError(f"clients_per_round={self.clients_per_round} exceeds num_clients={self.num_clients}")
+        if self.schedule != "homogeneous":
+            for stage, row in enumerate(self.schedule):
+                if len(row) != self.clients_per_round:
+                    raise ValueError(
+                        f"schedule: stage {stage} names {len(row)} tasks for clients_per_round={self.clients_per_round}"
+                    )
+                if bad := [task for task in row if not 0 <= task < len(self.tasks)]:
+                    raise ValueError(f"schedule: stage {stage} names task {bad[0]}; there are {len(self.tasks)}")
+        return self
+
+
+class Model(_Section):
+    """The frozen base and the adapters it carries."""
+
+    path: str = "tiny"
+    """`tiny` (shipped with the package), or a folder or hub name of a Hugging Face image-text model."""
+    prompt: Literal["vicuna_v1", "bare"] = "bare"
+    """Conversation template; LLaVA-1.5 uses `vicuna_v1`."""
+    max_length: int = Field(512, ge=8)
+    """Tokens of a training record, image tokens included; longer records are refused, never cut silently."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the frozen base. Adapters and projector are always float32."""
+    rank: int = Field(64, ge=1)
+    """LoRA rank in total, shared out over the method's adapters."""
+    alpha: float = Field(128.0, gt=0)
+    """LoRA scaling is alpha / rank."""
+    dropout: float = Field(0.05, ge=0, lt=1)
+    """On the input of every LoRA."""
+    targets: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
+    """Linear layers of the language model that carry adapters (the paper: the FFN)."""
+    init_std: float = Field(0.01, gt=0)
+    """Standard deviation of A at the start; B starts at zero."""
+
+
+class Train(_Section):
+    """One client's local training."""
+
+    epochs: int = Field(1, ge=1)
+    """Passes over the client's shard in a round."""
+    batch_size: int = Field(4, ge=1)
+    """Records a step."""
+    lr: float = Field(2e-4, gt=0)
+    """Peak learning rate of the adapters."""
+    projector_lr: float = Field(2e-5, ge=0)
+    """Peak learning rate of the multimodal projector; 0 keeps it frozen."""
+    weight_decay: float = Field(0.0, ge=0)
+    """AdamW's."""
+    warmup_frac: float = Field(0.03, ge=0, lt=1)
+    """Share of the steps over which the learning rate rises; after them it follows half a cosine to zero."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients are scaled down to this norm."""
+
+
+class Evaluation(_Section):
+    """Answering the test sets."""
+
+    batch_size: int = Field(16, ge=1)
+    """Questions generated together."""
+    max_new_tokens: int = Field(128, ge=1)
+    """Length limit of an answer."""
+    every_stage: bool = True
+    """Evaluate the tasks seen so far after each stage; false evaluates once, at the end (no Avg, no forgetting)."""
+
+
+class Runtime(_Section):
+    """How the run is laid over the Ray cluster."""
+
+    num_workers: int = Field(2, ge=1)
+    """Ray Train workers; each holds one frozen base and trains one client at a time."""
+    gpu: bool = False
+    """Give each worker a GPU."""
+    cpus_per_worker: float = Field(0.5, gt=0)
+    """Ray CPUs a worker reserves. Keep workers * this below the cluster's CPUs: Ray Data needs one to read."""
+    lease_s: float = Field(3600.0, gt=0)
+    """A job unanswered for this long is handed to another worker."""
+    max_worker_failures: int = Field(5, ge=0)
+    """Restarts of the worker group before the run gives up."""
+    cache_mb: int = Field(2000, ge=0)
+    """Prepared shards of a stage are kept in the object store up to this size; above it they are streamed."""
+    keep_checkpoints: int = Field(2, ge=1)
+    """Checkpoints kept in the run folder."""
+
+
+class Config(_Section):
+    """A whole run."""
+
+    name: str = Field("run", min_length=1)
+    """Row label in tables."""
+    seed: int = Field(0, ge=0)
+    """Every random draw derives from it."""
+    regime: Literal["federated", "centralised", "zero_shot"] = "federated"
+    """`centralised` trains on all tasks' data at once (upper bound); `zero_shot` trains nothing."""
+    method: dict[str, Any] = Field(default_factory=lambda: {"name": "finetune"})
+    """`name` (of the registry, or `module:Class` of your own) and that method's hyper-parameters."""
+    server: dict[str, Any] = Field(default_factory=lambda: {"name": "fedavg"})
+    """`name` of the server optimiser and its hyper-parameters."""
+    benchmark: Benchmark
+    model: Model = Model()
+    train: Train = Train()
+    evaluation: Evaluation = Evaluation()
+    runtime: Runtime = Runtime()
+
+
+def load_config(files: Sequence[Path | str], overrides: Sequence[str] = ()) -> Config:
+    """Merge YAML files from left to right, then the overrides, and check the result.
+
+    Mappings merge key by key, anything else is replaced; a `method` or `server` section is replaced as a whole when
+    the later file names another one, since its hyper-parameters belong to the name.
+
+    Args:
+        files: YAML files, each a mapping.
+        overrides: `key.path=value`, the value read as YAML.
+
+    Raises:
+        ConfigError: names every offending key.
+    """
+    merged: dict[str, Any] = {}
+    for file in files:
+        path = Path(file)
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such configuration file")
+        try:
+            loaded = yaml.safe_load(path.read_text())
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path}: not YAML: {error}") from error
+        if loaded is None:
+            continue
+        if not isinstance(loaded, Mapping):
+            raise ConfigError(f"{path}: expected keys and values, got {type(loaded).__name__}")
+        merged = _merge(merged, loaded)
+    for override in overrides:
+        merged = _merge(merged, _parse_override(override))
+    return parse_config(merged)
+
+
+def parse_config(values: Mapping[str, Any]) -> Config:
+    """Check a plain mapping. The method's and server's own keys are checked too.
+
+    Raises:
+        ConfigError: names every offending key.
+    """
+    from fcit_ray.methods import make_method
+    from fcit_ray.server_optim import make_server_optimizer
+
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(describe(error)) from None
+    make_method(config.method)
+    make_server_optimizer(config.server)
+    return config
+
+
+def dump_config(config: Config) -> str:
+    """YAML that `load_config` reads back to an equal configuration."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def describe(error: ValidationError, prefix: str = "") -> str:
+    """One line per offending key: dotted key, value, what was expected."""
+    lines = []
+    for item in error.errors(include_url=False):
+        key = ".".join([prefix, *map(str, item["loc"])] if prefix else map(str, item["loc"]))
+        if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            lines.append(f"{key}: unknown key")
+        elif item["type"] == "missing":
+            lines.append(f"{key}: missing")
+        else:
+            lines.append(f"{key}: {item['msg'].removeprefix('Value error, ')} (got {item['input']!r:.80})")
+    return "\n".join(lines)
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        renamed = isinstance(value, Mapping) and isinstance(old, Mapping) and value.get("name", old.get("name")) != (
+            old.get("name")
+        )
+        merged[key] = _merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) and not renamed else value
+    return merged
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    path, equals, value = text.partition("=")
+    keys = path.split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"{text!r}: an override reads key.path=value")
+    try:
+        tree: Any = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{text!r}: the value is not YAML: {error}") from error
+    for key in reversed(keys):
+        tree = {key: tree}
+    return dict(tree)

@@ -1,0 +1,57 @@
+"""Conversation text as LLaVA-1.5 trains on it, with the character spans of the answers.
+
+The `vicuna_v1` template is LLaVA-1.5's (Liu et al., CVPR 2024, arXiv 2310.03744): a system sentence, then
+`USER: <question> ASSISTANT: <answer></s>` for every turn. `bare` is the same without the system sentence, for
+models too small to spend fifty tokens on it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+IMAGE_TOKEN = "<image>"
+SYSTEM = {
+    "vicuna_v1": (
+        "A chat between a curious human and an artificial intelligence assistant. "
+        "The assistant gives helpful, detailed, and polite answers to the human's questions."
+    ),
+    "bare": "",
+}
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One question and, in training records, its answer (None asks the model for it)."""
+
+    question: str
+    answer: str | None = None
+
+
+def instruction_text(turns: Sequence[Turn]) -> str:
+    """The questions alone: no system sentence, roles or `<image>`; what an identity token is computed from."""
+    return "\n".join(turn.question.replace(IMAGE_TOKEN, "").strip() for turn in turns)
+
+
+def render(turns: Sequence[Turn], template: str, eos: str) -> tuple[str, list[tuple[int, int]]]:
+    """Render a conversation.
+
+    Args:
+        turns: the turns in order; the last may lack an answer, which leaves the text open for generation.
+        template: a key of `SYSTEM`.
+        eos: the tokenizer's end-of-sequence text, written (and supervised) after every answer.
+
+    Returns:
+        The text, and for every answer its half-open character span, `eos` included.
+    """
+    text = SYSTEM[template]
+    spans: list[tuple[int, int]] = []
+    for index, turn in enumerate(turns):
+        question = turn.question.replace(IMAGE_TOKEN, "").strip()
+        image = f"{IMAGE_TOKEN}\n" if index == 0 else ""
+        text += f"{' ' if text and not text.endswith(eos) else ''}USER: {image}{question} ASSISTANT:"
+        if turn.answer is None:
+            assert index == len(turns) - 1, "only the last turn may lack an answer"
+            break
+        start = len(text)
+        text += f" {turn.answer}{eos}"
+        spans.append((start, len(text)))
+    return text, spans

@@ -1,0 +1,45 @@
+"""Arithmetic on parameter mappings; sums run in the order given, in float32, so that their bits are repeatable."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from fcit_ray.types import Params
+
+
+def add(left: Params, right: Params) -> dict[str, torch.Tensor]:
+    """`left + right`; names that `right` lacks keep their value. An unknown name in `right` is our own mistake."""
+    assert right.keys() <= left.keys(), f"names unknown to the state: {sorted(right.keys() - left.keys())[:3]}"
+    return {name: value + right[name] if name in right else value for name, value in left.items()}
+
+
+def weighted_mean(items: Sequence[Params], weights: Sequence[float]) -> dict[str, torch.Tensor]:
+    """Average each name over the items that have it, with the weights of those items (FedAvg, McMahan et al. 2017).
+
+    A name sent by nobody is absent from the result. Weights are not assumed to sum to one. An item of weight zero
+    counts for nothing, unless all who sent a name weigh nothing: then the name is absent too.
+    """
+    assert len(items) == len(weights), "one weight an item"
+    names = dict.fromkeys(name for item in items for name in item)
+    mean: dict[str, torch.Tensor] = {}
+    for name in names:
+        senders = [(item[name], weight) for item, weight in zip(items, weights, strict=True) if name in item]
+        total = sum(weight for _, weight in senders)
+        if total <= 0:
+            continue
+        accumulated = torch.zeros_like(senders[0][0], dtype=torch.float32)
+        for value, weight in senders:
+            accumulated.add_(value, alpha=weight / total)
+        mean[name] = accumulated
+    return mean
+
+
+def norm(params: Params) -> float:
+    """Euclidean norm over all entries, 0.0 for an empty mapping."""
+    return math.sqrt(sum(float(value.double().square().sum()) for value in params.values()))
+
+
+def num_bytes(params: Params) -> int:
+    """Bytes on the wire."""
+    return sum(value.numel() * value.element_size() for value in params.values())
