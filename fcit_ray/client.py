@@ -1,0 +1,127 @@
+"""One client's local training: the innermost loop, the same whoever calls it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from fcit_ray.config import Train
+from fcit_ray.data.batches import num_steps
+from fcit_ray.params import norm
+from fcit_ray.types import ClientJob, ClientUpdate, Params, Setting
+
+if TYPE_CHECKING:
+    from fcit_ray.methods.base import Method
+    from fcit_ray.models.adapters import AdapterBank
+
+
+@dataclass
+class LocalRun:
+    """What a method's client-side hooks may look at.
+
+    Attributes:
+        job: as the server sent it; `job.params` are the global values.
+        setting: sizes of the whole run.
+        bank: the model with its adapters.
+        trained: the parameters being trained, by name, live.
+        batches: a fresh pass over what the client trains on, for reports that need one.
+    """
+
+    job: ClientJob
+    setting: Setting
+    bank: AdapterBank
+    trained: dict[str, torch.nn.Parameter]
+    batches: Callable[[], Iterable[dict[str, Tensor]]]
+
+
+def learning_rate_factor(step: int, total: int, warmup_frac: float) -> float:
+    """Share of the peak learning rate at a step: linear warm-up, then half a cosine to zero (as LLaVA-1.5 trains)."""
+    warmup = math.ceil(total * warmup_frac)
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def run_client(
+    job: ClientJob,
+    batches: Callable[[], Iterable[dict[str, Tensor]]],
+    bank: AdapterBank,
+    method: Method,
+    train: Train,
+    setting: Setting,
+) -> ClientUpdate:
+    """Train the assigned adapters and the projector on one client's shard.
+
+    Args:
+        job: global values, assignment and seed.
+        batches: called once for the training pass; yields every batch of every epoch, collated.
+        bank: any bank of the run's shape; what it held before does not matter.
+        method: its `loss` and `report` hooks run here.
+        train: learning rates, epochs, schedule.
+        setting: sizes of the whole run, for the hooks.
+
+    Returns:
+        Local minus global values of what was trained, and `metrics`: loss (mean over steps), first_loss, last_loss,
+        steps, delta_norm, seconds.
+
+    Raises:
+        FloatingPointError: the loss is not finite; names stage, round, client and step.
+    """
+    began = time.perf_counter()
+    torch.manual_seed(job.seed)  # dropout
+    bank.load(job.params)
+    trained = bank.activate(job.assignment, with_projector=train.projector_lr > 0)
+    groups = [
+        {"params": [p for n, p in trained.items() if not bank.is_projector(n)], "lr": train.lr},
+        {"params": [p for n, p in trained.items() if bank.is_projector(n)], "lr": train.projector_lr},
+    ]
+    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=train.weight_decay)
+    total = num_steps(job.client.num_examples, train.batch_size, train.epochs)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: learning_rate_factor(step, total, train.warmup_frac)
+    )
+    run = LocalRun(job=job, setting=setting, bank=bank, trained=trained, batches=batches)
+    losses: list[float] = []
+    bank.model.train()
+    for batch in batches():
+        loss = method.loss(run, batch, bank.forward(batch))
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"loss is {loss.item()} in stage {job.stage}, round {job.round}, client {job.client.index}, "
+                f"step {len(losses)}; lower train.lr or train.max_grad_norm"
+            )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        clip_grad_norm_(trained.values(), train.max_grad_norm)
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+    assert len(losses) == total, f"{len(losses)} batches for {total} steps: the shard and the job disagree"
+    report, memory = method.report(run)
+    delta: Params = {
+        name: parameter.detach().cpu().float() - job.params[name] for name, parameter in trained.items()
+    }
+    return ClientUpdate(
+        stage=job.stage,
+        round=job.round,
+        client=job.client,
+        assignment=job.assignment,
+        delta=delta,
+        report=report,
+        memory=memory,
+        metrics={
+            "loss": math.fsum(losses) / total,
+            "first_loss": losses[0],
+            "last_loss": losses[-1],
+            "steps": float(total),
+            "delta_norm": norm(delta),
+            "seconds": time.perf_counter() - began,
+        },
+    )
