@@ -1,0 +1,122 @@
+"""Loading the frozen base, its processor and its text encoder from a folder, without touching the network.
+
+`tiny` is the model shipped with the package. Anything else is a local folder, or the name of a hub repository that is
+already in the local Hugging Face cache: workers of a cluster must not each start a download.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from safetensors import safe_open
+from torch import Tensor
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+
+from fcit_ray.models.encoder import TextEncoder, TokenEmbeddingEncoder
+
+TINY = Path(__file__).parent.parent / "assets" / "tiny_llava"
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class ModelError(ValueError):
+    """A model folder that cannot be used: which, what was found, what was expected."""
+
+
+def model_folder(path: str) -> Path:
+    """The local folder of a model.
+
+    Args:
+        path: `tiny`, a folder, or a hub name found in the local cache.
+
+    Raises:
+        ModelError: there is none.
+    """
+    folder = TINY if path == "tiny" else Path(path).expanduser()
+    if (folder / "config.json").is_file():
+        return folder
+    if path == "tiny":
+        raise ModelError(f"model.path='tiny': {TINY} is incomplete; reinstall fcit_ray")
+    if folder.is_dir():
+        raise ModelError(f"model.path={path!r}: no config.json in this folder; expected a Hugging Face model")
+    try:
+        return Path(snapshot_download(path, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        raise ModelError(
+            f"model.path={path!r}: neither a folder nor a hub name in the local cache; expected 'tiny', a folder, or "
+            f"a model fetched beforehand (`hf download {path}`)"
+        ) from None
+
+
+def load_processor(path: str) -> Any:
+    """Load tokenizer and image processor; the latter always PIL-backed, so that pixels are the same on all machines.
+
+    Raises:
+        ModelError: no such model, or a processor that the pipeline cannot use.
+    """
+    folder = model_folder(path)
+    try:
+        processor: Any = AutoProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model.path={path!r}: its processor does not load: {error}") from error
+    for part in ("image_processor", "tokenizer", "patch_size", "vision_feature_select_strategy"):
+        if getattr(processor, part, None) is None:
+            kind = type(processor).__name__
+            raise ModelError(f"model.path={path!r}: its {kind} has no {part}; expected a LlavaProcessor's settings")
+    if not processor.tokenizer.is_fast:
+        raise ModelError(f"model.path={path!r}: its tokenizer gives no character offsets; expected a tokenizer.json")
+    if processor.tokenizer.eos_token is None:
+        raise ModelError(f"model.path={path!r}: its tokenizer has no eos_token; expected one, to end an answer")
+    return processor
+
+
+def load_base(path: str, dtype: str = "float32") -> PreTrainedModel:
+    """Load an image-text model, frozen and in evaluation mode, on the CPU.
+
+    Args:
+        path: `tiny`, a folder, or a hub name found in the local cache.
+        dtype: `float32` or `bfloat16`.
+
+    Raises:
+        ModelError: no such model, or not an image-text model.
+    """
+    folder = model_folder(path)
+    if dtype not in DTYPES:
+        raise ModelError(f"model.dtype={dtype!r}: expected {' or '.join(DTYPES)}")
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(folder, dtype=DTYPES[dtype], local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model.path={path!r}: does not load: {error}") from error
+    model.requires_grad_(False)
+    return model.eval()
+
+
+def load_text_encoder(path: str) -> TextEncoder:
+    """Load the frozen encoder of instruction texts: the mean of the language model's token embeddings.
+
+    Only that one tensor is read, so that data workers need not hold the model.
+
+    Raises:
+        ModelError: no such model, or no embeddings in its safetensors files.
+    """
+    return TokenEmbeddingEncoder(load_processor(path).tokenizer, _embeddings(model_folder(path)))
+
+
+def _embeddings(folder: Path) -> Tensor:
+    """The language model's input embeddings, (V, D), of a whole or a sharded checkpoint."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        files: dict[str, str] = json.loads(index.read_text())["weight_map"]
+    elif (folder / "model.safetensors").is_file():
+        with safe_open(folder / "model.safetensors", framework="pt") as weights:
+            files = dict.fromkeys(weights.keys(), "model.safetensors")
+    else:
+        raise ModelError(f"{folder}: neither model.safetensors nor {index.name}; other weight formats are not read")
+    names = [name for name in files if name.endswith("embed_tokens.weight")]
+    if len(names) != 1:
+        raise ModelError(f"{folder}: {len(names)} tensors end in embed_tokens.weight {names}; expected one")
+    with safe_open(folder / files[names[0]], framework="pt") as weights:
+        return weights.get_tensor(names[0])
