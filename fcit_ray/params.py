@@ -1,5 +1,6 @@
 """Arithmetic on parameter mappings; sums run in the order given, in float32, so that their bits are repeatable."""
 
+import hashlib
 import math
 from collections.abc import Sequence
 
@@ -43,3 +44,17 @@ def norm(params: Params) -> float:
 def num_bytes(params: Params) -> int:
     """Bytes on the wire."""
     return sum(value.numel() * value.element_size() for value in params.values())
+
+
+def params_sha256(params: Params) -> str:
+    """Hexadecimal digest of names, dtypes, shapes and bytes: equal exactly when two runs learned the same bits.
+
+    Names are taken in sorted order, so the order of the mapping does not matter.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(params):
+        value = params[name].detach().cpu().contiguous()
+        # repr() quotes the name, so that no name can pass for another name with its dtype and shape.
+        digest.update(f"{name!r} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,37 @@
+"""Files that are either whole or absent, whenever the process dies: temporary sibling, fsync, rename, fsync."""
+
+import os
+from pathlib import Path
+
+PARTIAL = ".partial"
+"""Ends the (hidden) name of what is still being written; whoever finds one may delete it."""
+
+
+def partial(path: Path) -> Path:
+    """The hidden sibling in which `path` is prepared: same folder, hence same file system, hence a rename is atomic."""
+    return path.with_name(f".{path.name}{PARTIAL}")
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's list of names, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Rename within one folder, so that the new name survives a power cut."""
+    os.replace(source, target)
+    sync(target.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write or replace a UTF-8 file as a whole: a reader sees the old bytes or the new ones, never a part."""
+    temporary = partial(path)
+    with temporary.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    rename(temporary, path)

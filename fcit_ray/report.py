@@ -1,0 +1,246 @@
+"""The figures of finished runs, gathered into one table: methods down, Last, Avg, Forgetting and the tasks across."""
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from fcit_ray import metrics
+from fcit_ray.params import params_sha256
+from fcit_ray.types import Params
+
+UNDEFINED = "–"  # noqa: RUF001 (an en dash, as in the paper's tables)
+"""Shown for a figure that does not exist, such as the forgetting of a run of one stage."""
+
+_SHORT = {
+    "ArxivQA": "Arxiv", "Flickr30k-cap": "Flickr", "ImageNet-R": "IN-R", "OCRVQA": "OCR", "IconQA": "Icon",
+    "CLEVR-Math": "CLEVR", "FigureQA": "Figure", "super-CLEVR": "sCLEVR", "AOKVQA": "AOK", "Grounding": "Ground",
+    "DVQA": "DVQA", "TabMWP": "TabMWP", "General": "Gen.",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the table: a method's runs, one entry a seed, in the order of `seeds`. Figures are in percent.
+
+    Attributes:
+        label: the run's name in tables.
+        tasks: names of the tasks, T of them.
+        seeds: of the runs.
+        scores: for each seed the tasks' scores after the last stage, (T,).
+        last: mean over tasks after the last stage.
+        avg: mean over stages of the mean over tasks seen; nan where undefined, as are the following.
+        forgetting: percentage points lost since each task's best.
+        bwt: backward transfer, percentage points.
+    """
+
+    label: str
+    tasks: tuple[str, ...]
+    seeds: tuple[int, ...]
+    scores: tuple[tuple[float, ...], ...]
+    last: tuple[float, ...]
+    avg: tuple[float, ...]
+    forgetting: tuple[float, ...]
+    bwt: tuple[float, ...]
+
+    def score(self, task: str) -> tuple[float, ...]:
+        """One task's scores, an entry a seed; empty if the runs have no such task."""
+        return tuple(row[self.tasks.index(task)] for row in self.scores) if task in self.tasks else ()
+
+
+def make_results(
+    *,
+    label: str,
+    seed: int,
+    tasks: Sequence[str],
+    num_stages: int,
+    records: Iterable[Mapping[str, Any]],
+    num_records: Mapping[str, int],
+    seconds: float,
+    params: Params,
+) -> dict[str, Any]:
+    """What `results.json` holds.
+
+    Args:
+        label: row label in tables.
+        seed: of the run.
+        tasks: names, in the order of the stream.
+        num_stages: of the run; 0 for zero-shot.
+        records: of metrics.jsonl.
+        num_records: test records by task, behind the final scores.
+        seconds: wall clock, all sessions of the run.
+        params: the final global parameters.
+
+    Returns:
+        `label`, `seed`, `tasks`, `matrix` (S x T, None where not evaluated), `last`, `avg`, `forgetting`, `bwt` (None
+        where undefined; a run of at most one stage has no `avg`), `num_records`, `seconds`, `adapters_sha256`.
+    """
+    matrix = metrics.accuracy_matrix(records, tasks, num_stages)
+    return {
+        "label": label,
+        "seed": seed,
+        "tasks": list(tasks),
+        "matrix": [[_number(score) for score in row] for row in matrix.tolist()],
+        "last": _number(metrics.last(matrix)),
+        "avg": _number(metrics.average(matrix)) if num_stages > 1 else None,
+        "forgetting": _number(metrics.forgetting(matrix)),
+        "bwt": _number(metrics.backward_transfer(matrix)),
+        "num_records": dict(num_records),
+        "seconds": seconds,
+        "adapters_sha256": params_sha256(params),
+    }
+
+
+def matrix_from_results(results: Mapping[str, Any]) -> metrics.Matrix:
+    """The accuracy matrix of a results.json, (S, T), nan for null."""
+    return np.array([[math.nan if score is None else score for score in row] for row in results["matrix"]])
+
+
+def row_from_results(results: Mapping[str, Any]) -> Row:
+    """The row of one run.
+
+    Raises:
+        ValueError: names the key that results.json lacks.
+    """
+    needed = ("label", "seed", "tasks", "matrix", "last", "avg", "forgetting", "bwt")
+    if missing := [key for key in needed if key not in results]:
+        raise ValueError(f"results.json: lacks {', '.join(missing)}; written by another release of fcit_ray?")
+    figures = {key: (math.nan if results[key] is None else float(results[key]),) for key in needed[4:]}
+    return Row(
+        label=results["label"],
+        tasks=tuple(results["tasks"]),
+        seeds=(results["seed"],),
+        scores=(tuple(matrix_from_results(results)[-1].tolist()),),
+        **figures,
+    )
+
+
+def merge_seeds(rows: Iterable[Row]) -> list[Row]:
+    """One row a label, in order of first appearance, holding all its seeds.
+
+    Raises:
+        ValueError: runs of one label differ in tasks, or repeat a seed (which would understate the spread).
+    """
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.label, []).append(row)
+    merged = []
+    for label, group in groups.items():
+        seeds = tuple(seed for row in group for seed in row.seeds)
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"{label!r}: seeds {seeds} repeat; give runs that differ another `name`")
+        if len({row.tasks for row in group}) > 1:
+            raise ValueError(f"{label!r}: runs of different tasks; give them different `name`s")
+        merged.append(
+            Row(
+                label=label,
+                tasks=group[0].tasks,
+                seeds=seeds,
+                scores=tuple(scores for row in group for scores in row.scores),
+                last=tuple(value for row in group for value in row.last),
+                avg=tuple(value for row in group for value in row.avg),
+                forgetting=tuple(value for row in group for value in row.forgetting),
+                bwt=tuple(value for row in group for value in row.bwt),
+            )
+        )
+    return merged
+
+
+def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation (n - 1); the latter is nan for fewer than two values, both for none."""
+    if not values:
+        return math.nan, math.nan
+    spread = statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else math.nan
+    return sum(values) / len(values), spread
+
+
+def comparison_table(rows: Iterable[Row], title: str | None = None) -> Table:
+    """For the terminal: at most 100 columns for eight tasks and a label of 14 letters.
+
+    The best figure of each column is bold. Last, Avg and Forgetting carry their spread over seeds; tasks only the mean.
+    """
+    rows = merge_seeds(rows)
+    tasks = _tasks(rows)
+    table = Table(title=title, caption=_caption(rows), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), collapse_padding=True)
+    table.add_column("Method", overflow="ellipsis", no_wrap=True, max_width=20)
+    for name in ("Last", "Avg", "Forget", *shorten(tasks)):
+        table.add_column(Text(name), justify="right", no_wrap=True)
+    columns: list[tuple[list[tuple[float, ...]], bool, bool]] = [
+        ([row.last for row in rows], True, True),
+        ([row.avg for row in rows], True, True),
+        ([row.forgetting for row in rows], False, True),
+        *(([row.score(task) for row in rows], True, False) for task in tasks),
+    ]
+    best = [_best(cells, higher) for cells, higher, _ in columns]
+    for index, row in enumerate(rows):
+        cells = [
+            Text(_cell(values[index], spread), style="bold" if index in winners else "")
+            for (values, _, spread), winners in zip(columns, best, strict=True)
+        ]
+        table.add_row(Text(row.label), *cells)
+    return table
+
+
+def markdown_table(rows: Iterable[Row]) -> str:
+    """For a README: full task names, backward transfer too, spread over seeds everywhere."""
+    rows = merge_seeds(rows)
+    tasks = _tasks(rows)
+    header = ["Method", "Last", "Avg", "Forgetting", "BWT", *tasks]
+    lines = [_markdown_line(header), "|---|" + "---:|" * (len(header) - 1)]
+    for row in rows:
+        values = [row.last, row.avg, row.forgetting, row.bwt, *(row.score(task) for task in tasks)]
+        lines.append(_markdown_line([row.label, *(_cell(value, spread=True) for value in values)]))
+    if caption := _caption(rows):
+        lines += ["", caption]
+    return "\n".join(lines) + "\n"
+
+
+def shorten(tasks: Sequence[str]) -> list[str]:
+    """Names of at most seven letters, all different; the full ones if that cannot be had."""
+    short = [_SHORT.get(task, task if len(task) <= 7 else f"{task[:6]}…") for task in tasks]
+    return short if len(set(short)) == len(tasks) else list(tasks)
+
+
+def _tasks(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(task for row in rows for task in row.tasks))
+
+
+def _caption(rows: Sequence[Row]) -> str | None:
+    counts = sorted({len(row.seeds) for row in rows})
+    if not counts or counts[-1] == 1:
+        return None
+    seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"Mean ± sample standard deviation over {seeds} seeds."
+
+
+def _cell(values: Sequence[float], spread: bool) -> str:
+    mean, deviation = mean_and_spread(values)
+    if math.isnan(mean):
+        return UNDEFINED
+    # Adding 0.0 after rounding turns -0.0 into 0.0.
+    text = f"{round(mean, 1) + 0.0:.1f}"
+    return f"{text}±{deviation:.1f}" if spread and math.isfinite(deviation) else text
+
+
+def _best(cells: Sequence[Sequence[float]], higher: bool) -> set[int]:
+    """Indices of the best mean as shown, ties included; none if there is nothing to compare."""
+    means = [round(mean_and_spread(values)[0], 1) for values in cells]
+    known = [mean for mean in means if not math.isnan(mean)]
+    if len(known) < 2:
+        return set()
+    winner = max(known) if higher else min(known)
+    return {index for index, mean in enumerate(means) if mean == winner}
+
+
+def _markdown_line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
