@@ -1,0 +1,170 @@
+"""Writes the miniature benchmark in the authors' on-disk layout (fcit.md, section 2), all or nothing."""
+
+import json
+import logging
+import os
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+from fcit_ray.data.catalog import CATALOG, VALIDATION_FILE
+from fcit_ray.data.miniature.drawing import draw
+from fcit_ray.data.miniature.scenes import SIDE
+from fcit_ray.data.miniature.tasks import TASKS, Example, Task
+
+GENERATOR_VERSION = 1  # raise it whenever the same arguments would write other bytes
+MANIFEST = "miniature.json"
+_FIRST_NUMBER = {"train": 0, "validation": 100_000, "test": 0}
+
+log = logging.getLogger(__name__)
+
+
+def write_miniature(
+    root: Path, *, num_train: int = 300, num_validation: int = 40, num_test: int = 48, seed: int = 0
+) -> None:
+    """Write the twelve datasets in miniature under `root`.
+
+    Everything is written into a sibling folder that is renamed at the end: an interrupted run leaves no `root`. The
+    bytes of records and pixels depend on the arguments alone.
+
+    Args:
+        root: where to; must not exist, be empty, or hold the miniature of the same arguments (then nothing is done).
+        num_train: training records a dataset.
+        num_validation: records a dataset for choosing settings on.
+        num_test: test records a dataset.
+        seed: chooses pictures and questions.
+
+    Raises:
+        ValueError: a count is not positive, or `root` holds something else.
+    """
+    counts = {"train": num_train, "validation": num_validation, "test": num_test}
+    for split, count in counts.items():
+        if count < 1:
+            raise ValueError(f"num_{split}: {count}; must be at least 1")
+    root = Path(root)
+    manifest = {"generator": GENERATOR_VERSION, "seed": seed, **{f"num_{split}": n for split, n in counts.items()}}
+    if _is_there(root, manifest):
+        log.info("%s already holds this miniature", root)
+        return
+    partial = root.with_name(f".{root.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        for task in TASKS.values():
+            _write_task(partial, task, counts, seed)
+        _dump(partial / MANIFEST, manifest)
+        try:
+            partial.rename(root)
+        except OSError:
+            # another process may have finished the same one meanwhile; anything else in the way is an error
+            if not _is_there(root, manifest):
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    log.info("wrote %d datasets to %s", len(TASKS), root)
+
+
+def examples(task: Task, split: str, count: int, seed: int, seen: set[tuple[bytes, str]]) -> list[Example]:
+    """A split's examples, labels in equal numbers.
+
+    Args:
+        task: which dataset.
+        split: "train", "validation" or "test".
+        count: how many.
+        seed: the benchmark's.
+        seen: (pixels, question) of every example so far; none is repeated, the new ones are added.
+    """
+    rng = random.Random(f"miniature labels {seed} {task.name} {split}")
+    labels: list[str] = []
+    while len(labels) < count:
+        labels += rng.sample(task.labels, len(task.labels))
+    labels = labels[:count]
+    rng.shuffle(labels)
+    found: list[Example] = []
+    for number, label in enumerate(labels):
+        attempt = 0
+        while True:
+            source = task.shared_images or task.name
+            example = task.build(random.Random(f"miniature {seed} {source} {split} {number} {attempt}"), label)
+            keys = {(draw(example.scene).tobytes(), question) for question, _ in example.turns}
+            if seen.isdisjoint(keys):
+                break
+            attempt += 1
+            assert attempt < 1000, f"{task.name} has too few pictures for this many records; ask for fewer"
+        seen |= keys
+        found.append(example)
+    return found
+
+
+def _is_there(root: Path, manifest: dict[str, Any]) -> bool:
+    if not root.exists():
+        return False
+    if (root / MANIFEST).is_file():
+        found = json.loads((root / MANIFEST).read_text())
+        if found == manifest:
+            return True
+        raise ValueError(f"root: {root} holds a miniature made with {found}, not {manifest}; remove it or name another")
+    if not root.is_dir() or any(root.iterdir()):
+        raise ValueError(f"root: {root} exists and is not a miniature benchmark; name another folder")
+    return False
+
+
+def _write_task(root: Path, task: Task, counts: dict[str, int], seed: int) -> None:
+    dataset = CATALOG[task.name]
+    folder = root / "instructions" / task.name
+    folder.mkdir(parents=True)
+    seen: set[tuple[bytes, str]] = set()
+    files = {"train": dataset.train, "validation": VALIDATION_FILE, "test": dataset.test}
+    for split, count in counts.items():
+        records = []
+        references: list[tuple[str, tuple[str, ...]]] = []
+        for index, example in enumerate(examples(task, split, count, seed, seen)):
+            number = _FIRST_NUMBER[split] + index
+            image = task.image.format(
+                split=task.held_out if split == "test" else "train", number=number, label=example.turns[0][1]
+            )
+            path = root / "datasets" / image
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                draw(example.scene).save(path, format="PNG")
+            else:
+                assert task.shared_images, f"{image} is written twice"
+            identity = f"{split}-{number}"
+            records.append(_record(task, split, identity, image, example))
+            references.append((identity, example.references))
+        _dump(folder / files[split], records)
+        if dataset.references and split != "train":
+            name = dataset.references if split == "test" else f"validation_{dataset.references}"
+            _dump(folder / name, coco(references))
+
+
+def _record(task: Task, split: str, identity: str, image: str, example: Example) -> dict[str, Any]:
+    if split == "train":
+        conversations = []
+        for index, (question, answer) in enumerate(example.turns):
+            conversations.append({"from": "human", "value": f"<image>\n{question}" if index == 0 else question})
+            conversations.append({"from": "gpt", "value": answer})
+        return {"id": identity, "image": image, "conversations": conversations}
+    question, answer = example.turns[0]
+    record: dict[str, Any] = {"question_id": identity, "image": image, "text": question}
+    if CATALOG[task.name].kind == "caption":
+        answer = example.references[0]
+    record["answer"] = answer
+    if CATALOG[task.name].kind == "box":
+        record["answer_bbox"] = answer
+        record["size"] = [SIDE, SIDE]
+    return record
+
+
+def coco(references: list[tuple[str, tuple[str, ...]]]) -> dict[str, Any]:
+    """Reference captions in COCO's caption format; an image's id is its test record's question_id."""
+    annotations: list[dict[str, Any]] = []
+    for identity, captions in references:
+        for caption in captions:
+            annotations.append({"image_id": identity, "id": len(annotations), "caption": caption})
+    return {"images": [{"id": identity} for identity, _ in references], "annotations": annotations}
+
+
+def _dump(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
