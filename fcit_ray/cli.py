@@ -1,0 +1,37 @@
+"""What the pipelines share: reading arguments, and turning the errors that users can mend into one message."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+
+from fcit_ray.checkpoint import CheckpointError
+from fcit_ray.config import ConfigError
+from fcit_ray.data.layout import DataError
+from fcit_ray.run_folder import RunFolderError
+from fcit_ray.runtime.work_queue import RunFailed
+
+console = Console(soft_wrap=True, highlight=False)
+
+
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Configuration files and `key.path=value` overrides, told apart by the equals sign."""
+    files = [argument for argument in arguments if "=" not in argument]
+    return files, [argument for argument in arguments if "=" in argument]
+
+
+@contextmanager
+def exit_on_error() -> Iterator[None]:
+    """Print an error that the user can mend without its traceback, and exit with status 2; 1 for a failed run."""
+    try:
+        yield
+    except (ConfigError, DataError, RunFolderError, CheckpointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except RunFailed as error:
+        print(f"the run failed: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted; --resume goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)

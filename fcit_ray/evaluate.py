@@ -1,0 +1,48 @@
+"""Answering test questions through the method's gate: batched greedy generation on the KV cache.
+
+Legend: B samples, D features, K adapters.
+"""
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from fcit_ray.config import Evaluation
+from fcit_ray.data.collate import Collator
+from fcit_ray.data.samples import Sample
+from fcit_ray.methods.base import Method
+from fcit_ray.models.adapters import AdapterBank
+from fcit_ray.types import Tree
+
+Answer = tuple[str, tuple[float, ...]]
+"""Generated text, stripped, and the gate of every adapter, (K,), or () where all count fully."""
+
+
+def answer(
+    samples: Sequence[Sample],
+    bank: AdapterBank,
+    method: Method,
+    knowledge: Tree,
+    collator: Collator,
+    tokenizer: PreTrainedTokenizerBase,
+    evaluation: Evaluation,
+) -> list[Answer]:
+    """Answer the prompts with the packed bank (`bank.pack` has been called).
+
+    Batches are cut in the order given, so the same samples always meet the same neighbours.
+    """
+    answers: list[Answer] = []
+    for start in range(0, len(samples), evaluation.batch_size):
+        batch = collator.prompts(samples[start : start + evaluation.batch_size])
+        gate = method.gate(knowledge, batch["features"], bank.num_adapters)  # (B, K)
+        tokens = bank.generate(
+            batch,
+            gate,
+            evaluation.max_new_tokens,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        gates = gate.tolist() if gate is not None else [()] * len(texts)
+        answers += [(text.strip(), tuple(weights)) for text, weights in zip(texts, gates, strict=True)]
+    return answers

@@ -1,0 +1,104 @@
+"""From a configuration to the parts of a run; every check that needs no model happens here, before anything starts."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fcit_ray.config import Config, ConfigError, Train
+from fcit_ray.data.layout import Record, load_test
+from fcit_ray.data.stream import Stream, StreamPopulation, open_stream
+from fcit_ray.federation import Federation
+from fcit_ray.methods import make_method
+from fcit_ray.methods.base import Method
+from fcit_ray.models.adapters import AdapterBank
+from fcit_ray.models.load import load_base
+from fcit_ray.server_optim import make_server_optimizer
+from fcit_ray.types import Setting
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A checked run: configuration, sizes, data.
+
+    Attributes:
+        config: as resolved.
+        setting: sizes in the regime chosen.
+        stream: training data by stage and client.
+        tests: the records to answer, by dataset.
+    """
+
+    config: Config
+    setting: Setting
+    stream: Stream
+    tests: dict[str, list[Record]]
+
+    def federation(self, feature: Callable[[int, int], Tensor]) -> Federation:
+        """The server's side of the run.
+
+        Args:
+            feature: the identity token of a client's shard by (task, client), (D,).
+        """
+        return Federation(
+            method=make_method(self.config.method),
+            server=make_server_optimizer(self.config.server),
+            population=StreamPopulation(self.stream, self.setting, feature),
+            setting=self.setting,
+        )
+
+
+def open_experiment(config: Config) -> Experiment:
+    """Check the configuration against the data and read both.
+
+    Raises:
+        ConfigError, DataError: say what cannot be used.
+    """
+    benchmark = config.benchmark
+    method = make_method(config.method)
+    stream = open_stream(config)
+    setting = make_setting(config)
+    if config.model.rank % method.num_adapters(setting):
+        raise ConfigError(
+            f"model.rank: {config.model.rank} cannot be shared out over {method.num_adapters(setting)} adapters"
+        )
+    tests = {
+        name: load_test(benchmark.root, name, benchmark.split, benchmark.max_test_records)
+        for task in benchmark.tasks
+        for name in task.datasets
+    }
+    return Experiment(config, setting, stream, tests)
+
+
+def make_setting(config: Config) -> Setting:
+    """Sizes of the run in its regime: centralised is one stage of one round of one client."""
+    benchmark = config.benchmark
+    if config.regime == "federated":
+        stages = len(benchmark.tasks) if benchmark.schedule == "homogeneous" else len(benchmark.schedule)
+        return Setting(
+            num_stages=stages,
+            num_rounds=benchmark.num_rounds,
+            num_clients=benchmark.num_clients,
+            clients_per_round=benchmark.clients_per_round,
+            seed=config.seed,
+        )
+    stages = 1 if config.regime == "centralised" else 0
+    return Setting(num_stages=stages, num_rounds=1, num_clients=1, clients_per_round=1, seed=config.seed)
+
+
+def local_training(config: Config) -> Train:
+    """How a client trains. The centralised client passes over the data as often as the federation does together."""
+    if config.regime != "centralised":
+        return config.train
+    benchmark = config.benchmark
+    passes = config.train.epochs * benchmark.num_rounds * benchmark.clients_per_round / benchmark.num_clients
+    return config.train.model_copy(update={"epochs": math.ceil(passes)})
+
+
+def make_bank(config: Config, method: Method) -> AdapterBank:
+    """Load the frozen base and give it the method's adapters, on the GPU if the run uses one."""
+    base = load_base(config.model.path, config.model.dtype)
+    bank = AdapterBank(base, config.model, method.num_adapters(make_setting(config)), config.seed)
+    bank.model.to(torch.device("cuda") if config.runtime.gpu else torch.device("cpu"))
+    return bank

@@ -1,0 +1,1 @@
+"""Everything that knows Ray: the driver actor, the workers, Ray Data, launching and sweeping."""

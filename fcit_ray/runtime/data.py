@@ -1,0 +1,226 @@
+"""Ray Data: reads, decodes and tokenises records in parallel and serves each worker the shard that it trains on.
+
+What fits the budget is prepared once, in one execution for as many coming stages as fit, and stays in the object
+store; a worker then maps a client's blocks into its memory without copying. A shard beyond the budget is streamed:
+its records go through an execution of their own, in the order in which the client wants them. Both give the same
+samples in the same order.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+from pydantic import TypeAdapter
+from torch import Tensor
+
+from fcit_ray.data.layout import Record
+from fcit_ray.data.samples import Sample, SampleEncoder
+from fcit_ray.data.shards import mean_feature
+from fcit_ray.experiment import Experiment
+
+_DTYPES = {"pixels": np.uint8, "input_ids": np.int64, "labels": np.int64, "feature": np.float32}
+_RECORD = TypeAdapter(Record)
+_BATCH = 32
+_CPUS = 0.5  # a read or decode task; small, so that it finds room beside the workers on a box of two cores
+
+Part = Literal["train", "test", "feature"]
+Unit = tuple[Literal["train", "test"], int | str]
+"""What is prepared and evicted as a whole: a task's training records or a dataset's test records."""
+
+_log = logging.getLogger(__name__)
+
+
+def quiet() -> None:
+    """Silence Ray Data in this process; keep the order of records, on which the bits depend."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_options.preserve_order = True
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def to_table(samples: Sequence[Sample]) -> pa.Table:
+    """Samples as Arrow: for each array a column of bytes and one of its shape."""
+    columns: dict[str, pa.Array] = {}
+    for key in samples[0]:
+        columns[key] = pa.array([sample[key].tobytes() for sample in samples], pa.large_binary())
+        columns[f"{key}.shape"] = pa.array([sample[key].shape for sample in samples], pa.list_(pa.int64()))
+    return pa.table(columns)
+
+
+def from_table(table: pa.Table) -> Iterator[Sample]:
+    """The samples of a table; their arrays are read-only views of its memory."""
+    keys = [key for key in table.column_names if key in _DTYPES]
+    for row in range(table.num_rows):
+        yield {
+            key: np.frombuffer(table[key][row].as_buffer(), _DTYPES[key]).reshape(table[f"{key}.shape"][row].as_py())
+            for key in keys
+        }
+
+
+@dataclass(frozen=True)
+class _Encode:
+    """The Ray Data map: a batch of records as JSON to a table of samples."""
+
+    encoder: SampleEncoder
+    part: Part
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        records = [_RECORD.validate_json(text.as_py()) for text in batch["record"]]
+        if self.part == "feature":
+            return to_table([{"feature": self.encoder.encode_feature(record)} for record in records])
+        encode = self.encoder.encode_train if self.part == "train" else self.encoder.encode_test
+        return to_table([encode(record) for record in records])
+
+
+def _dataset(rows: Sequence[str], encoder: SampleEncoder, part: Part) -> ray.data.Dataset:
+    quiet()
+    blocks = max(1, min(len(rows) // _BATCH, 200))
+    items = ray.data.from_items([{"record": row} for row in rows], override_num_blocks=blocks)
+    return items.map_batches(_Encode(encoder, part), batch_size=_BATCH, batch_format="pyarrow", num_cpus=_CPUS)
+
+
+@dataclass(frozen=True)
+class CachedShard:
+    """Blocks in the object store."""
+
+    blocks: tuple[Any, ...]
+    size: int
+
+    def __len__(self) -> int:
+        return self.size
+
+    def read(self, order: np.ndarray) -> Iterable[Sample]:
+        samples = [sample for table in ray.get(list(self.blocks)) for sample in from_table(table)]
+        return (samples[index] for index in order)
+
+
+@dataclass(frozen=True)
+class StreamedShard:
+    """Records that are prepared while they are read, each time anew."""
+
+    rows: tuple[str, ...]
+    encoder: SampleEncoder
+    part: Part
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, order: np.ndarray) -> Iterable[Sample]:
+        dataset = _dataset([self.rows[index] for index in order], self.encoder, self.part)
+        for table in dataset.iter_batches(batch_size=_BATCH, batch_format="pyarrow", prefetch_batches=2):
+            yield from from_table(table)
+
+
+class RayShards:
+    """The runtime's shard source.
+
+    Args:
+        experiment: whose records are prepared.
+        budget: bytes of prepared samples to keep in the object store at a time.
+    """
+
+    def __init__(self, experiment: Experiment, budget: int):
+        config = experiment.config
+        self._encoder = sample_encoder(experiment)
+        self._experiment = experiment
+        self._budget = budget
+        self._chunk = config.evaluation.batch_size
+        self._blocks: dict[Unit, dict[int, CachedShard]] = {}
+        self._features: dict[tuple[int, int], Tensor] = {}
+        self._bytes: dict[Unit, int] = {}
+
+    def prepare(self, stage: int) -> None:
+        wanted = self._units(stage)
+        if all(unit in self._blocks or self._size(unit) > self._budget for unit in wanted):
+            return
+        window: list[Unit] = []
+        used = 0
+        for later in range(stage, max(stage, self._experiment.setting.num_stages - 1) + 1):
+            for unit in self._units(later):
+                if unit not in window and used + self._size(unit) <= self._budget:
+                    window.append(unit)
+                    used += self._size(unit)
+        self._blocks = {unit: blocks for unit, blocks in self._blocks.items() if unit in window}
+        for part in ("train", "test"):
+            self._execute([unit for unit in window if unit[0] == part and unit not in self._blocks], part)
+        streamed = [unit for unit in wanted if unit not in self._blocks]
+        if streamed:
+            _log.info("beyond runtime.cache_mb, streamed: %s", ", ".join(str(name) for _, name in streamed))
+
+    def feature(self, task: int, client: int) -> Tensor:
+        key = (task, client)
+        if key not in self._features:
+            shard: CachedShard | StreamedShard = self.train_shard(task, client)
+            if isinstance(shard, StreamedShard):
+                shard = StreamedShard(shard.rows, shard.encoder, "feature")
+            samples = shard.read(np.arange(len(shard)))
+            self._features[key] = mean_feature(sample["feature"] for sample in samples)
+        return self._features[key]
+
+    def train_shard(self, task: int, client: int) -> CachedShard | StreamedShard:
+        return self._shard(("train", task), client)
+
+    def test_shard(self, dataset: str, start: int, stop: int) -> CachedShard | StreamedShard:
+        assert start % self._chunk == 0, "test sets are prepared in pieces of evaluation.batch_size"
+        return self._shard(("test", dataset), start // self._chunk)
+
+    def _shard(self, unit: Unit, piece: int) -> CachedShard | StreamedShard:
+        if unit in self._blocks:
+            return self._blocks[unit][piece]
+        return StreamedShard(tuple(map(_json, self._pieces(unit)[piece])), self._encoder, unit[0])
+
+    def _pieces(self, unit: Unit) -> list[list[Record]]:
+        """A unit's records as they are handed out: by client, or by evaluation batch."""
+        part, name = unit
+        stream = self._experiment.stream
+        if part == "train":
+            assert isinstance(name, int)
+            return [stream.shard(name, client) for client in range(len(stream.shards[name]))]
+        records = self._experiment.tests[str(name)]
+        return [records[start : start + self._chunk] for start in range(0, len(records), self._chunk)]
+
+    def _units(self, stage: int) -> list[Unit]:
+        stream, tasks = self._experiment.stream, self._experiment.config.benchmark.tasks
+        if stage < 0 or not stream.schedule:
+            return [("test", name) for task in tasks for name in task.datasets]
+        trained: list[Unit] = [("train", task) for task in sorted(set(stream.schedule[stage]))]
+        return trained + [("test", name) for task in stream.evaluated[stage] for name in tasks[task].datasets]
+
+    def _size(self, unit: Unit) -> int:
+        """Bytes of a unit once prepared, from its first record; images of one model are of one size."""
+        if unit not in self._bytes:
+            pieces = self._pieces(unit)
+            encode = self._encoder.encode_train if unit[0] == "train" else self._encoder.encode_test
+            first = next(record for piece in pieces for record in piece)
+            self._bytes[unit] = sum(map(len, pieces)) * sum(array.nbytes for array in encode(first).values())
+        return self._bytes[unit]
+
+    def _execute(self, units: Sequence[Unit], part: Part) -> None:
+        """One Ray Data execution for all these units, split into their pieces."""
+        pieces = [(unit, number, piece) for unit in units for number, piece in enumerate(self._pieces(unit))]
+        pieces = [item for item in pieces if item[2]]
+        if not pieces:
+            return
+        rows = [_json(record) for _, _, piece in pieces for record in piece]
+        ends = np.cumsum([len(piece) for _, _, piece in pieces])
+        splits = _dataset(rows, self._encoder, part).materialize().split_at_indices(ends[:-1].tolist())
+        for (unit, number, piece), split in zip(pieces, splits, strict=True):
+            shard = CachedShard(tuple(split.to_arrow_refs()), len(piece))
+            self._blocks.setdefault(unit, {})[number] = shard
+
+
+def sample_encoder(experiment: Experiment) -> SampleEncoder:
+    """The record encoder of a run."""
+    config = experiment.config
+    root = str(config.benchmark.root.resolve())
+    return SampleEncoder(root, config.model.path, config.model.prompt, config.model.max_length)
+
+
+def _json(record: Record) -> str:
+    return _RECORD.dump_json(record).decode()

@@ -1,0 +1,341 @@
+"""The driver: the server's loop of a run. A plain class; it becomes an actor by one expression at launch.
+
+It plans a round, lets the workers pull its jobs, closes the round, writes its record and its checkpoint, and
+evaluates after each stage. One thread runs `run`; the workers' calls come in on others.
+"""
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from fcit_ray.config import Config
+from fcit_ray.data.catalog import CATALOG
+from fcit_ray.data.scores import score
+from fcit_ray.data.shards import ShardSource
+from fcit_ray.display import Status
+from fcit_ray.evaluate import Answer
+from fcit_ray.experiment import Experiment
+from fcit_ray.federation import Federation
+from fcit_ray.models.names import adapter_index
+from fcit_ray.params import norm, num_bytes
+from fcit_ray.report import make_results
+from fcit_ray.run_folder import RunFolder
+from fcit_ray.runtime.messages import AnswerWork, Over, Store, TrainWork
+from fcit_ray.runtime.work_queue import Lease, WorkQueue
+from fcit_ray.types import ClientJob, ClientUpdate, Params, Prediction, ServerState
+
+
+class Driver:
+    """The server of one run.
+
+    Args:
+        experiment: what is run.
+        folder: where its records go, and where it resumes from if there is a checkpoint.
+        shards: where clients' and test records come from.
+        store: shared memory for what the workers fetch.
+    """
+
+    def __init__(self, experiment: Experiment, folder: RunFolder, shards: ShardSource, store: Store):
+        self._experiment = experiment
+        self._config: Config = experiment.config
+        self._folder = folder
+        self._shards = shards
+        self._store = store
+        self._federation: Federation = experiment.federation(shards.feature)
+        self._queue = WorkQueue(self._config.runtime.lease_s)
+        self._initial: Params | None = None
+        self._begun = threading.Event()
+        self._versions = 0
+        self._clock = _Clock()
+        self._status = Status(label=self._config.name, phase="preparing", num_stages=experiment.setting.num_stages)
+
+    # What the workers call.
+
+    def join(self, worker: int) -> bool:
+        """A worker (re)starts; True asks it to send the bank's initial parameters with `begin`."""
+        self._queue.join(worker)
+        return not self._begun.is_set()
+
+    def begin(self, params: Params) -> None:
+        """The bank's initial parameters; every worker has the same, the first one counts."""
+        if not self._begun.is_set():
+            self._initial = params
+            self._begun.set()
+
+    def next(self, worker: int, timeout_s: float, done: tuple[int, Any] | None = None) -> Lease | Over | None:
+        """Take the result of a worker's last lease and give it the next: one call a job.
+
+        Args:
+            worker: its rank.
+            timeout_s: how long to wait for work.
+            done: token of the lease done, and its result; a result that a twin has brought already is dropped.
+
+        Returns:
+            Work, `Over`, or None: there was nothing within the time, ask again.
+        """
+        if done is not None:
+            self._queue.submit(*done)
+        lease = self._queue.next(worker, timeout_s)
+        return Over() if lease is None and self._queue.over else lease
+
+    def fail(self, message: str) -> None:
+        """A worker met an error that any other would meet too: the run ends."""
+        self._queue.fail(message)
+        self._begun.set()
+
+    # What the launcher calls.
+
+    def status(self) -> Status:
+        """Where the run stands, for the display."""
+        done, total = self._queue.progress()
+        return replace(self._status, done=done, total=total, seconds_left=self._seconds_left(done, total))
+
+    def run(self) -> dict[str, Any]:
+        """The whole run, from its beginning or the last checkpoint; returns (and writes) its results.
+
+        Raises:
+            RunFailed: a worker's error.
+            CheckpointError: the last checkpoint is damaged.
+        """
+        began = time.perf_counter()
+        state = self._folder.latest_checkpoint()
+        if state is not None:
+            self._begun.set()
+        self._folder.rewind(state.stage if state else 0, state.round if state else 0)
+        if state is None:
+            state = self._federation.start(self._wait_for_initial_params())
+        while True:
+            self._evaluate_if_due(state)
+            if self._federation.is_over(state):
+                break
+            state = self._round(state)
+        self._queue.finish()
+        tests = self._experiment.tests
+        results = make_results(
+            label=self._config.name,
+            seed=self._config.seed,
+            tasks=[task.name for task in self._config.benchmark.tasks],
+            num_stages=self._experiment.setting.num_stages,
+            records=self._folder.records(),
+            num_records={
+                task.name: sum(len(tests[name]) for name in task.datasets) for task in self._config.benchmark.tasks
+            },
+            seconds=time.perf_counter() - began,
+            params=state.params,
+        )
+        self._folder.write_results(results)
+        self._status = replace(self._status, phase="done")
+        return results
+
+    def _wait_for_initial_params(self) -> Params:
+        while not self._begun.wait(timeout=1.0):
+            self._queue.check()
+        self._queue.check()
+        assert self._initial is not None, "begun without parameters, and nobody reported a failure"
+        return self._initial
+
+    # One round.
+
+    def _round(self, state: ServerState) -> ServerState:
+        clock = _Stopwatch()
+        names = {self._experiment.stream.tasks[task].name for task in self._experiment.stream.schedule[state.stage]}
+        self._status = replace(
+            self._status,
+            phase="preparing",
+            stage=state.stage,
+            round=state.round,
+            num_rounds=self._experiment.setting.num_rounds,
+            task=", ".join(sorted(names)),
+        )
+        self._shards.prepare(state.stage)
+        jobs = self._federation.plan(state)
+        works = self._train_works(state, jobs)
+        clock.lap("prepare")
+        self._status = replace(self._status, phase="training")
+        updates: list[ClientUpdate] = self._queue.run(works, [job.client.num_examples for job in jobs])
+        clock.lap("train")
+        after = self._federation.close(state, updates)
+        clock.lap("aggregate")
+        record = self._round_record(state, jobs, updates, after)
+        self._folder.log({**record, "seconds": clock.laps})
+        self._folder.save_checkpoint(after, self._config.runtime.keep_checkpoints)
+        self._clock.add("round", sum(clock.laps.values()), 1)
+        self._status = replace(self._status, loss=record["loss"])
+        return after
+
+    def _train_works(self, state: ServerState, jobs: Sequence[ClientJob]) -> list[TrainWork]:
+        groups: dict[int | None, dict[str, Any]] = {}
+        for name, value in state.params.items():
+            groups.setdefault(adapter_index(name), {})[name] = value
+        needed = {index for job in jobs for index in (None, *job.assignment.train, *job.assignment.frozen)}
+        handles = {index: self._store.put(group) for index, group in groups.items() if index in needed}
+        knowledge = self._store.put(state.knowledge)
+        return [
+            TrainWork(
+                job=replace(job, params={}, knowledge={}),
+                params=[
+                    handles[index] for index in (None, *job.assignment.train, *job.assignment.frozen) if index in handles
+                ],
+                knowledge=knowledge,
+                shard=self._shards.train_shard(job.client.task, job.client.index),
+            )
+            for job in jobs
+        ]
+
+    def _round_record(
+        self, state: ServerState, jobs: Sequence[ClientJob], updates: Sequence[ClientUpdate], after: ServerState
+    ) -> dict[str, Any]:
+        tasks = self._experiment.stream.tasks
+        moved = {name: after.params[name] - value for name, value in state.params.items()}
+        examples = sum(update.client.num_examples for update in updates)
+        clients = [
+            {
+                "client": update.client.index,
+                "task": tasks[update.client.task].name,
+                "num_examples": update.client.num_examples,
+                "trained": list(update.assignment.train),
+                **update.metrics,
+            }
+            for update in updates
+        ]
+        loss = sum(u.metrics["loss"] * u.client.num_examples for u in updates) / examples
+        return {
+            "kind": "round",
+            "stage": state.stage,
+            "round": state.round,
+            "loss": loss,
+            "global_delta_norm": norm(moved),
+            "bytes_down": sum(num_bytes(job.params) for job in jobs),
+            "bytes_up": sum(num_bytes(update.delta) for update in updates),
+            "clients": clients,
+        }
+
+    # Evaluation.
+
+    def _evaluate_if_due(self, state: ServerState) -> None:
+        stage = state.stage - 1
+        over = self._federation.is_over(state)
+        if state.round or (stage < 0 and not over) or not (over or self._config.evaluation.every_stage):
+            return
+        if any(record["kind"] == "evaluation" and record["stage"] == stage for record in self._folder.records()):
+            return
+        self._evaluate(state, stage)
+
+    def _evaluate(self, state: ServerState, stage: int) -> None:
+        clock = _Stopwatch()
+        tasks = self._config.benchmark.tasks
+        seen = self._experiment.stream.evaluated[stage] if stage >= 0 else range(len(tasks))
+        self._status = replace(self._status, phase="evaluating", stage=max(stage, 0), task="", loss=None)
+        self._shards.prepare(stage)
+        clock.lap("prepare")
+        datasets = list(dict.fromkeys(name for task in seen for name in tasks[task].datasets))
+        answers = self._answers(state, datasets)
+        clock.lap("answer")
+        label = f"stage_{stage:04d}" if stage >= 0 else "zero_shot"
+        percents: dict[str, float] = {}
+        details: dict[str, Any] = {}
+        for name in datasets:
+            records = self._experiment.tests[name]
+            predictions = [
+                Prediction(record.id, text, str(record.answer), gate)
+                for record, (text, gate) in zip(records, answers[name], strict=True)
+            ]
+            scores = score(CATALOG[name].kind, predictions, records)
+            gates = np.array([prediction.gate for prediction in predictions])
+            percents[name] = scores.percent
+            details[name] = {"percent": scores.percent, **scores.parts, "mean_gate": gates.mean(0).tolist()}
+            rows = [
+                {
+                    "question_id": prediction.question_id,
+                    "prediction": prediction.prediction,
+                    "answer": prediction.answer,
+                    "score": value,
+                    "gate": [round(weight, 6) for weight in prediction.gate],
+                }
+                for prediction, value in zip(predictions, scores.per_sample, strict=True)
+            ]
+            self._folder.write_predictions(label, name, rows)
+        clock.lap("score")
+        count = sum(len(answers[name]) for name in datasets)
+        self._clock.add("record", sum(clock.laps.values()), count)
+        self._folder.log(
+            {
+                "kind": "evaluation",
+                "stage": stage,
+                "scores": {
+                    tasks[task].name: sum(percents[name] for name in tasks[task].datasets) / len(tasks[task].datasets)
+                    for task in seen
+                },
+                "datasets": details,
+                "num_records": count,
+                "seconds": clock.laps,
+            }
+        )
+
+    def _answers(self, state: ServerState, datasets: Sequence[str]) -> dict[str, list[Answer]]:
+        self._versions += 1
+        params = [self._store.put(state.params)]
+        knowledge = self._store.put(state.knowledge)
+        size = self._config.evaluation.batch_size
+        pieces = [
+            (name, start, min(start + size, len(self._experiment.tests[name])))
+            for name in datasets
+            for start in range(0, len(self._experiment.tests[name]), size)
+        ]
+        works = [
+            AnswerWork(self._versions, params, knowledge, name, self._shards.test_shard(name, start, stop))
+            for name, start, stop in pieces
+        ]
+        results: list[list[Answer]] = self._queue.run(works, [stop - start for _, start, stop in pieces])
+        answers: dict[str, list[Answer]] = {name: [] for name in datasets}
+        for (name, _, _), result in zip(pieces, results, strict=True):
+            answers[name] += result
+        return answers
+
+    def _seconds_left(self, done: int, total: int) -> float | None:
+        """From the mean time of a round and of an answered record so far; None until there is one of each needed."""
+        stream, setting, status = self._experiment.stream, self._experiment.setting, self._status
+        part = done / total if total else 0.0
+        evaluating = status.phase == "evaluating"
+        rounds = (setting.num_stages - status.stage) * setting.num_rounds - (
+            setting.num_rounds if evaluating else status.round + part
+        )
+        tests = self._experiment.tests
+        tasks = self._config.benchmark.tasks
+        sizes = [sum(len(tests[name]) for task in seen for name in tasks[task].datasets) for seen in stream.evaluated]
+        due = sizes[status.stage :] if self._config.evaluation.every_stage else sizes[-1:]
+        records = sum(due) - (due[0] * part if evaluating and due else 0.0)
+        return self._clock.estimate({"round": max(rounds, 0.0), "record": records})
+
+
+class _Stopwatch:
+    """Seconds of each part of something, in order."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name], self._last = now - self._last, now
+
+
+class _Clock:
+    """Mean seconds per unit of each kind of work done so far."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+        self._units: dict[str, float] = {}
+
+    def add(self, kind: str, seconds: float, units: float) -> None:
+        self._seconds[kind] = self._seconds.get(kind, 0.0) + seconds
+        self._units[kind] = self._units.get(kind, 0.0) + units
+
+    def estimate(self, left: dict[str, float]) -> float | None:
+        if any(units and not self._units.get(kind) for kind, units in left.items()):
+            return None
+        return sum(units * self._seconds[kind] / self._units[kind] for kind, units in left.items() if units)

@@ -1,0 +1,29 @@
+"""Ray's object store as the runtime's shared memory."""
+
+from typing import Any
+
+import ray
+import ray.util
+import torch
+
+
+class RayStore:
+    """Values in the object store; a handle is a reference inside a list, or Ray would fetch it at every call."""
+
+    def put(self, value: Any) -> Any:
+        return [ray.put(value)]
+
+    def get(self, handle: Any) -> Any:
+        return ray.get(handle[0])
+
+
+def share_tensors() -> None:
+    """Send tensors as NumPy arrays from this process on: those travel out of band, without being pickled.
+
+    What arrives is copied, once: arrays in the object store are read-only, which a tensor cannot be.
+    """
+    ray.util.register_serializer(
+        torch.Tensor,
+        serializer=lambda tensor: tensor.detach().cpu().numpy(),
+        deserializer=lambda array: torch.from_numpy(array.copy()),
+    )

@@ -1,0 +1,153 @@
+"""Work handed out under leases: pulled by workers, longest first, handed out again when a worker is lost.
+
+Plain threads and no Ray, so that tests can lose workers at will.
+"""
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+class RunFailed(RuntimeError):
+    """The run cannot go on; the message says why."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """One piece of work in one worker's hands.
+
+    Attributes:
+        token: names this hand-out; an answer under an older token of the same work is as good (work is deterministic).
+        work: what to do.
+    """
+
+    token: int
+    work: Any
+
+
+@dataclass
+class _Item:
+    work: Any
+    size: float
+    result: Any = None
+    done: bool = False
+    worker: int | None = None
+    deadline: float = 0.0
+
+
+class WorkQueue:
+    """Between the server's loop (`run`) and the workers (`join`, `next`, `submit`); safe from any thread.
+
+    Args:
+        lease_s: seconds after which work that was not answered is given to another worker too.
+        clock: seconds, monotonic; replaced in tests.
+    """
+
+    def __init__(self, lease_s: float, clock: Any = time.monotonic):
+        self._lease_s = lease_s
+        self._clock = clock
+        self._changed = threading.Condition()
+        # Of the `run` call under way. Tokens are unique over the queue's life: a late answer to an older call is known.
+        self._items: dict[int, _Item] = {}
+        self._next_token = 0
+        self._over = False
+        self._failure: str | None = None
+
+    def run(self, works: Sequence[Any], sizes: Sequence[float]) -> list[Any]:
+        """Have the work done; returns the results in the order of `works`.
+
+        Args:
+            works: what to hand out, each as a `Lease`.
+            sizes: expected effort, in any unit; the largest is handed out first.
+
+        Raises:
+            RunFailed: a worker reported an error that no other worker would escape.
+        """
+        with self._changed:
+            start = self._next_token
+            self._next_token += len(works)
+            items = (_Item(work, size) for work, size in zip(works, sizes, strict=True))
+            self._items = dict(enumerate(items, start))
+            self._changed.notify_all()
+            while not all(item.done for item in self._items.values()):
+                self.check()
+                self._changed.wait(timeout=1.0)
+            self.check()
+            return [item.result for item in self._items.values()]
+
+    def join(self, worker: int) -> None:
+        """A worker (re)starts: what it had in hand before is handed out again."""
+        with self._changed:
+            for item in self._items.values():
+                if item.worker == worker and not item.done:
+                    item.worker = None
+            self._changed.notify_all()
+
+    def next(self, worker: int, timeout_s: float) -> Lease | None:
+        """The largest piece of work not in hand, or None if there is none within the time or the run has ended."""
+        deadline = self._clock() + timeout_s
+        with self._changed:
+            while True:
+                token = None if self._over or self._failure is not None else self._free()
+                if token is not None:
+                    item = self._items[token]
+                    item.worker, item.deadline = worker, self._clock() + self._lease_s
+                    return Lease(token, item.work)
+                left = deadline - self._clock()
+                if self._over or self._failure is not None or left <= 0:
+                    return None
+                self._changed.wait(timeout=min(left, 1.0))
+
+    def submit(self, token: int, result: Any) -> bool:
+        """Take a result; False if it was not wanted any more (a twin came first, or the batch is closed)."""
+        with self._changed:
+            item = self._items.get(token)
+            if item is None or item.done:
+                return False
+            item.result, item.done = result, True
+            self._changed.notify_all()
+            return True
+
+    def fail(self, message: str) -> None:
+        """End the run: everybody waiting gets `RunFailed`."""
+        with self._changed:
+            self._failure = self._failure or message
+            self._changed.notify_all()
+
+    def check(self) -> None:
+        """Raise `RunFailed` if somebody reported a failure."""
+        if self._failure is not None:
+            raise RunFailed(self._failure)
+
+    def finish(self) -> None:
+        """No more work will come."""
+        with self._changed:
+            self._over = True
+            self._changed.notify_all()
+
+    @property
+    def over(self) -> bool:
+        with self._changed:
+            return self._over or self._failure is not None
+
+    def progress(self) -> tuple[int, int]:
+        """Pieces done and pieces in all, of the batch under way."""
+        with self._changed:
+            items = self._items.values()
+            return sum(item.done for item in items), len(items)
+
+    def results(self) -> list[Any]:
+        """Results of the batch under way, as far as they are in."""
+        with self._changed:
+            return [item.result for item in self._items.values() if item.done]
+
+    def _free(self) -> int | None:
+        now = self._clock()
+        free = [
+            token
+            for token, item in self._items.items()
+            if not item.done and (item.worker is None or item.deadline <= now)
+        ]
+        return max(free, key=lambda token: (self._items[token].size, -token), default=None)

@@ -1,0 +1,67 @@
+"""A worker: holds the frozen base once, trains one client or answers one piece of a test set at a time."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from fcit_ray.client import run_client
+from fcit_ray.config import Config
+from fcit_ray.data.collate import Collator
+from fcit_ray.data.shards import training_batches
+from fcit_ray.evaluate import Answer, answer
+from fcit_ray.experiment import local_training, make_bank, make_setting
+from fcit_ray.methods import make_method
+from fcit_ray.models.load import load_processor
+from fcit_ray.runtime.messages import AnswerWork, Store, TrainWork
+from fcit_ray.types import ClientUpdate, Params
+
+
+class Worker:
+    """Does what the driver hands out; keeps nothing from one piece of work to the next that could change its result.
+
+    Args:
+        config: the run's.
+        store: where handles are fetched from.
+    """
+
+    def __init__(self, config: Config, store: Store):
+        self._config = config
+        self._store = store
+        self._setting = make_setting(config)
+        self._train = local_training(config)
+        self._method = make_method(config.method)
+        processor = load_processor(config.model.path)
+        self._tokenizer = processor.tokenizer
+        self._collator = Collator.from_processor(processor)
+        self._bank = make_bank(config, self._method)
+        self._packed: int | None = None
+
+    def initial_params(self) -> Params:
+        """Global parameters before the first round; the same in every worker."""
+        return self._bank.params()
+
+    def perform(self, work: TrainWork | AnswerWork) -> ClientUpdate | list[Answer]:
+        return self.train(work) if isinstance(work, TrainWork) else self.answer(work)
+
+    def train(self, work: TrainWork) -> ClientUpdate:
+        """One client's local training."""
+        self._packed = None
+        job = replace(work.job, params=self._fetch(work.params), knowledge=self._store.get(work.knowledge))
+        train = self._train
+        batches = training_batches(work.shard, self._collator, train.batch_size, job.seed, train.epochs)
+        return run_client(job, batches, self._bank, self._method, train, self._setting)
+
+    def answer(self, work: AnswerWork) -> list[Answer]:
+        """Greedy answers, in the order of the shard."""
+        if self._packed != work.version:
+            self._bank.pack(self._fetch(work.params))
+            self._packed = work.version
+        samples = list(work.shard.read(np.arange(len(work.shard))))
+        knowledge = self._store.get(work.knowledge)
+        evaluation = self._config.evaluation
+        return answer(samples, self._bank, self._method, knowledge, self._collator, self._tokenizer, evaluation)
+
+    def _fetch(self, handles: Sequence[Any]) -> Params:
+        return {name: value for handle in handles for name, value in self._store.get(handle).items()}
