@@ -100,7 +100,8 @@ def load_test(
     """Read a dataset's test records, in file order.
 
     Reference captions come from the dataset's COCO file: a record's image is found there by file name, or else its
-    `question_id`, or else the image's name without suffix, is the COCO image id. Both splits use the same COCO file.
+    `question_id`, or else the image's name without suffix, is the COCO image id. The validation split's COCO file is
+    the test split's with `validation_` before its name.
 
     Args:
         root: data root in the authors' layout.
@@ -115,7 +116,8 @@ def load_test(
     if split not in ("test", "validation"):
         raise DataError(f"split {split!r}: expected 'test' or 'validation'")
     source, items = _read_list(root, dataset, spec.test if split == "test" else VALIDATION_FILE)
-    captions = _Captions(Path(root) / "instructions" / dataset / spec.references) if spec.references else None
+    prefix = "" if split == "test" else "validation_"
+    captions = _Captions((Path(root) / source).with_name(prefix + spec.references)) if spec.references else None
     records: list[Record] = []
     problems: list[str] = []
     first_with: dict[str, int] = {}

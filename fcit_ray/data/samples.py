@@ -72,9 +72,14 @@ class SampleEncoder:
         text, _ = render(record.turns, self.template, processor.tokenizer.eos_token)
         return self._encode(record, text)[0]
 
+    def encode_feature(self, record: Record) -> np.ndarray:
+        """The instruction's frozen feature alone, float32 (D,): what an identity token is the mean of."""
+        _, encoder = _tools(self.model)
+        return encoder.encode([instruction_text(record.turns)])[0].numpy().astype(np.float32)
+
     def _encode(self, record: Record, text: str) -> tuple[Sample, np.ndarray, str]:
         """The sample without labels, its tokens' character offsets (L, 2), and the text that these refer to."""
-        processor, encoder = _tools(self.model)
+        processor, _ = _tools(self.model)
         pixels = self._pixels(record, processor)
         expanded = text.replace(IMAGE_TOKEN, processor.image_token * num_image_tokens(processor, pixels), 1)
         tokens = processor.tokenizer(expanded, return_offsets_mapping=True)
@@ -84,11 +89,10 @@ class SampleEncoder:
                 f"{record.where}: {length} tokens, image included, exceed model.max_length={self.max_length}; "
                 f"raise model.max_length or remove the record"
             )
-        feature = encoder.encode([instruction_text(record.turns)])[0].numpy()
         sample = {
             "pixels": pixels,
             "input_ids": np.array(tokens["input_ids"], dtype=np.int64),
-            "feature": feature.astype(np.float32),
+            "feature": self.encode_feature(record),
         }
         return sample, np.array(tokens["offset_mapping"], dtype=np.int64).reshape(length, 2), expanded
 

@@ -1,0 +1,57 @@
+"""A stand-in model folder whose tokenizer can be followed by hand, and faultless records to spoil one at a time."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
+from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokenizerFast
+
+SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<image>"]
+WORDS = ["USER:", "ASSISTANT:", "which", "colour", "and", "shape", "?", "red", "dark", "blue", "square"]
+VOCABULARY = {word: index for index, word in enumerate([*SPECIAL, *WORDS])}
+
+
+def write_model(folder: Path, leading_space: bool = False) -> Path:
+    """Write a processor and its embeddings: 8 px images in patches of 4 (so 4 image tokens), one token a word.
+
+    With `leading_space` a token takes the space before it along, as Llama's do.
+    """
+    vocabulary = dict(VOCABULARY)
+    if leading_space:
+        vocabulary = {f" {word}" if word in WORDS else word: index for word, index in VOCABULARY.items()}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = (
+        pre_tokenizers.Split(Regex(r"\s?\S+"), "isolated") if leading_space else pre_tokenizers.WhitespaceSplit()
+    )
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="<pad>",
+        additional_special_tokens=["<image>"],
+    )
+    images = CLIPImageProcessorPil(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8})
+    processor = LlavaProcessor(
+        images, fast, patch_size=4, vision_feature_select_strategy="default", num_additional_image_tokens=1
+    )
+    processor.save_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps({"model_type": "llava"}))
+    table = torch.eye(len(VOCABULARY))  # a text's feature is then its word counts over its length
+    save_file({"language_model.model.embed_tokens.weight": table}, folder / "model.safetensors")
+    return folder
+
+
+def training(name: str = "0", image: str = "ImageNet-R/train/a.png", **changes: Any) -> dict[str, Any]:
+    """One faultless training record of the authors' format, with changes."""
+    conversation = [{"from": "human", "value": "<image>\nwhich colour ?"}, {"from": "gpt", "value": "red"}]
+    return {"id": name, "image": image, "conversations": conversation, **changes}
+
+
+def question(name: str = "0", image: str = "ImageNet-R/train/a.png", **changes: Any) -> dict[str, Any]:
+    """One faultless test record of the authors' format, with changes."""
+    return {"question_id": name, "image": image, "text": "which colour ?", "answer": "red", **changes}

@@ -1,0 +1,307 @@
+"""The door: what a file may hold, and what is said when it does not."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from stand_in import question, training
+
+from fcit_ray.data.catalog import CATALOG
+from fcit_ray.data.layout import DataError, Record, check_images, load_test, load_train, parse_box
+from fcit_ray.data.miniature.writing import write_miniature
+from fcit_ray.data.prompt import Turn
+
+REAL = Path(__file__).parents[3] / "shared" / "real"
+
+
+def messages(*pairs: tuple[str, Any]) -> list[dict[str, Any]]:
+    return [{"from": role, "value": value} for role, value in pairs]
+
+
+def test_a_training_record_keeps_turns_and_place_and_loses_the_leading_dot(write):
+    item = training("7", "./ImageNet-R/train/a.png")
+    item["conversations"] += messages(("human", "and shape ?"), ("gpt", "square"))
+    root = write("train.json", [training("3"), item])
+    record = load_train(root, "ImageNet-R")[1]
+    assert record == Record(
+        "ImageNet-R",
+        "7",
+        "ImageNet-R/train/a.png",
+        (Turn("<image>\nwhich colour ?", "red"), Turn("and shape ?", "square")),
+        source="instructions/ImageNet-R/train.json",
+        index=1,
+    )
+    assert record.where == "instructions/ImageNet-R/train.json: record 1 (id '7')"
+
+
+def test_a_training_record_without_id_is_named_by_position(write):
+    item = training()
+    del item["id"]
+    assert load_train(write("train.json", [training("x"), item]), "ImageNet-R")[1].id == "1"
+
+
+def test_a_test_record_has_one_open_turn_and_its_answer(write):
+    root = write("test.json", [question("q", answer=3)])  # some files hold numbers where others hold text
+    (record,) = load_test(root, "ImageNet-R")
+    assert (record.turns, record.answer) == ((Turn("which colour ?"),), "3")
+
+
+def test_limit_keeps_the_first_in_file_order(write):
+    root = write("test.json", [question(str(n)) for n in (5, 2, 9)])
+    assert [record.id for record in load_test(root, "ImageNet-R", "test", 2)] == ["5", "2"]
+
+
+def test_validation_reads_its_own_file(write):
+    root = write("validation.json", [question("v")])
+    assert load_test(root, "ImageNet-R", "validation")[0].id == "v"
+
+
+@pytest.mark.parametrize(
+    ("item", "said"),
+    [
+        ("text", "is a JSON str; expected an object"),
+        (training(conversations=None), "has no conversations; expected a list of human and gpt messages"),
+        (training(conversations=[]), "has no conversations"),
+        (training(conversations=messages(("human", "a"))), "message 0: a human turn without an answer"),
+        (
+            training(conversations=messages(("human", "a"), ("gpt", "b"), ("human", "c"))),
+            "message 2: a human turn without an answer",
+        ),
+        (training(conversations=messages(("gpt", "a"), ("human", "b"))), "roles are gpt, human; expected human, gpt"),
+        (training(conversations=["hello"]), "roles are None"),
+        (training(conversations=messages(("human", "<image>\n "), ("gpt", "b"))), "message 0: empty question"),
+        (training(conversations=messages(("human", "a"), ("gpt", " "))), "message 1: empty answer"),
+        (training(conversations=messages(("human", "a"), ("gpt", 3))), "message 1: value is 3; expected text"),
+        (training(conversations=messages(("human", "a"), ("gpt", "<image>"))), "<image> in an answer"),
+        (training(conversations=messages(("human", "<image><image>a"), ("gpt", "b"))), "expected one image a record"),
+        (
+            training(conversations=messages(("human", "<image>a"), ("gpt", "b"), ("human", "<image>c"), ("gpt", "d"))),
+            "several <image> in the conversation; expected one image a record",
+        ),
+        (training(image="../../etc/passwd"), "image '../../etc/passwd' leaves the data root"),
+        (training(image="a/../../b.png"), "leaves the data root"),
+        (training(image="/etc/passwd"), "leaves the data root"),
+        (training(image=None), "'image' is None; expected text"),
+        ({"id": "0", "conversations": []}, "has no 'image' (only id, conversations)"),
+    ],
+)
+def test_a_broken_training_record_is_placed_and_explained(write, item, said):
+    root = write("train.json", [training("first"), item])
+    with pytest.raises(DataError) as caught:
+        load_train(root, "ImageNet-R")
+    text = str(caught.value)
+    assert "instructions/ImageNet-R/train.json: 1 of 2 records cannot be used" in text
+    assert f"\n  record 1 (id {'0' if isinstance(item, dict) else '1'!r}): " in text
+    assert said in text
+
+
+@pytest.mark.parametrize(
+    ("item", "said"),
+    [
+        ({"question_id": "1", "image": "a.png", "text": "a ?"}, "has no 'answer' (only question_id, image, text)"),
+        (question("1", answer=" "), "'answer' is empty; expected text"),
+        (question("1", answer=True), "'answer' is True; expected text"),
+        (question("1", text="<image>\n"), "empty question"),
+        (question("0"), "has the id of record 0; expected ids to differ"),
+        (question(""), "has neither question_id nor id"),
+    ],
+)
+def test_a_broken_test_record_is_placed_and_explained(write, item, said):
+    with pytest.raises(DataError, match=r"test\.json: 1 of 2 records cannot be used:\n  record 1 ") as caught:
+        load_test(write("test.json", [question("0"), item]), "ImageNet-R")
+    assert said in str(caught.value)
+
+
+def test_five_offenders_are_shown_and_all_are_counted(write):
+    root = write("train.json", [training(image="/x") for _ in range(8)])
+    with pytest.raises(DataError) as caught:
+        load_train(root, "ImageNet-R")
+    text = str(caught.value)
+    assert "8 of 8 records" in text
+    assert "record 4 (id" in text
+    assert "record 5 (id" not in text
+    assert text.endswith("and 3 more")
+
+
+def test_whole_files_that_cannot_be_used(write, tmp_path):
+    with pytest.raises(DataError, match=r"benchmark\.root='.*nowhere': no such folder"):
+        load_train(tmp_path / "nowhere", "ImageNet-R")
+    with pytest.raises(DataError, match=r"unknown dataset 'imagenet'; known: ArxivQA, "):
+        load_train(tmp_path, "imagenet")
+    with pytest.raises(DataError, match=r"train\.json: no such file; nor is its folder there"):
+        load_train(tmp_path, "DVQA")
+    root = write("test.json", "{not json")
+    with pytest.raises(DataError, match=r"train\.json: no such file; the folder holds test\.json"):
+        load_train(root, "ImageNet-R")
+    with pytest.raises(DataError, match=r"test\.json: not JSON: .*line 1 column 2"):
+        load_test(root, "ImageNet-R")
+    with pytest.raises(DataError, match="holds a JSON dict; expected a list of records"):
+        load_test(write("test.json", {"data": []}), "ImageNet-R")
+    with pytest.raises(DataError, match="holds no records"):
+        load_test(write("test.json", []), "ImageNet-R")
+    with pytest.raises(DataError, match="split 'train': expected 'test' or 'validation'"):
+        load_test(root, "ImageNet-R", "train")
+
+
+def coco(*annotations: tuple[Any, str], images: tuple[tuple[int, str], ...] = ()) -> dict[str, Any]:
+    return {
+        "images": [{"id": number, "file_name": name} for number, name in images],
+        "annotations": [{"image_id": image, "caption": caption} for image, caption in annotations],
+    }
+
+
+@pytest.mark.parametrize(
+    "references",
+    [
+        # The released predictions are numbered by position, so a question_id that happens to be some other image's id
+        # (here "1") must not win over the file name.
+        coco((2, "a dog"), (2, "one dog"), (1, "a cat"), images=((2, "77.jpg"), (1, "78.jpg"))),
+        coco((1, "a dog"), ("1", "one dog")),
+        coco((77, "a dog"), (77, "one dog")),
+    ],
+    ids=["by file name", "by question_id", "by the image's name"],
+)
+def test_captions_find_their_references(write, references):
+    write("val_coco_type.json", references, "Flickr30k-cap")
+    item = question("1", "Flickr30k/val/77.jpg")
+    del item["answer"]
+    (record,) = load_test(write("val_brief.json", [item], "Flickr30k-cap"), "Flickr30k-cap")
+    assert record.references == ("a dog", "one dog")
+    assert record.answer == "a dog"
+
+
+def test_captions_without_references_are_refused(write):
+    root = write("val_brief.json", [question("1", "Flickr30k/val/77.jpg")], "Flickr30k-cap")
+    with pytest.raises(DataError, match=r"val_coco_type\.json: no such file"):
+        load_test(root, "Flickr30k-cap")
+    write("val_coco_type.json", coco((5, "a dog")), "Flickr30k-cap")
+    with pytest.raises(DataError, match=r"val_coco_type\.json has no caption for it; expected image id '1' or '77'"):
+        load_test(root, "Flickr30k-cap")
+    write("val_coco_type.json", coco((1, " ")), "Flickr30k-cap")
+    with pytest.raises(DataError, match=r"1 of 1 annotations cannot be used:\n  annotation 0: 'caption' is empty"):
+        load_test(root, "Flickr30k-cap")
+    write("val_coco_type.json", [], "Flickr30k-cap")
+    with pytest.raises(DataError, match="no list 'annotations'; expected COCO caption format"):
+        load_test(root, "Flickr30k-cap")
+
+
+def region(**changes: Any) -> dict[str, Any]:
+    item = question("g", answer="[0.1,0.2,0.3,0.4]", answer_bbox="[0.1,0.2,0.3,0.4]", size=[640, 480])
+    item.update(changes)
+    return item
+
+
+def test_grounding_reads_box_and_size(write):
+    (record,) = load_test(write("test_6000.json", [region()], "Grounding"), "Grounding")
+    assert record.box == (0.1, 0.2, 0.3, 0.4)
+    assert record.size == (640, 480)
+    item = region(answer_bbox=[0.1, 0.2, 0.3, 0.4])
+    del item["answer"]
+    (record,) = load_test(write("test_6000.json", [item], "Grounding"), "Grounding")
+    assert record.answer == "[0.1, 0.2, 0.3, 0.4]"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"answer_bbox": "[0.1,0.2]"}, "expected [x1, y1, x2, y2]"),
+        ({"answer_bbox": "[0.3,0.2,0.1,0.4]"}, "x1 < x2, y1 < y2"),
+        ({"size": None}, "size is None; expected [width, height] in pixels"),
+        ({"size": [640, 0]}, "size is [640, 0]"),
+    ],
+)
+def test_a_broken_region_is_refused(write, changes, said):
+    with pytest.raises(DataError) as caught:
+        load_test(write("test_6000.json", [region(**changes)], "Grounding"), "Grounding")
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "box"),
+    [
+        ("[0.1, 0.2, .5, 1]", (0.1, 0.2, 0.5, 1.0)),
+        (" [0,0,1,1]. ", (0, 0, 1, 1)),
+        ("[1e-1,0,1,1]", (0.1, 0, 1, 1)),
+        ("[0.1,0.2,0.3]", None),
+        ("[0.1,0.2,0.3,0.4,0.5]", None),
+        ("0.1,0.2,0.3,0.4", None),
+        ("[a,b,c,d]", None),
+        ("[0,0,1,1] [0,0,1,1]", None),  # two boxes: no telling which is meant
+        ("[0,0,1,1e999]", None),
+        ("", None),
+    ],
+)
+def test_a_box_is_read_only_if_it_is_the_whole_text(text, box):
+    assert parse_box(text) == box
+
+
+def spoil(root: Path, name: str, data: bytes) -> Record:
+    path = root / "datasets" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return Record("ImageNet-R", name, name, (Turn("a ?"),), source="instructions/ImageNet-R/test.json", index=4)
+
+
+def saved(tmp_path: Path, suffix: str) -> bytes:
+    path = tmp_path / f"sound.{suffix}"
+    Image.effect_noise((64, 64), 90).convert("RGB").save(path)
+    return path.read_bytes()
+
+
+def test_sound_images_pass_whatever_their_suffix_says(tmp_path):
+    png, jpeg = saved(tmp_path, "png"), saved(tmp_path, "jpg")
+    sound = [
+        spoil(tmp_path, "a.png", png),
+        spoil(tmp_path, "b.jpg", png),  # the content counts
+        spoil(tmp_path, "c.JPEG", jpeg + b"\0" * 100),  # some cameras append bytes after the end marker
+        spoil(tmp_path, "d.gif", saved(tmp_path, "gif")),
+    ]
+    check_images(tmp_path, sound)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "cut", "said"),
+    [
+        ("png", slice(None, -20), "truncated: no end marker in this PNG file"),
+        ("jpg", slice(None, -20), "truncated: no end marker in this JPEG file"),
+        ("png", slice(0, 0), "unreadable"),
+        ("jpg", slice(0, 12), "unreadable"),
+        ("png", slice(7, None), "unreadable"),
+    ],
+)
+def test_a_broken_image_is_refused_at_the_door(tmp_path, suffix, cut, said):
+    record = spoil(tmp_path, f"x.{suffix}", saved(tmp_path, suffix)[cut])
+    with pytest.raises(DataError) as caught:
+        check_images(tmp_path, [record])
+    assert f"test.json: record 4 (id 'x.{suffix}'): image x.{suffix}: {said}" in str(caught.value)
+
+
+def test_an_image_shared_by_records_is_reported_once(tmp_path):
+    (tmp_path / "datasets").mkdir()
+    missing = [Record("DVQA", str(n), f"{n // 2}.png", (Turn("a ?"),), index=n) for n in range(4)]
+    with pytest.raises(DataError, match=r"2 of 2 images cannot be used:(?s:.*)no such file") as caught:
+        check_images(tmp_path, missing)
+    assert "record 2 (id '2'): image 1.png" in str(caught.value)
+
+
+def test_every_file_of_the_miniature_loads(tmp_path):
+    write_miniature(tmp_path / "mini", num_train=4, num_validation=2, num_test=2)
+    for name, spec in CATALOG.items():
+        records = load_train(tmp_path / "mini", name)
+        assert len(records) == 4
+        for split in ("test", "validation"):
+            asked = load_test(tmp_path / "mini", name, split)
+            assert [bool(record.references) for record in asked] == [spec.kind == "caption"] * 2
+            records += asked
+        check_images(tmp_path / "mini", records)
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="no real data beside this checkout")
+@pytest.mark.parametrize("dataset", ["TabMWP", "ImageNet-R"])
+def test_real_files_load(dataset):
+    train, test = load_train(REAL, dataset), load_test(REAL, dataset)
+    assert len(train) == len(json.loads((REAL / "instructions" / dataset / "train.json").read_text()))
+    assert not any(record.image.startswith("./") for record in train + test)
+    check_images(REAL, train + test)

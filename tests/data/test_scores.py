@@ -1,0 +1,164 @@
+"""The scorers against tables of answers judged by hand."""
+
+import math
+
+import pytest
+
+from fcit_ray.data.layout import Record, parse_box
+from fcit_ray.data.prompt import Turn
+from fcit_ray.data.scores import iou, majority_answer, majority_score, score
+from fcit_ray.types import Prediction
+
+
+def asked(name: str, answer: str, **more) -> Record:
+    return Record("DVQA", name, "a.png", (Turn("a ?"),), answer, **more)
+
+
+def one(kind: str, prediction: str, record: Record):
+    return score(kind, [Prediction(record.id, prediction, record.answer or "")], [record])
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answer", "right"),
+    [
+        ("goldfish", "Goldfish", 1),
+        (" goldfish\n", "goldfish", 1),
+        ("GOLDFISH", "goldfish", 1),
+        ("gold", "goldfish", 0),  # the released rule for DVQA and FigureQA counts a substring as right
+        ("", "goldfish", 0),  # ... hence an empty answer too
+        ("a goldfish", "goldfish", 0),
+        ("goldfish.", "goldfish", 0),
+        ("4656", "4,656", 0),
+        ("yes", "no", 0),
+    ],
+)
+def test_exact_means_the_whole_answer_apart_from_case(prediction, answer, right):
+    result = one("exact", prediction, asked("0", answer))
+    assert result.per_sample == (right,)
+    assert result.percent == 100 * right
+
+
+def test_percent_is_the_mean_and_blank_answers_are_counted():
+    records = [asked(str(n), "yes") for n in range(4)]
+    predictions = [Prediction("2", "yes", "yes"), *(Prediction(n, " ", "yes") for n in "013")]  # in any order
+    result = score("exact", predictions, records)
+    assert result.per_sample == (0, 0, 1, 0)
+    assert result.percent == 25
+    assert result.parts == {"blank_frac": 0.75}
+
+
+# The answer is the box from (0.2, 0.2) to (0.6, 0.6), of area 0.16.
+@pytest.mark.parametrize(
+    ("prediction", "right", "overlap"),
+    [
+        ("[0.2,0.2,0.6,0.6]", 1, 1.0),
+        (" [0.20, 0.20, 0.60, 0.60]. ", 1, 1.0),
+        ("[0.2,0.2,0.6,0.5]", 1, 0.75),  # 0.12 of 0.16
+        ("[0.2,0.2,0.6,0.4]", 0, 0.5),  # exactly half is not more than half
+        ("[0.3,0.3,0.7,0.7]", 0, 0.09 / 0.23),  # 0.3 * 0.3 over 2 * 0.16 - 0.09
+        ("[0.0,0.0,1.0,1.0]", 0, 0.16),
+        ("[0.7,0.7,0.9,0.9]", 0, 0.0),
+        ("[0.6,0.6,0.2,0.2]", 0, 0.0),  # corners the wrong way round
+        ("[0.2,0.2,0.6]", 0, 0.0),
+        ("the box is [0.2,0.2,0.6,0.6]", 0, 0.0),
+        ("", 0, 0.0),
+    ],
+)
+def test_a_box_is_right_above_half_overlap(prediction, right, overlap):
+    record = asked("0", "[0.2,0.2,0.6,0.6]", box=(0.2, 0.2, 0.6, 0.6), size=(10, 5))
+    result = one("box", prediction, record)
+    assert result.per_sample == (right,)
+    assert result.parts["mean_iou"] == pytest.approx(overlap)
+    assert result.parts["unparsed_frac"] == (parse_box(prediction) is None)
+
+
+def test_boxes_are_squares_of_the_longer_side():
+    # Scaling both sides by one number leaves the overlap as it is: 1/7 for unit squares half a side apart both ways
+    # (0.25 over 1 + 1 - 0.25).
+    assert iou((0, 0, 1, 1), (0.5, 0.5, 1.5, 1.5)) == pytest.approx(1 / 7)
+    assert iou((0, 0, 8, 8), (4, 4, 12, 12)) == pytest.approx(1 / 7)
+
+
+def captioned(name: str, *references: str) -> Record:
+    return asked(name, references[0], references=references)
+
+
+def test_a_short_caption_by_hand():
+    # "a red dog" against "a red dog runs": every n-gram up to 3 is right, brevity exp(1 - 4/3); no 4-gram at all,
+    # where the scorer takes (1e-15 / 1e-9) ** (1/4) instead of 0. ROUGE-L: P = 1, R = 3/4, beta = 1.2.
+    # CIDEr of a single record is 0: the logarithm of one document.
+    result = one("caption", "a red dog", captioned("0", "A red dog runs."))
+    brevity = math.exp(1 - 4 / 3)
+    expected = {
+        "blank_frac": 0.0,
+        **{f"BLEU-{n}": brevity for n in (1, 2, 3)},
+        "BLEU-4": 1e-6**0.25 * brevity,
+        "ROUGE-L": (1 + 1.44) * 0.75 / (0.75 + 1.44),
+        "CIDEr": 0.0,
+    }
+    assert result.parts == pytest.approx(expected, abs=1e-6)
+    assert result.percent == pytest.approx(100 * sum(expected.values()) / 6, abs=1e-4)
+    assert result.per_sample[0] == pytest.approx(result.percent / 100, abs=1e-6)
+
+
+def test_perfect_captions_score_a_hundred_though_cider_goes_to_ten():
+    # Two records without a word in common: every n-gram is in one of two documents, so each cosine is 1, times 10.
+    references = ["a red dog runs fast", "two birds sit over there"]
+    records = [captioned(str(n), text) for n, text in enumerate(references)]
+    result = score("caption", [Prediction(str(n), text, text) for n, text in enumerate(references)], records)
+    assert result.parts["CIDEr"] == pytest.approx(10)
+    assert result.percent == pytest.approx(100, abs=1e-4)
+    assert result.per_sample == pytest.approx((1, 1), abs=1e-6)
+
+
+def test_captions_are_compared_without_case_and_punctuation():
+    result = one("caption", "A RED, dog!", captioned("0", "a red dog."))
+    assert result.parts["BLEU-3"] == pytest.approx(1, abs=1e-6)
+
+
+def test_an_empty_caption_scores_nothing_and_breaks_nothing():
+    records = [captioned("0", "a red dog runs"), captioned("1", "...", "a blue cat sits")]
+    result = score("caption", [Prediction("0", "", ""), Prediction("1", "?!", "")], records)
+    assert result.percent == pytest.approx(0, abs=1e-4)
+    assert result.parts["blank_frac"] == 0.5
+
+
+def test_any_reference_may_match():
+    result = one("caption", "two cats here now", captioned("0", "a red dog runs", "two cats here now"))
+    assert result.parts["BLEU-4"] == pytest.approx(1, abs=1e-6)
+    assert result.parts["ROUGE-L"] == pytest.approx(1)
+
+
+def test_references_without_words_are_refused():
+    with pytest.raises(ValueError, match="no reference caption has a word in it"):
+        one("caption", "a dog", captioned("0", "..."))
+
+
+def test_predictions_must_be_one_a_record():
+    records = [asked("0", "yes"), asked("1", "no")]
+    with pytest.raises(ValueError, match=r"1 predictions for 2 records, unmatched ids \['1'\]"):
+        score("exact", [Prediction("0", "yes", "yes")], records)
+    with pytest.raises(ValueError, match=r"3 predictions for 2 records"):
+        score("exact", [Prediction(n, "yes", "yes") for n in "011"], records)
+    with pytest.raises(ValueError, match=r"unmatched ids \['1', '2'\]"):
+        score("exact", [Prediction(n, "yes", "yes") for n in "02"], records)
+    with pytest.raises(ValueError, match="no records"):
+        score("exact", [], [])
+    with pytest.raises(ValueError, match="kind 'substring': expected exact, box, caption"):
+        score("substring", [], records)
+
+
+def trained(*answers: str) -> Record:
+    return Record("DVQA", "t", "a.png", tuple(Turn("a ?", answer) for answer in answers))
+
+
+def test_the_majority_counts_all_turns_and_forgets_case():
+    # yes twice (as "Yes" and "yes"), no twice, blue once: the tie goes to the first seen.
+    assert majority_answer([trained("blue", "Yes"), trained("no", "yes"), trained("no")]) == "Yes"
+    with pytest.raises(ValueError, match="no training answers"):
+        majority_answer([])
+
+
+def test_the_majority_score_is_what_that_answer_gets():
+    test = [asked("0", "no"), asked("1", "yes"), asked("2", "no"), asked("3", "no")]
+    assert majority_score("exact", [trained("no", "no", "yes")], test).percent == 75
