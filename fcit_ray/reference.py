@@ -1,0 +1,37 @@
+"""The reference row that needs no model: always giving the most frequent training answer."""
+
+from typing import Any
+
+from fcit_ray.config import Config
+from fcit_ray.data.catalog import CATALOG
+from fcit_ray.data.layout import load_test, load_train
+from fcit_ray.data.scores import majority_score
+from fcit_ray.report import make_results
+
+
+def majority_results(config: Config, label: str = "Majority answer") -> dict[str, Any]:
+    """What each dataset's majority answer scores on the run's test records, in the shape of a results.json.
+
+    Raises:
+        DataError: a file or record cannot be used.
+    """
+    benchmark = config.benchmark
+    percents, counts = {}, {}
+    for task in benchmark.tasks:
+        scores = []
+        counts[task.name] = 0
+        for name in task.datasets:
+            tests = load_test(benchmark.root, name, benchmark.split, benchmark.max_test_records)
+            scores.append(majority_score(CATALOG[name].kind, load_train(benchmark.root, name), tests).percent)
+            counts[task.name] += len(tests)
+        percents[task.name] = sum(scores) / len(scores)
+    return make_results(
+        label=label,
+        seed=config.seed,
+        tasks=[task.name for task in benchmark.tasks],
+        num_stages=0,
+        records=[{"kind": "evaluation", "stage": -1, "scores": percents}],
+        num_records=counts,
+        seconds=0.0,
+        params={},
+    )
