@@ -140,8 +140,8 @@ def _verify(folder: Path) -> None:
         )
     for name in _FILES:
         path, entry = folder / name, files.get(name)
-        if entry is None:
-            raise CheckpointError(f"{manifest}: damaged, does not list {name}; use another checkpoint")
+        if entry is None or entry.keys() != {"bytes", "sha256"}:
+            raise CheckpointError(f"{manifest}: damaged, lacks size or digest of {name}; use another checkpoint")
         if not path.is_file():
             raise CheckpointError(
                 f"{path}: missing, expected {entry['bytes']} bytes with sha256 {entry['sha256']}; "

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Literal, Self
 
@@ -88,7 +88,7 @@ class Display:
             self._console.show_cursor(True)
         if self._status is not None:
             interrupted = "interrupted: " if error is not None and self._status.phase not in ("done", "failed") else ""
-            self._write(interrupted + describe(self._status))
+            self._write(interrupted + describe(replace(self._status, seconds_left=None)))
 
     def update(self, status: Status) -> None:
         """Show a new status; cheap enough to be called at every change."""
@@ -125,7 +125,7 @@ class Display:
         second = Table.grid(padding=(0, 2, 0, 0), expand=False)
         cells: list[RenderableType] = [Text(status.phase, style="cyan")]
         if status.total:
-            cells.append(ProgressBar(total=status.total, completed=min(status.done, status.total), width=24))
+            cells.append(ProgressBar(total=status.total, completed=min(status.done, status.total), width=20))
         cells += [Text(part, no_wrap=True) for part in _figures(status)]
         second.add_row(*cells)
         return Group(first, second)
@@ -180,7 +180,7 @@ def _figures(status: Status) -> list[str]:
     if status.total:
         unit = {"training": " clients", "evaluating": " records"}.get(status.phase, "")
         parts.append(f"{status.done}/{status.total}{unit}")
-    if status.loss is not None and math.isfinite(status.loss):
+    if status.phase == "training" and status.loss is not None and math.isfinite(status.loss):
         parts.append(f"loss {status.loss:.3f}")
     if status.seconds_left is not None and status.phase not in ("done", "failed"):
         parts.append(f"{duration(status.seconds_left)} left")

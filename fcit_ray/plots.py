@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, MultipleLocator
 
 from fcit_ray.metrics import Matrix
 
@@ -60,8 +60,9 @@ def plot_comparison(matrices: Mapping[str, Matrix], tasks: Sequence[str], path: 
     figure = _figure(max(width, 4.0), height)
     grid = figure.subplots(num_rows, num_columns, squeeze=False)
     axes = list(grid.flat)
-    for axis, (label, matrix) in zip(axes, matrices.items(), strict=False):
-        _heat_map(axis, matrix, tasks, label)
+    for index, (label, matrix) in enumerate(matrices.items()):
+        _heat_map(axes[index], matrix, tasks, label)
+        axes[index].set_ylabel("after stage" if index % num_columns == 0 else "")
     for axis in axes[len(matrices) :]:
         axis.set_axis_off()
     bar = figure.colorbar(ScalarMappable(_SCALE, _CMAP), ax=axes, fraction=0.03, pad=0.02, aspect=30)
@@ -84,15 +85,24 @@ def plot_curves(runs: Mapping[str, Iterable[Mapping[str, Any]]], path: Path | st
     rounds = {label: [r for r in history if r.get("kind") == "round"] for label, history in histories.items()}
     # Runs of one comparison share a stream, so a round of any of them has the same place on the axis.
     most_rounds = max((record["round"] + 1 for history in rounds.values() for record in history), default=1)
-    most_stages = max((record["stage"] + 1 for history in histories.values() for record in history), default=1)
+    stages_seen = [record["stage"] + 1 for history in histories.values() for record in history if "stage" in record]
+    most_stages = max([1, *stages_seen])
     for index, (label, history) in enumerate(histories.items()):
         look: dict[str, Any] = {
             "color": _COLOURS[index % len(_COLOURS)],
             "linestyle": _STYLES[index // len(_COLOURS) % len(_STYLES)],
             "label": label,
         }
-        places = [record["stage"] * most_rounds + record["round"] + 1 for record in rounds[label]]
-        above.plot(places, [_value(r.get("loss")) for r in rounds[label]], marker="o", markersize=2.5, **look)
+        places, losses = [], []
+        for record in rounds[label]:
+            place = record["stage"] * most_rounds + record["round"] + 1
+            if record["round"] == 0:
+                # A gap: the loss of another task does not continue this one's.
+                places.append(place - 0.5)
+                losses.append(math.nan)
+            places.append(place)
+            losses.append(_value(record.get("loss")))
+        above.plot(places, losses, marker="o", markersize=2.5, **look)
         scores = {r["stage"]: _mean(r["scores"].values()) for r in history if r.get("kind") == "evaluation"}
         stages = sorted(stage for stage in scores if stage >= 0)
         below.plot([stage + 1 for stage in stages], [scores[stage] for stage in stages], marker="o", **look)
@@ -107,15 +117,17 @@ def plot_curves(runs: Mapping[str, Iterable[Mapping[str, Any]]], path: Path | st
         )  # fmt: skip
     above.set(xlabel="round", ylabel="training loss", xlim=(0.5, most_stages * most_rounds + 0.5))
     below.set(xlabel="after stage", ylabel="mean score over tasks seen (%)", xlim=(0.7, most_stages + 0.3))
+    above.set_ylim(bottom=0)
     below.set_ylim(0, 100)
+    above.xaxis.set_major_locator(MultipleLocator(most_rounds * math.ceil(most_stages / 12)))
+    below.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     for axis in (above, below):
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(axis="y", color="#e6e6e6", linewidth=0.8)
         axis.set_axisbelow(True)
         axis.spines[["top", "right"]].set_visible(False)
     if histories:
         handles, labels = below.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(histories), 4), frameon=False)
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(histories), 5), frameon=False)
     figure.savefig(path)
 
 
@@ -138,7 +150,6 @@ def _heat_map(axis: Axes, matrix: Matrix, tasks: Sequence[str], title: str) -> N
             )
     axis.set_xticks(range(len(tasks)), tasks, rotation=35, ha="right", rotation_mode="anchor", fontsize=8)
     axis.set_yticks(range(len(matrix)), [str(stage + 1) for stage in range(len(matrix))], fontsize=8)
-    axis.set_ylabel("after stage")
     if title:
         axis.set_title(title, fontsize=11, pad=8)
     # White lines between the cells.

@@ -1,0 +1,154 @@
+"""Tables say what was measured: means and spreads by hand, nothing cut short, nothing invented where a figure lacks."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from fcit_ray.params import params_sha256
+from fcit_ray.report import (
+    UNDEFINED,
+    Row,
+    comparison_table,
+    make_results,
+    markdown_table,
+    matrix_from_results,
+    mean_and_spread,
+    merge_seeds,
+    row_from_results,
+    shorten,
+)
+
+TASKS = ["ArxivQA", "Flickr30k-cap", "ImageNet-R", "OCRVQA", "IconQA", "CLEVR-Math", "FigureQA", "super-CLEVR"]
+
+
+def make_run(label: str, seed: int, level: float, num_stages: int = 8, tasks: list[str] = TASKS) -> dict[str, Any]:
+    records: list[dict[str, Any]] = [{"kind": "evaluation", "stage": -1, "scores": dict.fromkeys(tasks, level)}]
+    records += [
+        {"kind": "evaluation", "stage": stage, "scores": dict.fromkeys(tasks[: stage + 1], level - stage)}
+        for stage in range(num_stages)
+    ]
+    return make_results(
+        label=label, seed=seed, tasks=tasks, num_stages=num_stages, records=records,
+        num_records=dict.fromkeys(tasks, 40), seconds=1.5, params={"w": torch.ones(2)},
+    )  # fmt: skip
+
+
+def test_results_hold_the_figures_and_null_where_there_is_none() -> None:
+    results = make_run("disco", 1, 80.0, num_stages=2, tasks=["a", "b"])
+    # after stage 0: a 80; after stage 1: a 79, b 79
+    assert results == {
+        "label": "disco", "seed": 1, "tasks": ["a", "b"], "matrix": [[80.0, None], [79.0, 79.0]],
+        "last": 79.0, "avg": 79.5, "forgetting": 1.0, "bwt": -1.0,
+        "num_records": {"a": 40, "b": 40}, "seconds": 1.5, "adapters_sha256": params_sha256({"w": torch.ones(2)}),
+    }  # fmt: skip
+    assert math.isnan(matrix_from_results(results)[0, 1])
+
+
+def test_zero_shot_has_last_and_nothing_else() -> None:
+    results = make_run("zero-shot", 0, 29.0, num_stages=0)
+    assert (results["last"], results["avg"], results["forgetting"], results["bwt"]) == (29.0, None, None, None)
+    row = row_from_results(results)
+    assert row.score("IconQA") == (29.0,)
+    assert row.score("DVQA") == ()
+    assert markdown_table([row]).splitlines()[2].split(" | ")[2:5] == [UNDEFINED] * 3
+
+
+def test_results_of_another_release_are_named() -> None:
+    results = make_run("disco", 1, 80.0)
+    del results["avg"]
+    with pytest.raises(ValueError, match="lacks avg"):
+        row_from_results(results)
+
+
+def test_mean_and_sample_standard_deviation() -> None:
+    # mean 4; squared distances 4 + 0 + 4 = 8 over n - 1 = 2
+    assert mean_and_spread([2.0, 4.0, 6.0]) == (4.0, 2.0)
+    assert mean_and_spread([5.0])[0] == 5.0
+    assert math.isnan(mean_and_spread([5.0])[1])
+    assert all(map(math.isnan, mean_and_spread([])))
+
+
+def test_seeds_merge_into_one_row_in_order_of_labels() -> None:
+    rows = [row_from_results(make_run(label, seed, 80 + 2.0 * seed)) for seed in range(3) for label in ("b", "a")]
+    merged = merge_seeds(rows)
+    assert [(row.label, row.seeds) for row in merged] == [("b", (0, 1, 2)), ("a", (0, 1, 2))]
+    assert merge_seeds(merged) == merged
+    # after the last of 8 stages: 73, 75, 77
+    assert "| b | 75.0±2.0 |" in markdown_table(rows)
+
+
+def test_a_repeated_seed_would_understate_the_spread() -> None:
+    row = row_from_results(make_run("a", 0, 80))
+    with pytest.raises(ValueError, match="'a': seeds"):
+        merge_seeds([row, row])
+    other = row_from_results(make_run("a", 1, 80, num_stages=1, tasks=["x"]))
+    with pytest.raises(ValueError, match="different tasks"):
+        merge_seeds([row, other])
+
+
+@pytest.mark.parametrize(("num_seeds", "width"), [(1, 80), (3, 100)])
+def test_eight_tasks_fit_the_terminal(num_seeds: int, width: int) -> None:
+    rows = [
+        row_from_results(make_run(label, seed, 99.9 - 3 * seed))
+        for label in ("moelora-fedadam", "disco") for seed in range(num_seeds)
+    ]  # fmt: skip
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(comparison_table(rows, title="Homogeneous"))
+    text = console.export_text()
+    assert "…" not in text
+    assert "moelora-fedadam" in text
+    assert all(name in text for name in ("Last", "Avg", "Forg.", *shorten(TASKS)))
+    assert max(map(len, text.splitlines())) <= width
+    assert ("sample standard deviation over 3 seeds" in text) == (num_seeds == 3)
+
+
+def test_the_best_of_a_column_is_bold_and_forgetting_is_best_low() -> None:
+    def row(label: str, last: float, forgetting: float) -> Row:
+        return Row(
+            label=label, tasks=("t",), seeds=(0,), scores=((last,),), last=(last,), avg=(math.nan,),
+            forgetting=(forgetting,), bwt=(0.0,),
+        )  # fmt: skip
+
+    table = comparison_table([row("a", 50.0, 3.0), row("b", 60.01, 9.0), row("c", 60.04, math.nan)])
+    bold = {
+        str(column.header): [str(cell.style) == "bold" for cell in column.cells]  # type: ignore[union-attr]
+        for column in table.columns[1:]
+    }
+    # 60.01 and 60.04 are shown alike, hence a tie
+    assert bold == {
+        "Last": [False, True, True],
+        "Avg": [False] * 3,
+        "Forg.": [True, False, False],
+        "t": [False, True, True],
+    }
+
+
+def test_labels_are_text_not_markup() -> None:
+    row = row_from_results(make_run("[red]x|y", 0, 80))
+    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(comparison_table([row]))
+    assert "[red]x|y" in console.export_text()
+    assert r"[red]x\|y" in markdown_table([row])
+
+
+def test_short_names_differ() -> None:
+    assert shorten(["General", "Chart", "Math", "CLEVR-Math"]) == ["Gen.", "Chart", "Math", "CLEVR"]
+    assert shorten(["a-long-name-1", "a-long-name-2"]) == ["a-long-name-1", "a-long-name-2"]
+
+
+def test_the_digest_of_parameters_sees_names_shapes_dtypes_and_bytes_but_not_order() -> None:
+    one, two = torch.arange(4.0), torch.ones(2)
+    digest = params_sha256({"a": one, "b": two})
+    assert digest == params_sha256({"b": two, "a": one})
+    assert params_sha256({"a": one.view(2, 2).t()}) == params_sha256({"a": one.view(2, 2).t().contiguous()})
+    negative_zero = one.clone()
+    negative_zero[0] = -0.0
+    others = [
+        {"a": one}, {"a": one, "c": two}, {"a": one.view(2, 2), "b": two}, {"a": negative_zero, "b": two},
+        {"a": one.view(torch.int32), "b": two}, {"a": two, "b": one}, {},
+    ]  # fmt: skip
+    assert len({digest, *map(params_sha256, others)}) == len(others) + 1
+    params_sha256({"empty": torch.ones(0), "scalar": torch.tensor(1.0), "half": torch.ones(2, dtype=torch.bfloat16)})
