@@ -16,8 +16,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
-def model_leading_space(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(write_model(tmp_path_factory.mktemp("stand_in_space"), leading_space=True))
+def model_spaced(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_model(tmp_path_factory.mktemp("stand_in_spaced"), "spaced"))
+
+
+@pytest.fixture(scope="session")
+def model_llama(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_model(tmp_path_factory.mktemp("stand_in_llama"), "llama"))
 
 
 Write = Callable[..., Path]

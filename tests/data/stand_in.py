@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokenizerFast
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<image>"]
@@ -14,18 +14,24 @@ WORDS = ["USER:", "ASSISTANT:", "which", "colour", "and", "shape", "?", "red", "
 VOCABULARY = {word: index for index, word in enumerate([*SPECIAL, *WORDS])}
 
 
-def write_model(folder: Path, leading_space: bool = False) -> Path:
+def write_model(folder: Path, style: str = "words") -> Path:
     """Write a processor and its embeddings: 8 px images in patches of 4 (so 4 image tokens), one token a word.
 
-    With `leading_space` a token takes the space before it along, as Llama's do.
+    In style `spaced` a token takes the space before it along; in style `llama` there is a token a character, a mark
+    for every space and one more before every piece of text, and several byte tokens for a character unheard of.
     """
-    vocabulary = dict(VOCABULARY)
-    if leading_space:
-        vocabulary = {f" {word}" if word in WORDS else word: index for word, index in VOCABULARY.items()}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = (
-        pre_tokenizers.Split(Regex(r"\s?\S+"), "isolated") if leading_space else pre_tokenizers.WhitespaceSplit()
-    )
+    if style == "llama":
+        pieces = [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), *map(chr, range(33, 127)), "\u2581"]
+        vocabulary = {piece: index for index, piece in enumerate(pieces)}
+        tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True))
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    else:
+        spaced = style == "spaced"
+        vocabulary = {f" {word}" if spaced and word in WORDS else word: index for word, index in VOCABULARY.items()}
+        tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+        tokenizer.pre_tokenizer = (
+            pre_tokenizers.Split(Regex(r"\s?\S+"), "isolated") if spaced else pre_tokenizers.WhitespaceSplit()
+        )
     tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -41,7 +47,7 @@ def write_model(folder: Path, leading_space: bool = False) -> Path:
     )
     processor.save_pretrained(folder)
     (folder / "config.json").write_text(json.dumps({"model_type": "llava"}))
-    table = torch.eye(len(VOCABULARY))  # a text's feature is then its word counts over its length
+    table = torch.eye(len(vocabulary))  # a text's feature is then its word counts over its length
     save_file({"language_model.model.embed_tokens.weight": table}, folder / "model.safetensors")
     return folder
 

@@ -65,11 +65,20 @@ def test_an_answer_that_repeats_the_question_is_labelled_once(encoder):
     assert sample["labels"].tolist() == [-100] * 8 + [12, 2]
 
 
-def test_tokens_that_take_the_space_along_are_labelled_alike(encoder, model_leading_space):
-    spaced = dataclasses.replace(encoder, model=model_leading_space)
+def test_tokens_that_take_the_space_along_are_labelled_alike(encoder, model_spaced):
+    spaced = dataclasses.replace(encoder, model=model_spaced)
     turns = (Turn("<image>\nwhich colour ?", "dark red"), Turn("and shape ?", "square"))
     labels = spaced.encode_train(record(*turns))["labels"]
     assert labels[labels != -100].tolist() == [13, 12, 2, 15, 2]  # dark red </s> square </s>
+
+
+def test_llamas_marks_and_bytes_are_labelled_alike(encoder, model_llama):
+    # Llama's tokenizer rewrites the text before it cuts it; the offsets still have to be the original's.
+    turns = (Turn("<image>\nwhich colour ?", "dark\u00e9"), Turn("and shape ?", "7"))
+    sample = dataclasses.replace(encoder, model=model_llama, max_length=128).encode_train(record(*turns))
+    tokens = load_processor(model_llama).tokenizer.convert_ids_to_tokens(sample["labels"][sample["labels"] != -100])
+    # the mark of the space, four letters, the two bytes of e acute in UTF-8, the end; then the second answer
+    assert tokens == ["\u2581", *"dark", "<0xC3>", "<0xA9>", "</s>", "\u2581", "7", "</s>"]
 
 
 def test_words_outside_the_vocabulary_are_labelled_too(encoder):
