@@ -1,0 +1,75 @@
+"""Run several methods on one configuration and show them in one table: the main job.
+
+    python pipelines/compare.py configs/miniature.yaml
+    python pipelines/compare.py configs/miniature.yaml seed=1 --methods finetune disco --out runs/two-methods
+"""
+
+import argparse
+from pathlib import Path
+
+from fcit_ray.cli import console, exit_on_error, split_overrides
+from fcit_ray.config import load_config
+from fcit_ray.display import Display
+from fcit_ray.durable import write_text
+from fcit_ray.experiment import open_experiment
+from fcit_ray.plots import plot_comparison, plot_curves
+from fcit_ray.reference import majority_results
+from fcit_ray.report import comparison_table, markdown_table, matrix_from_results, row_from_results
+from fcit_ray.run_folder import RunFolder
+from fcit_ray.runtime.launch import launch, start_ray
+
+METHODS = Path(__file__).resolve().parent.parent / "configs" / "methods"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", nargs="+", metavar="FILE | key.path=value", help="YAML files, merged in order, and overrides")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        metavar="NAME",
+        default=["zero_shot", "finetune", "disco", "centralised"],
+        help="files of configs/methods, or paths of your own (default: %(default)s)",
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="one run folder a method goes in here")
+    parser.add_argument("--resume", action="store_true", help="keep finished runs, go on with unfinished ones")
+    parser.add_argument("--overwrite", action="store_true", help="delete the runs there and start anew")
+    args = parser.parse_args()
+    with exit_on_error():
+        files, overrides = split_overrides(args.config)
+        paths = {Path(name).stem: METHODS / f"{name}.yaml" if "." not in name else Path(name) for name in args.methods}
+        configs = {name: load_config([*files, path], overrides) for name, path in paths.items()}
+        experiments = {name: open_experiment(config) for name, config in configs.items()}
+        folders = {
+            name: RunFolder.open(args.out / name, config, resume=args.resume, overwrite=args.overwrite)
+            for name, config in configs.items()
+        }
+        results = [majority_results(next(iter(configs.values())))]
+        if not all(folder.finished for folder in folders.values()):
+            start_ray(args.out / "ray.log")
+        for name, config in configs.items():
+            with Display() as display:
+                results.append(
+                    launch(config, folders[name], on_status=display.update, experiment=experiments[name])
+                )
+        rows = [row_from_results(result) for result in results]
+        tasks = [task.name for task in next(iter(configs.values())).benchmark.tasks]
+        streams = {r["label"]: matrix_from_results(r) for r in results if len(r["matrix"]) > 1}
+        if streams:
+            plot_comparison(streams, tasks, args.out / "accuracy_matrix.png")
+            plot_curves(
+                {configs[n].name: f.records() for n, f in folders.items() if configs[n].name in streams},
+                args.out / "curves.png",
+            )
+        write_text(args.out / "comparison.md", markdown_table(rows))
+    console.print(comparison_table(rows))
+    console.print(f"Run folders   {', '.join(str(folder.path) for folder in folders.values())}")
+    if streams:
+        console.print(f"Heat maps     {args.out / 'accuracy_matrix.png'}")
+        console.print(f"Curves        {args.out / 'curves.png'}")
+    console.print(f"Table         {args.out / 'comparison.md'}")
+    console.print(f"Predictions   {args.out}/<method>/predictions/<stage>/<dataset>.jsonl")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Run methods x seeds (x a grid of any keys) as Ray Tune trials and show mean and spread over seeds.
+
+    python pipelines/sweep.py configs/sweeps/miniature.yaml
+    python pipelines/sweep.py configs/sweeps/miniature.yaml benchmark.split=validation --out runs/tuning
+
+A sweep that was interrupted goes on where it stopped when it is started again: finished trials are kept, unfinished
+ones resume from their last checkpoint.
+"""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fcit_ray.cli import console, exit_on_error
+from fcit_ray.durable import write_text
+from fcit_ray.reference import majority_results
+from fcit_ray.report import comparison_table, markdown_table, merge_seeds, row_from_results
+from fcit_ray.runtime.launch import start_ray
+from fcit_ray.runtime.tune import load_sweep, run_sweep
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweep", type=Path, help="sweep file")
+    parser.add_argument("override", nargs="*", metavar="key.path=value", help="for all trials")
+    parser.add_argument("--out", type=Path, help="run folders go in here (default: runs/sweep-<name of the file>)")
+    args = parser.parse_args()
+    with exit_on_error():
+        sweep, trials = load_sweep(args.sweep, args.override)
+        out = args.out or Path("runs") / f"sweep-{args.sweep.stem}"
+        majority = [majority_results(trial.config) for trial in trials[: len(sweep.seeds)]]
+        start_ray(out / "logs" / "ray.log")
+        console.print(f"{len(trials)} trials, {sweep.max_concurrent} at a time")
+        done = 0
+
+        def show(results: Mapping[str, Any]) -> None:
+            nonlocal done
+            done += 1
+            console.print(
+                f"[{done}/{len(trials)}] {results['label']} seed {results['seed']}: Last {results['last']:.1f}, "
+                f"{results['seconds']:.0f} s",
+                markup=False,
+            )
+
+        results = run_sweep(sweep, trials, out, on_result=show)
+        rows = merge_seeds(row_from_results(result) for result in [*majority, *results])
+        write_text(out / "table.md", markdown_table(rows))
+    console.print(comparison_table(rows))
+    console.print(f"Table         {out / 'table.md'}")
+    console.print(f"Run folders   {out}/<method>-seed<seed>")
+
+
+if __name__ == "__main__":
+    main()
