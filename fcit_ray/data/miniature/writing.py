@@ -5,7 +5,7 @@ import logging
 import os
 import random
 import shutil
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fcit_ray.data.catalog import CATALOG, VALIDATION_FILE
@@ -118,7 +118,7 @@ def _write_task(root: Path, task: Task, counts: dict[str, int], seed: int) -> No
     files = {"train": dataset.train, "validation": VALIDATION_FILE, "test": dataset.test}
     for split, count in counts.items():
         records = []
-        references: list[tuple[str, tuple[str, ...]]] = []
+        references: list[tuple[str, str, tuple[str, ...]]] = []
         for index, example in enumerate(examples(task, split, count, seed, seen)):
             number = _FIRST_NUMBER[split] + index
             image = task.image.format(
@@ -132,7 +132,7 @@ def _write_task(root: Path, task: Task, counts: dict[str, int], seed: int) -> No
                 assert task.shared_images, f"{image} is written twice"
             identity = f"{split}-{number}"
             records.append(_record(task, split, identity, image, example))
-            references.append((identity, example.references))
+            references.append((identity, image, example.references))
         _dump(folder / files[split], records)
         if dataset.references and split != "train":
             name = dataset.references if split == "test" else f"validation_{dataset.references}"
@@ -157,13 +157,14 @@ def _record(task: Task, split: str, identity: str, image: str, example: Example)
     return record
 
 
-def coco(references: list[tuple[str, tuple[str, ...]]]) -> dict[str, Any]:
-    """Reference captions in COCO's caption format; an image's id is its test record's question_id."""
+def coco(references: list[tuple[str, str, tuple[str, ...]]]) -> dict[str, Any]:
+    """Reference captions in COCO's caption format, from (question_id, image path, captions); the id is the image's."""
     annotations: list[dict[str, Any]] = []
-    for identity, captions in references:
+    for identity, _, captions in references:
         for caption in captions:
             annotations.append({"image_id": identity, "id": len(annotations), "caption": caption})
-    return {"images": [{"id": identity} for identity, _ in references], "annotations": annotations}
+    images = [{"id": identity, "file_name": PurePosixPath(image).name} for identity, image, _ in references]
+    return {"images": images, "annotations": annotations}
 
 
 def _dump(path: Path, value: object) -> None:

@@ -1,0 +1,212 @@
+"""The miniature benchmark: its files are the authors', its answers are right, and no answer is more likely."""
+
+import json
+import random
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from fcit_ray.data.catalog import CATALOG, VALIDATION_FILE
+from fcit_ray.data.layout import check_images, load_test, load_train
+from fcit_ray.data.miniature import TASKS, write_miniature
+from fcit_ray.data.miniature.drawing import draw
+from fcit_ray.data.miniature.scenes import COLORS, GRID, Scene
+from fcit_ray.data.miniature.tasks import AUTHORS, DVQA, PLURALS, TITLES, Example
+from fcit_ray.data.miniature.writing import examples
+
+COUNTS = {"num_train": 24, "num_validation": 8, "num_test": 8}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "miniature"
+    write_miniature(folder, **COUNTS)
+    return folder
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def test_the_same_seed_writes_the_same_bytes_and_another_seed_does_not(root: Path, tmp_path: Path):
+    write_miniature(tmp_path / "again", **COUNTS)
+    assert contents(tmp_path / "again") == contents(root)
+    write_miniature(tmp_path / "other", **COUNTS, seed=1)
+    assert contents(tmp_path / "other") != contents(root)
+
+
+def test_the_files_are_those_of_the_authors_layout(root: Path):
+    for name, dataset in CATALOG.items():
+        files = {path.name for path in (root / "instructions" / name).iterdir()}
+        wanted = {dataset.train, dataset.test, VALIDATION_FILE}
+        if dataset.references:
+            wanted |= {dataset.references, f"validation_{dataset.references}"}
+        assert files == wanted
+    for folder in ("ArxivQA/images", "CLEVR/images/train", "CLEVR/images/test", "Flickr30k/train", "Flickr30k/val"):
+        assert (root / "datasets" / folder).is_dir()
+    for folder in ("IconQA/iconqa_data/iconqa", "ImageNet-R/train", "ImageNet-R/test", "COCO2014/train2014"):
+        assert (root / "datasets" / folder).is_dir()
+    for folder in ("super-CLEVR/images", "FigureQA/images", "OCR-VQA/images", "DVQA/images", "TabMWP/tables"):
+        assert (root / "datasets" / folder).is_dir()
+
+
+@pytest.mark.parametrize("name", CATALOG)
+def test_every_record_passes_the_checks_of_the_reader(root: Path, name: str):
+    train = load_train(root, name)
+    tests = [*load_test(root, name), *load_test(root, name, "validation")]
+    assert (len(train), len(tests)) == (COUNTS["num_train"], COUNTS["num_test"] + COUNTS["num_validation"])
+    check_images(root, [*train, *tests])
+    image = Image.open(root / "datasets" / train[0].image)
+    assert (image.format, image.size, image.mode) == ("PNG", (64, 64), "RGB")
+    if CATALOG[name].kind == "caption":
+        assert all(len(record.references) == 5 for record in tests)
+    if CATALOG[name].kind == "box":
+        assert all(record.box and record.size == (64, 64) for record in tests)
+        assert all(len(record.turns) == 2 for record in train)
+
+
+@pytest.mark.parametrize("name", CATALOG)
+def test_splits_share_no_picture(root: Path, name: str):
+    splits = [load_train(root, name), load_test(root, name, "validation"), load_test(root, name)]
+    pictures = [{(root / "datasets" / record.image).read_bytes() for record in split} for split in splits]
+    assert not (pictures[0] & pictures[1] or pictures[0] & pictures[2] or pictures[1] & pictures[2])
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+@pytest.mark.parametrize("name", [name for name in CATALOG if CATALOG[name].kind == "exact"])
+def test_labels_are_as_equal_in_number_as_they_can_be(name: str, split: str):
+    task = TASKS[name]
+    count = 2 * len(task.labels) + 1
+    answers = Counter(example.turns[0][1] for example in examples(task, split, count, 0, set()))
+    assert set(answers) == set(task.labels)
+    assert max(answers.values()) - min(answers.values()) <= 1
+
+
+def recount(name: str, scene: Scene, question: str) -> str:
+    """The answer worked out from the scene and the question's own words, not by the way the builder took."""
+    words = re.findall(r"[A-Za-z]+", question)
+    lower = [word.lower() for word in words]
+    options = dict(re.findall(r"^([A-D])\. (\w+)$", question, re.MULTILINE))
+    kind = next((single for single, plural in PLURALS.items() if plural in lower), None)
+    color = next((word for word in lower if word in COLORS), None)
+    if name == "ArxivQA":
+        asked = next(item for item in scene.items if item.name in lower[:30] and item.name not in options.values())
+        return next(letter for letter, option in options.items() if option == asked.color)
+    if name == "ImageNet-R":
+        return scene.items[0].name
+    if name == "OCRVQA":
+        rows = ["".join(i.name for i in scene.of("glyph") if i.row == row) for row in range(GRID)]
+        read = next(r for r in (reversed(rows) if "author" in lower else rows) if r)
+        return read.capitalize()
+    if name == "IconQA":
+        return str(sum(item.name == kind for item in scene.items))
+    if name == "CLEVR-Math":
+        return str(sum(item.name != kind if kind else item.color != color for item in scene.items))
+    if name == "FigureQA":
+        heights = {item.color: item.height for item in scene.of("bar")}
+        mine, rest = heights[color], [height for other, height in heights.items() if other != color]
+        if "maximum" in lower:
+            return "yes" if mine > max(rest) else "no"
+        if "minimum" in lower:
+            return "yes" if mine < min(rest) else "no"
+        other = heights[[word for word in lower if word in COLORS][1]]
+        return "yes" if (mine > other if "greater" in lower else mine < other) else "no"
+    if name == "super-CLEVR":
+        if "shape" in lower:
+            return next(item.name for item in scene.items if item.color == color)
+        return next(item.color for item in scene.items if item.name in lower)
+    if name == "AOKVQA":
+        return next(letter for letter, option in options.items() if option in {item.name for item in scene.items})
+    if name == "DVQA":
+        pick = max if question.startswith(DVQA["most"]) else min
+        col = pick(scene.of("bar"), key=lambda item: item.height).col
+        return next(item.name for item in scene.of("glyph") if item.col == col)
+    assert name == "TabMWP"
+    digits = {item.row: item.name for item in scene.of("glyph") if item.name.isdigit()}
+    if "largest" in lower:
+        return max(digits.values())
+    return next(digits[i.row] for i in scene.of("glyph") if i.name in words and not i.name.isdigit())
+
+
+@pytest.mark.parametrize("name", [name for name in CATALOG if CATALOG[name].kind == "exact"])
+def test_answers_agree_with_a_recount_from_the_scene(name: str):
+    for example in examples(TASKS[name], "train", 120, 7, set()):
+        ((question, answer),) = example.turns
+        assert recount(name, example.scene, question) == answer, (question, example.scene)
+
+
+def test_boxes_frame_the_thing_they_are_asked_for():
+    for example in examples(TASKS["Grounding"], "test", 40, 7, set()):
+        for question, answer in example.turns:
+            x1, y1, x2, y2 = json.loads(answer)
+            (item,) = (i for i in example.scene.items if f"{i.color} {i.name}" in question)
+            alone = draw(Scene((item,), example.scene.background))
+            blank = draw(Scene((), example.scene.background))
+            drawn = [(x, y) for x in range(64) for y in range(64) if alone.getpixel((x, y)) != blank.getpixel((x, y))]
+            # all of the thing within two pixels of its box (it is shifted by one), and most of the box's sides reached
+            xs, ys = [x for x, _ in drawn], [y for _, y in drawn]
+            assert 64 * x1 - 2 <= min(xs) < max(xs) <= 64 * x2 + 2
+            assert 64 * y1 - 2 <= min(ys) < max(ys) <= 64 * y2 + 2
+            assert (max(xs) - min(xs)) / (64 * (x2 - x1)) > 0.5
+
+
+def test_captions_name_both_things_with_their_colors():
+    for example in examples(TASKS["Flickr30k-cap"], "test", 40, 7, set()):
+        for caption in example.references:
+            for item in example.scene.items:
+                assert f"{item.color} {item.name}" in caption
+        assert example.turns[0][1] in example.references
+
+
+def test_aokvqa_and_grounding_ask_about_the_same_photographs(root: Path):
+    # what tells the two tasks apart is the instruction alone
+    def images(name: str) -> list[str]:
+        return [record.image for record in load_train(root, name)]
+
+    assert images("AOKVQA") == images("Grounding")
+
+
+def test_clevr_math_and_super_clevr_draw_from_one_scene_style():
+    def styles(name: str) -> set[object]:
+        found = examples(TASKS[name], "train", 60, 0, set())
+        return {(x.scene.background, i.kind, i.name, i.color, i.size) for x in found for i in x.scene.items}
+
+    one, two = styles("CLEVR-Math"), styles("super-CLEVR")
+    assert len(one & two) > 0.7 * len(one | two)
+
+
+def test_benchmark_titles_and_authors_never_mix():
+    # else "which title" could be answered without knowing which of the two lines is asked for
+    assert not set(TITLES) & set(AUTHORS)
+
+
+def test_an_interrupted_run_leaves_nothing_that_looks_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def build(rng: random.Random, label: str) -> Example:
+        raise KeyboardInterrupt
+
+    broken = TASKS["TabMWP"].__class__(**{**vars(TASKS["TabMWP"]), "build": build})
+    with monkeypatch.context() as patch:
+        patch.setitem(TASKS, "TabMWP", broken)
+        with pytest.raises(KeyboardInterrupt):
+            write_miniature(tmp_path / "root", num_train=2, num_validation=1, num_test=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_writing_again_does_nothing_and_writing_over_something_else_is_refused(root: Path, tmp_path: Path):
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    write_miniature(root, **COUNTS)
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
+    with pytest.raises(ValueError, match="num_train"):
+        write_miniature(root, **{**COUNTS, "num_train": 25})
+    (tmp_path / "letter.txt").write_text("mine")
+    with pytest.raises(ValueError, match="not a miniature"):
+        write_miniature(tmp_path, **COUNTS)
+    assert (tmp_path / "letter.txt").read_text() == "mine"
+
+
+def test_a_count_of_nothing_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match="num_test: 0"):
+        write_miniature(tmp_path / "root", num_test=0)
