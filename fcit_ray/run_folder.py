@@ -180,11 +180,9 @@ class RunFolder:
         checkpoint.save(state, folder)
         for old in self.checkpoints()[:-keep]:
             # Renamed before it is emptied: a half-deleted folder must not pass for a damaged checkpoint.
-            doomed = durable.partial(old)
-            if doomed.exists():
-                shutil.rmtree(doomed)
-            durable.rename(old, doomed)
-            shutil.rmtree(doomed)
+            durable.rename(old, durable.partial(old))
+        for doomed in self.checkpoint_folder.glob(f".*{durable.PARTIAL}*"):
+            shutil.rmtree(doomed)  # these, and what an earlier process left when it was killed
         return folder
 
     def checkpoints(self) -> list[Path]:

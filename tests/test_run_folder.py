@@ -306,6 +306,25 @@ def test_a_save_that_was_killed_is_no_checkpoint(tmp_path: Path, monkeypatch: py
     assert state.round == 1
 
 
+def test_pruning_that_was_killed_is_finished_by_the_next_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else every kill could leave a checkpoint's bytes behind for good."""
+    folder = start(tmp_path / "run")
+    folder.save_checkpoint(make_state(0, 1), keep=1)
+
+    def die(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", die)
+        with pytest.raises(KeyboardInterrupt):
+            folder.save_checkpoint(make_state(0, 2), keep=1)
+    state = folder.latest_checkpoint()
+    assert state is not None
+    assert state.round == 2
+    folder.save_checkpoint(make_state(1, 0), keep=1)
+    assert [child.name for child in folder.checkpoint_folder.iterdir()] == ["stage_0001_round_0000"]
+
+
 def test_predictions_and_results_are_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = start(tmp_path / "run")
 
