@@ -9,6 +9,7 @@ from rich.console import Console
 from fcit_ray.checkpoint import CheckpointError
 from fcit_ray.config import ConfigError
 from fcit_ray.data.layout import DataError
+from fcit_ray.models.load import ModelError
 from fcit_ray.run_folder import RunFolderError
 from fcit_ray.runtime.work_queue import RunFailed
 
@@ -26,7 +27,7 @@ def exit_on_error() -> Iterator[None]:
     """Print an error that the user can mend without its traceback, and exit with status 2; 1 for a failed run."""
     try:
         yield
-    except (ConfigError, DataError, RunFolderError, CheckpointError) as error:
+    except (ConfigError, DataError, ModelError, RunFolderError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except RunFailed as error:

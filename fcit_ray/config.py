@@ -92,7 +92,7 @@ class Model(_Section):
     prompt: Literal["vicuna_v1", "bare"] = "bare"
     """Conversation template; LLaVA-1.5 uses `vicuna_v1`."""
     max_length: int = Field(512, ge=8)
-    """Tokens of a training record, image tokens included; longer records are refused, never cut silently."""
+    """Tokens of a record, image tokens included; longer records are refused, never cut silently."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the frozen base. Adapters and projector are always float32."""
     rank: int = Field(64, ge=1)

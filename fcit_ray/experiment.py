@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fcit_ray.config import Config, ConfigError, Train
-from fcit_ray.data.layout import Record, load_test
+from fcit_ray.data.layout import Record, check_images, load_test
 from fcit_ray.data.stream import Stream, StreamPopulation, open_stream
 from fcit_ray.federation import Federation
 from fcit_ray.methods import make_method
@@ -68,6 +68,7 @@ def open_experiment(config: Config) -> Experiment:
         for task in benchmark.tasks
         for name in task.datasets
     }
+    check_images(benchmark.root, [record for records in (*stream.records, *tests.values()) for record in records])
     return Experiment(config, setting, stream, tests)
 
 
