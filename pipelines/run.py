@@ -5,7 +5,6 @@
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from fcit_ray.cli import console, exit_on_error, split_overrides
@@ -33,8 +32,11 @@ def main() -> None:
         with Display() as display:
             results = launch(config, folder, on_status=display.update, experiment=experiment)
     console.print(comparison_table([row_from_results(results)]))
-    console.print(f"Run folder: {folder.path}")
+    console.print(f"Run folder    {folder.path}")
+    console.print(f"Heat map      {folder.path / 'accuracy_matrix.png'}")
+    console.print(f"Curves        {folder.path / 'curves.png'}")
+    console.print(f"Predictions   {folder.path}/predictions/<stage>/<dataset>.jsonl")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

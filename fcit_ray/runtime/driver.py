@@ -22,7 +22,8 @@ from fcit_ray.experiment import Experiment
 from fcit_ray.federation import Federation
 from fcit_ray.models.names import adapter_index
 from fcit_ray.params import norm, num_bytes
-from fcit_ray.report import make_results
+from fcit_ray.plots import plot_accuracy_matrix, plot_curves
+from fcit_ray.report import make_results, matrix_from_results
 from fcit_ray.run_folder import RunFolder
 from fcit_ray.runtime.messages import AnswerWork, Over, Store, TrainWork
 from fcit_ray.runtime.work_queue import Lease, WorkQueue
@@ -127,6 +128,9 @@ class Driver:
             seconds=time.perf_counter() - began,
             params=state.params,
         )
+        matrix, tasks = matrix_from_results(results), results["tasks"]
+        plot_accuracy_matrix(matrix, tasks, self._folder.path / "accuracy_matrix.png", self._config.name)
+        plot_curves({self._config.name: self._folder.records()}, self._folder.path / "curves.png")
         self._folder.write_results(results)
         self._status = replace(self._status, phase="done")
         return results
