@@ -1,0 +1,116 @@
+"""A LLaVA of random weights that trains in milliseconds, and batches for it.
+
+Its sizes are worked with by hand in the tests. Language model: width 16, FFN 24, two layers; so an adapter of rank r
+has r * (16 + 24) numbers in each of gate_proj, up_proj and down_proj, 240 r in all. Projector from 8 to 16 and from
+16 to 16, with biases: (8 + 1) * 16 + (16 + 1) * 16 = 416 numbers. An image of 8 x 8 pixels is four tokens.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+from fcit_ray.client import run_client
+from fcit_ray.config import Model, Train
+from fcit_ray.data.collate import Collator
+from fcit_ray.data.samples import Sample
+from fcit_ray.data.shards import LocalShard, training_batches
+from fcit_ray.methods.base import Method
+from fcit_ray.models.adapters import AdapterBank
+from fcit_ray.types import Client, ClientJob, ClientUpdate, Params, Setting
+
+PAD, START, END, IMAGE = 0, 1, 2, 4
+VOCABULARY = 20
+FLOATS_PER_RANK = 240
+PROJECTOR_FLOATS = 416
+MODEL = Model(rank=4, alpha=8, dropout=0.1)
+TRAIN = Train(batch_size=2, lr=1e-2, projector_lr=1e-3, epochs=1)
+COLLATOR = Collator(pad_id=PAD, mean=(0.5,) * 3, std=(0.5,) * 3, rescale=1 / 255)
+
+
+def small_base() -> LlavaForConditionalGeneration:
+    """The same weights at every call, far enough from zero that every layer matters."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vision = CLIPVisionConfig(
+            hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2, image_size=8, patch_size=4
+        )
+        language = LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            initializer_range=0.3,
+            pad_token_id=PAD,
+            bos_token_id=START,
+            eos_token_id=END,
+        )
+        config = LlavaConfig(vision_config=vision, text_config=language, image_token_index=IMAGE)
+        return LlavaForConditionalGeneration(config).eval()
+
+
+def small_bank(num_adapters: int = 1, seed: int = 0, config: Model = MODEL) -> AdapterBank:
+    return AdapterBank(small_base(), config, num_adapters, seed)
+
+
+def random_params(params: Params, seed: int = 0) -> dict[str, Tensor]:
+    """Values as after some training: no factor is zero."""
+    draw = torch.Generator().manual_seed(seed)
+    return {name: value + 0.3 * torch.randn(value.shape, generator=draw) for name, value in params.items()}
+
+
+def sample(seed: int, length: int = 5) -> Sample:
+    """`<s>`, the image, `length` words; in training the last three are the answer."""
+    draw = np.random.default_rng(seed)
+    words = draw.integers(5, VOCABULARY, length)
+    ids = np.array([START, *[IMAGE] * 4, *words], dtype=np.int64)
+    labels = np.full_like(ids, -100)
+    labels[-3:] = ids[-3:]
+    return {
+        "pixels": draw.integers(0, 256, (8, 8, 3), dtype=np.uint8),
+        "input_ids": ids,
+        "labels": labels,
+        "feature": draw.standard_normal(4).astype(np.float32),
+    }
+
+
+def shard(task: int, client: int, count: int) -> LocalShard:
+    return LocalShard([sample(1000 * task + 100 * client + index, 4 + index % 3) for index in range(count)])
+
+
+def client(index: int, feature: Sequence[float], num_examples: int = 10, task: int = 0) -> Client:
+    return Client(index, task, num_examples, torch.tensor(feature, dtype=torch.float32))
+
+
+class SmallPopulation:
+    """All clients in every round, of 3 + index records each; a task's identity token is its unit vector."""
+
+    def __init__(self, schedule: Sequence[Sequence[int]]):
+        self.schedule = schedule
+
+    def select(self, stage: int, round: int) -> list[Client]:
+        return [
+            client(index, [float(task == axis) for axis in range(4)], 3 + index, task)
+            for index, task in enumerate(self.schedule[stage])
+        ]
+
+
+def small_setting(num_stages: int = 2, num_rounds: int = 2, clients: int = 2, seed: int = 0) -> Setting:
+    return Setting(
+        num_stages=num_stages, num_rounds=num_rounds, num_clients=clients, clients_per_round=clients, seed=seed
+    )
+
+
+def job_batches(job: ClientJob, train: Train = TRAIN) -> Callable[[], Iterator[dict[str, Tensor]]]:
+    records = shard(job.client.task, job.client.index, job.client.num_examples)
+    return training_batches(records, COLLATOR, train.batch_size, job.seed, train.epochs)
+
+
+def trainer(
+    bank: AdapterBank, method: Method, setting: Setting, train: Train = TRAIN
+) -> Callable[[ClientJob], ClientUpdate]:
+    """What `simulate` calls for every job."""
+    return lambda job: run_client(job, job_batches(job, train), bank, method, train, setting)
