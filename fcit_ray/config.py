@@ -5,10 +5,10 @@ Every error is a `ConfigError` that names the dotted key, the value given and wh
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from fcit_ray.data.catalog import CATALOG
 
@@ -18,7 +18,21 @@ class ConfigError(ValueError):
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        validate_default=True,  # a default may contradict what was given: clients_per_round more than num_clients
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """`epochs: yes` would count as 1."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError("expected a value other than true or false")
+        return value
 
 
 class Task(_Section):
@@ -29,6 +43,13 @@ class Task(_Section):
     datasets: tuple[str, ...] = Field(min_length=1)
     """Folders of the authors' layout."""
 
+    @field_validator("datasets")
+    @classmethod
+    def _known(cls, datasets: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [name for name in datasets if name not in CATALOG]:
+            raise ValueError(f"unknown dataset {unknown[0]!r}; known: {', '.join(CATALOG)}")
+        return datasets
+
 
 class Benchmark(_Section):
     """The stream of tasks and who holds which data."""
@@ -37,12 +58,12 @@ class Benchmark(_Section):
     """Data root in the authors' layout: `instructions/` and `datasets/`."""
     tasks: tuple[Task, ...] = Field(min_length=1)
     """In the order of the stages. A plain string names a task of one dataset."""
-    schedule: Literal["homogeneous"] | tuple[tuple[int, ...], ...] = "homogeneous"
-    """`homogeneous`, or for each stage the task (from 0) of every selected client by position (heterogeneous)."""
     num_clients: int = Field(10, ge=1)
     """K, clients in the federation."""
     clients_per_round: int = Field(5, ge=1)
     """Selected at random without replacement in each round."""
+    schedule: Literal["homogeneous"] | tuple[tuple[int, ...], ...] = "homogeneous"
+    """`homogeneous`, or for each stage the task (from 0) of every selected client by position (heterogeneous)."""
     num_rounds: int = Field(3, ge=1)
     """Communication rounds a stage."""
     beta: float = Field(1.0, gt=0)
@@ -54,34 +75,45 @@ class Benchmark(_Section):
     split: Literal["test", "validation"] = "test"
     """What evaluation answers. Tune on `validation` (miniature only: the authors ship none)."""
 
-    @model_validator(mode="before")
+    @field_validator("tasks", mode="before")
     @classmethod
-    def _plain_names(cls, data: Any) -> Any:
-        if isinstance(data, Mapping) and isinstance(data.get("tasks"), Sequence):
-            tasks = [{"name": t, "datasets": [t]} if isinstance(t, str) else t for t in data["tasks"]]
-            return {**data, "tasks": tasks}
-        return data
+    def _plain_names(cls, tasks: Any) -> Any:
+        if isinstance(tasks, list | tuple):
+            return [{"name": task, "datasets": [task]} if isinstance(task, str) else task for task in tasks]
+        return tasks
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        for task in self.tasks:
-            for dataset in task.datasets:
-                if dataset not in CATALOG:
-                    raise ValueError(f"tasks: unknown dataset {dataset!r}; known: {', '.join(CATALOG)}")
-        names = [task.name for task in self.tasks]
+    @field_validator("tasks")
+    @classmethod
+    def _names_differ(cls, tasks: tuple[Task, ...]) -> tuple[Task, ...]:
+        names = [task.name for task in tasks]
         if len(set(names)) < len(names):
-            raise ValueError(f"tasks: names must differ, got {names}")
-        if self.clients_per_round > self.num_clients:
-            raise ValueError(f"clients_per_round={self.clients_per_round} exceeds num_clients={self.num_clients}")
-        if self.schedule != "homogeneous":
-            for stage, row in enumerate(self.schedule):
-                if len(row) != self.clients_per_round:
-                    raise ValueError(
-                        f"schedule: stage {stage} names {len(row)} tasks for clients_per_round={self.clients_per_round}"
-                    )
-                if bad := [task for task in row if not 0 <= task < len(self.tasks)]:
-                    raise ValueError(f"schedule: stage {stage} names task {bad[0]}; there are {len(self.tasks)}")
-        return self
+            raise ValueError(f"names must differ, got {names}")
+        return tasks
+
+    # The checks below see only the fields above theirs, and those only if they are sound themselves.
+
+    @field_validator("clients_per_round")
+    @classmethod
+    def _enough_clients(cls, clients_per_round: int, info: ValidationInfo) -> int:
+        num_clients = info.data.get("num_clients", clients_per_round)
+        if clients_per_round > num_clients:
+            raise ValueError(f"{clients_per_round} exceeds num_clients={num_clients}")
+        return clients_per_round
+
+    @field_validator("schedule")
+    @classmethod
+    def _fits(cls, schedule: Any, info: ValidationInfo) -> Any:
+        if schedule == "homogeneous" or not {"tasks", "clients_per_round"} <= info.data.keys():
+            return schedule
+        if not schedule:
+            raise ValueError("names no stage; the regime zero_shot trains nothing")
+        clients_per_round, num_tasks = info.data["clients_per_round"], len(info.data["tasks"])
+        for stage, row in enumerate(schedule):
+            if len(row) != clients_per_round:
+                raise ValueError(f"stage {stage} names {len(row)} tasks for clients_per_round={clients_per_round}")
+            if bad := [task for task in row if not 0 <= task < num_tasks]:
+                raise ValueError(f"stage {stage} names task {bad[0]}; there are {num_tasks}, from 0")
+        return schedule
 
 
 class Model(_Section):
@@ -180,7 +212,8 @@ def load_config(files: Sequence[Path | str], overrides: Sequence[str] = ()) -> C
     """Merge YAML files from left to right, then the overrides, and check the result.
 
     Mappings merge key by key, anything else is replaced; a `method` or `server` section is replaced as a whole when
-    the later file names another one, since its hyper-parameters belong to the name.
+    the later file names another one, since its hyper-parameters belong to the name. Overrides count as one more file,
+    so their order does not matter unless they give the same key.
 
     Args:
         files: YAML files, each a mapping.
@@ -195,17 +228,18 @@ def load_config(files: Sequence[Path | str], overrides: Sequence[str] = ()) -> C
         if not path.is_file():
             raise ConfigError(f"{path}: no such configuration file")
         try:
-            loaded = yaml.safe_load(path.read_text())
-        except yaml.YAMLError as error:
+            loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: not YAML: {error}") from error
         if loaded is None:
             continue
         if not isinstance(loaded, Mapping):
             raise ConfigError(f"{path}: expected keys and values, got {type(loaded).__name__}")
         merged = _merge(merged, loaded)
+    given: dict[str, Any] = {}
     for override in overrides:
-        merged = _merge(merged, _parse_override(override))
-    return parse_config(merged)
+        given = _merge(given, _parse_override(override), by_name=False)
+    return parse_config(_merge(merged, given))
 
 
 def parse_config(values: Mapping[str, Any]) -> Config:
@@ -235,24 +269,32 @@ def describe(error: ValidationError, prefix: str = "") -> str:
     """One line per offending key: dotted key, value, what was expected."""
     lines = []
     for item in error.errors(include_url=False):
-        key = ".".join([prefix, *map(str, item["loc"])] if prefix else map(str, item["loc"]))
+        # Where a value may be of several types, pydantic adds the type it tried, such as "literal['homogeneous']".
+        path = [str(part) for part in item["loc"] if "[" not in str(part)]
+        key = ".".join([prefix, *path] if prefix else path)
+        message = item["msg"].removeprefix("Value error, ")
         if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             lines.append(f"{key}: unknown key")
         elif item["type"] == "missing":
             lines.append(f"{key}: missing")
-        else:
-            lines.append(f"{key}: {item['msg'].removeprefix('Value error, ')} (got {item['input']!r:.80})")
+        elif path:
+            lines.append(f"{key}: {message} (got {item['input']!r:.80})")
+        else:  # a check of all hyper-parameters together: what was given is no single value
+            lines.append(f"{key}: {message}")
     return "\n".join(lines)
 
 
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any], by_name: bool = True) -> dict[str, Any]:
+    """`over` on top of `base`; with `by_name`, a section under another name replaces the one that was there."""
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
-        renamed = isinstance(value, Mapping) and isinstance(old, Mapping) and value.get("name", old.get("name")) != (
-            old.get("name")
-        )
-        merged[key] = _merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) and not renamed else value
+        if not (isinstance(old, Mapping) and isinstance(value, Mapping)):
+            merged[key] = value
+        elif by_name and "name" in old and value.get("name", old["name"]) != old["name"]:
+            merged[key] = dict(value)
+        else:
+            merged[key] = _merge(old, value, by_name)
     return merged
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -12,7 +13,9 @@ from fcit_ray.config import ConfigError, describe
 Component = TypeVar("Component")
 
 
-def build(section: str, base: type[Component], known: Mapping[str, type[Component]], values: Mapping[str, Any]) -> Component:
+def build(
+    section: str, base: type[Component], known: Mapping[str, type[Component]], values: Mapping[str, Any]
+) -> Component:
     """Build the component that `values["name"]` names, with the other keys as its hyper-parameters.
 
     Args:
@@ -36,9 +39,16 @@ def build(section: str, base: type[Component], known: Mapping[str, type[Componen
         choices = ", ".join(fields) or "none"
         raise ConfigError("\n".join(f"{section}.{key}: unknown key; {name} takes: {choices}" for key in unknown))
     try:
-        return TypeAdapter(cls).validate_python(given)
+        component: Component = TypeAdapter(cls).validate_python(given)
     except ValidationError as error:
         raise ConfigError(describe(error, section)) from None
+    for key, value in given.items():  # pydantic takes true for 1, and infinity for a number
+        taken = getattr(component, key)
+        if (isinstance(value, bool) and isinstance(taken, int | float) and not isinstance(taken, bool)) or (
+            isinstance(taken, float) and not math.isfinite(taken)
+        ):
+            raise ConfigError(f"{section}.{key}: expected a finite number (got {value!r})")
+    return component
 
 
 def _import(section: str, name: str, known: Mapping[str, Any]) -> Any:
@@ -47,5 +57,5 @@ def _import(section: str, name: str, known: Mapping[str, Any]) -> Any:
         raise ConfigError(f"{section}.name: unknown {name!r}; one of {', '.join(known)}, or module:Class of your own")
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:  # the latter two: no module's name at all
         raise ConfigError(f"{section}.name: cannot import {name!r}: {error}") from error

@@ -1,0 +1,305 @@
+"""The configuration a user writes: how files and overrides merge, and what is said of every kind of mistake."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from fcit_ray import config as config_module
+from fcit_ray.config import Config, ConfigError, dump_config, load_config, parse_config
+from fcit_ray.data.catalog import CATALOG
+from fcit_ray.methods import METHODS
+from fcit_ray.methods.disco import Disco
+
+ROOT = Path(__file__).parent.parent
+MINIMAL = {"benchmark": {"tasks": ["ArxivQA", "OCRVQA"]}}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def writer(*texts: str) -> list[Path]:
+        files = [tmp_path / f"{index}.yaml" for index in range(len(texts))]
+        for file, text in zip(files, texts, strict=True):
+            file.write_text(text)
+        return files
+
+    return writer
+
+
+def with_benchmark(**values):
+    return {"benchmark": {**MINIMAL["benchmark"], **values}}
+
+
+# Merging
+
+
+def test_later_files_win_key_by_key(write):
+    files = write(
+        "benchmark: {tasks: [ArxivQA], num_rounds: 7, beta: 0.5}\ntrain: {lr: 2e-4}",
+        "benchmark: {num_rounds: 2}",
+        "",  # an empty file changes nothing
+    )
+    config = load_config(files, ["train.epochs=5", "benchmark.tasks=[OCRVQA, IconQA]"])
+    assert config.benchmark.num_rounds == 2
+    assert config.benchmark.beta == 0.5
+    assert config.train.lr == 2e-4  # which YAML 1.1 reads as text
+    assert config.train.epochs == 5
+    assert [task.name for task in config.benchmark.tasks] == ["OCRVQA", "IconQA"]  # lists are replaced, not extended
+
+
+def test_another_method_brings_its_own_section(write):
+    files = write(
+        "benchmark: {tasks: [ArxivQA]}\nmethod: {name: disco, num_subspaces: 4, temperature: 0.1}",
+        "method: {name: finetune}",
+    )
+    assert load_config(files).method == {"name": "finetune"}
+
+
+def test_the_same_method_keeps_what_is_not_said_again(write):
+    files = write(
+        "benchmark: {tasks: [ArxivQA]}\nmethod: {name: disco, num_subspaces: 4}",
+        "method: {name: disco, temperature: 0.1}",
+        "method: {threshold: 0.8}",
+    )
+    assert load_config(files).method == {"name": "disco", "num_subspaces": 4, "temperature": 0.1, "threshold": 0.8}
+
+
+def test_a_section_without_a_name_waits_for_it(write):
+    files = write("benchmark: {tasks: [ArxivQA]}\nmethod: {num_subspaces: 4}", "method: {name: disco}")
+    assert load_config(files).method == {"name": "disco", "num_subspaces": 4}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [["method.name=disco", "method.num_subspaces=4"], ["method.num_subspaces=4", "method.name=disco"]],
+)
+def test_the_order_of_overrides_does_not_matter(write, overrides):
+    files = write("benchmark: {tasks: [ArxivQA]}\nmethod: {name: finetune}")
+    assert load_config(files, overrides).method == {"name": "disco", "num_subspaces": 4}
+
+
+def test_an_override_is_read_as_yaml(write):
+    files = write("benchmark: {tasks: [ArxivQA]}")
+    overrides = ["name=a=b", "runtime.gpu=true", "benchmark.max_test_records=null", "train={lr: 0.1, epochs: 2}"]
+    config = load_config(files, overrides)
+    assert config.name == "a=b"
+    assert config.runtime.gpu is True
+    assert config.benchmark.max_test_records is None
+    assert (config.train.lr, config.train.epochs) == (0.1, 2)
+
+
+@pytest.mark.parametrize("text", ["train.lr", "=3", "train..lr=1", ".lr=1", "train.=1"])
+def test_an_override_that_is_none_says_how_one_reads(write, text):
+    with pytest.raises(ConfigError, match=r"an override reads key\.path=value"):
+        load_config(write("benchmark: {tasks: [ArxivQA]}"), [text])
+
+
+def test_files_that_are_none(tmp_path, write):
+    with pytest.raises(ConfigError, match=r"absent\.yaml: no such configuration file"):
+        load_config([tmp_path / "absent.yaml"])
+    with pytest.raises(ConfigError, match="no such configuration file"):
+        load_config([tmp_path])
+    with pytest.raises(ConfigError, match=r"0\.yaml: not YAML"):
+        load_config(write("train: {lr: [}"))
+    with pytest.raises(ConfigError, match=r"0\.yaml: expected keys and values, got list"):
+        load_config(write("- train"))
+    (tmp_path / "bytes.yaml").write_bytes(b"name: \xff\xfe")
+    with pytest.raises(ConfigError, match=r"bytes\.yaml: not YAML"):
+        load_config([tmp_path / "bytes.yaml"])
+    with pytest.raises(ConfigError, match="the value is not YAML"):
+        load_config(write("name: x"), ["name=[}"])
+
+
+# Mistakes: every message names the dotted key, and the value or the choices.
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "benchmark: missing"),
+        ({"benchmark": {}}, "benchmark.tasks: missing"),
+        ({"benchmark": 3}, "benchmark: "),
+        ({**MINIMAL, "trian": {}}, "trian: unknown key"),
+        ({**MINIMAL, "train": {"learning_rate": 1}}, "train.learning_rate: unknown key"),
+        ({**MINIMAL, "train": {"lr": "fast"}}, "train.lr: Input should be a valid number"),
+        ({**MINIMAL, "train": {"lr": "fast"}}, "(got 'fast')"),
+        ({**MINIMAL, "train": {"lr": 0}}, "train.lr: Input should be greater than 0 (got 0)"),
+        ({**MINIMAL, "train": {"lr": float("nan")}}, "train.lr: "),
+        ({**MINIMAL, "train": {"lr": float("inf")}}, "train.lr: Input should be a finite number (got inf)"),
+        ({**MINIMAL, "train": {"projector_lr": -1e-5}}, "train.projector_lr: "),
+        ({**MINIMAL, "train": {"epochs": 1.5}}, "train.epochs: "),
+        ({**MINIMAL, "train": {"epochs": True}}, "train.epochs: expected a value other than true or false (got True)"),
+        ({**MINIMAL, "name": False}, "name: expected a value other than true or false (got False)"),
+        ({**MINIMAL, "name": ""}, "name: String should have at least 1 character (got '')"),
+        ({**MINIMAL, "train": {"warmup_frac": 1}}, "train.warmup_frac: Input should be less than 1 (got 1)"),
+        ({**MINIMAL, "model": {"dropout": 1.0}}, "model.dropout: Input should be less than 1 (got 1.0)"),
+        ({**MINIMAL, "model": {"dtype": "float16"}}, "model.dtype: Input should be 'float32' or 'bfloat16'"),
+        ({**MINIMAL, "model": {"prompt": "chatml"}}, "model.prompt: Input should be 'vicuna_v1' or 'bare'"),
+        ({**MINIMAL, "regime": "central"}, "regime: Input should be 'federated', 'centralised' or 'zero_shot'"),
+        ({**MINIMAL, "seed": -1}, "seed: "),
+        ({**MINIMAL, "runtime": {"num_workers": 0}}, "runtime.num_workers: "),
+        ({**MINIMAL, "method": "disco"}, "method: Input should be a valid dictionary (got 'disco')"),
+        ({**MINIMAL, "method": {}}, "method.name: missing; one of finetune, disco, or module:Class of your own"),
+        ({**MINIMAL, "method": {"name": "fintune"}}, "method.name: unknown 'fintune'; one of finetune, disco"),
+        (
+            {**MINIMAL, "method": {"name": "finetune", "num_subspaces": 8}},
+            "method.num_subspaces: unknown key; finetune",
+        ),
+        ({**MINIMAL, "method": {"name": "disco", "tau": 0.9}}, "disco takes: num_subspaces, threshold, temperature"),
+        ({**MINIMAL, "method": {"name": "disco", "num_subspaces": 0}}, "method.num_subspaces: "),
+        ({**MINIMAL, "server": {"name": "fedsgd"}}, "server.name: unknown 'fedsgd'; one of fedavg"),
+        (with_benchmark(tasks=[]), "benchmark.tasks: "),
+        (with_benchmark(tasks="ArxivQA"), "benchmark.tasks: "),
+        (with_benchmark(tasks=["ArxiveQA"]), "benchmark.tasks.0.datasets: unknown dataset 'ArxiveQA'; known: ArxivQA"),
+        (with_benchmark(tasks=["IconQA", "IconQA"]), "benchmark.tasks: names must differ"),
+        (with_benchmark(tasks=[{"name": "all", "datasets": []}]), "benchmark.tasks.0.datasets: "),
+        (with_benchmark(tasks=[{"name": "all"}]), "benchmark.tasks.0.datasets: missing"),
+        (with_benchmark(tasks=[{"datasets": ["IconQA"]}]), "benchmark.tasks.0.name: missing"),
+        (with_benchmark(num_clients=3), "benchmark.clients_per_round: 5 exceeds num_clients=3"),
+        (with_benchmark(num_clients=3, clients_per_round=4), "benchmark.clients_per_round: 4 exceeds num_clients=3"),
+        (with_benchmark(beta=0), "benchmark.beta: Input should be greater than 0 (got 0)"),
+        (with_benchmark(min_samples=0.5), "benchmark.min_samples: "),
+        (with_benchmark(split="train"), "benchmark.split: Input should be 'test' or 'validation'"),
+        (with_benchmark(schedule="het"), "benchmark.schedule: Input should be 'homogeneous' (got 'het')"),
+        (with_benchmark(schedule=[]), "benchmark.schedule: names no stage"),
+        (
+            with_benchmark(schedule=[[0, 1], [0]], clients_per_round=2),
+            "benchmark.schedule: stage 1 names 1 tasks for clients_per_round=2",
+        ),
+        (
+            with_benchmark(schedule=[[0, 1], [1, 2]], clients_per_round=2),
+            "benchmark.schedule: stage 1 names task 2; there are 2, from 0",
+        ),
+        (with_benchmark(schedule=[[0, -1]], clients_per_round=2), "benchmark.schedule: stage 0 names task -1"),
+        (with_benchmark(schedule=[["a", 1]], clients_per_round=2), "benchmark.schedule.0.0: "),
+    ],
+)
+def test_a_mistake_is_told_by_its_key(values, message):
+    with pytest.raises(ConfigError) as error:
+        parse_config(values)
+    assert message in str(error.value)
+
+
+def test_all_mistakes_are_told_at_once():
+    with pytest.raises(ConfigError) as error:
+        parse_config({**MINIMAL, "train": {"lr": -1, "epochs": 0}, "modle": {}})
+    lines = str(error.value).splitlines()
+    assert {line.split(":")[0] for line in lines} == {"train.lr", "train.epochs", "modle"}
+
+
+def test_a_long_value_is_cut_short_in_the_message():
+    with pytest.raises(ConfigError) as error:
+        parse_config({**MINIMAL, "seed": "x" * 1000})
+    assert len(str(error.value)) < 300
+
+
+def test_a_checked_configuration_cannot_be_changed():
+    config = parse_config(MINIMAL)
+    with pytest.raises(ValueError, match="frozen"):
+        config.train.lr = 1.0  # type: ignore[misc]
+
+
+# What is shipped
+
+
+def test_dumped_and_read_again_is_the_same(tmp_path):
+    config = parse_config(
+        {
+            **with_benchmark(
+                tasks=["OCRVQA", {"name": "charts", "datasets": ["FigureQA", "DVQA"]}],
+                schedule=[[0, 1], [1, 1], [1, 0]],
+                clients_per_round=2,
+                root="some where/data",
+            ),
+            "method": {"name": "disco", "temperature": "5e-2"},
+            "train": {"lr": "2e-4", "projector_lr": 0},
+            "name": "a: b # c",
+        }
+    )
+    file = tmp_path / "resolved.yaml"
+    file.write_text(dump_config(config))
+    assert load_config([file]) == config
+
+
+SHIPPED = sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: str(file.relative_to(ROOT)))
+def test_every_shipped_file_loads(file):
+    if file.parent.name == "sweeps":
+        assert isinstance(yaml.safe_load(file.read_text()), dict)
+        return
+    base = [] if "benchmark" in yaml.safe_load(file.read_text()) else [ROOT / "configs" / "miniature.yaml"]
+    config = load_config([*base, file])
+    assert load_config([*base, file], []) == config
+
+
+def test_every_method_has_a_shipped_file_that_says_all_its_keys():
+    import dataclasses
+
+    for name, cls in METHODS.items():
+        section = yaml.safe_load((ROOT / "configs" / "methods" / f"{name}.yaml").read_text())["method"]
+        assert section["name"] == name
+        assert section.keys() - {"name"} == {field.name for field in dataclasses.fields(cls)}
+
+
+def test_the_shipped_disco_is_the_papers():
+    # Guo et al.: tau = 0.9, eps = 0.05, eight subspaces in the task-related settings
+    config = load_config([ROOT / "configs" / "miniature.yaml", ROOT / "configs" / "methods" / "disco.yaml"])
+    values = {key: value for key, value in config.method.items() if key != "name"}
+    assert Disco(**values) == Disco(num_subspaces=8, threshold=0.9, temperature=0.05, min_group_frac=1e-3)
+
+
+def test_defaults_are_the_papers_where_it_has_them():
+    config = parse_config(MINIMAL)
+    assert config.model.alpha / config.model.rank == 2.0
+    assert config.model.targets == ("gate_proj", "up_proj", "down_proj")
+    train = config.train
+    assert (train.lr, train.projector_lr, train.warmup_frac, train.weight_decay) == (2e-4, 2e-5, 0.03, 0.0)
+
+
+def test_the_catalogue_holds_the_papers_twelve_datasets():
+    assert len(CATALOG) == 12
+
+
+# The schema itself
+
+
+def sections():
+    """Every section of the schema, with the name under which code holds it."""
+    found = {"config": Config, "task": config_module.Task}
+    found |= {
+        name: field.annotation
+        for name, field in Config.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    }
+    assert {"benchmark", "model", "train", "evaluation", "runtime"} <= found.keys()
+    return found
+
+
+def test_every_key_is_described():
+    for name, section in sections().items():
+        assert (section.__doc__ or "").strip(), name
+        for key, field in section.model_fields.items():
+            if key not in sections():
+                assert (field.description or "").strip(), f"{name}.{key}"
+
+
+def test_no_key_parses_and_does_nothing():
+    """Every key is read somewhere in the package, as an attribute of its section or of the whole configuration."""
+    read: dict[str, set[str]] = {}
+    for file in (ROOT / "fcit_ray").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Attribute) and file.name != "config.py":
+                owner = node.value
+                while isinstance(owner, ast.Subscript):
+                    owner = owner.value
+                if isinstance(owner, ast.Name | ast.Attribute):
+                    name = owner.id if isinstance(owner, ast.Name) else owner.attr
+                    read.setdefault(name.strip("_"), set()).add(node.attr)
+    aliases = {"task": {"task", "t"}}
+    for name, section in sections().items():
+        used = set().union(*(read.get(alias, set()) for alias in {name, "config", *aliases.get(name, ())}))
+        assert section.model_fields.keys() <= used, f"{name}: {sorted(section.model_fields.keys() - used)}"
