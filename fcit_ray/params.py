@@ -22,13 +22,15 @@ def weighted_mean(items: Sequence[Params], weights: Sequence[float]) -> dict[str
     counts for nothing, unless all who sent a name weigh nothing: then the name is absent too.
     """
     assert len(items) == len(weights), "one weight an item"
+    assert all(weight >= 0 for weight in weights), f"weights are counts of samples, got {list(weights)}"
     names = dict.fromkeys(name for item in items for name in item)
     mean: dict[str, torch.Tensor] = {}
     for name in names:
-        senders = [(item[name], weight) for item, weight in zip(items, weights, strict=True) if name in item]
-        total = sum(weight for _, weight in senders)
-        if total <= 0:
+        # Zero times infinity would be no number, so an item of weight zero is left out rather than multiplied.
+        senders = [(item[name], weight) for item, weight in zip(items, weights, strict=True) if name in item and weight]
+        if not senders:
             continue
+        total = sum(weight for _, weight in senders)
         accumulated = torch.zeros_like(senders[0][0], dtype=torch.float32)
         for value, weight in senders:
             accumulated.add_(value, alpha=weight / total)
