@@ -12,7 +12,8 @@ What differs from the released code, on purpose:
 * `assign`: one subspace per client and round, from the client's mean feature; there, every micro-batch of a stage's
   first round chooses anew, the last one is recorded, and the other batches' work is lost. The rule here holds in every
   round; there, later rounds reuse the clusters of the first by the client's position in the selection.
-* `assign`: a client belongs to exactly one group; there, one already claimed can also open another, and is counted twice.
+* `assign`: a client belongs to exactly one group; there, one already claimed can also open another, and is counted
+  twice.
 * `gate`: of each sample; there, of the batch mean.
 * `aggregate`: a token is the running mean over all samples seen, (M t + sum n f) / (M + sum n); there, a misplaced
   bracket divides only part of the sum, and counts are kept in bfloat16, which rounds beyond 256.

@@ -9,11 +9,12 @@ Legend: B samples, L tokens, K adapters, r rank of each.
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel
 from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
 
 from fcit_ray.config import ConfigError, Model
@@ -98,7 +99,7 @@ class AdapterBank:
     def activate(self, assignment: Assignment, *, with_projector: bool) -> dict[str, nn.Parameter]:
         """Choose the adapters of the forward pass and what is trained; returns the latter by name, in a fixed order."""
         self._gate = None
-        self.model.base_model.set_adapter([adapter_name(k) for k in (*assignment.frozen, *assignment.train)])
+        self._use([adapter_name(k) for k in (*assignment.frozen, *assignment.train)])
         trained = {}
         for name, parameter in self._named.items():
             index = adapter_index(name)
@@ -123,14 +124,14 @@ class AdapterBank:
             packed.lora_alpha = self.scaling * packed.r  # type: ignore[assignment]
             self.model.add_adapter(PACKED, packed)
         for layer in self._layers():
-            a = [layer.lora_A[adapter_name(k)].weight for k in range(self.num_adapters)]
-            b = [layer.lora_B[adapter_name(k)].weight for k in range(self.num_adapters)]
+            a: list[Any] = [layer.lora_A[adapter_name(k)].weight for k in range(self.num_adapters)]
+            b: list[Any] = [layer.lora_B[adapter_name(k)].weight for k in range(self.num_adapters)]
             layer.lora_A[PACKED].weight.data = torch.cat(a)  # (K*r, in)
             layer.lora_B[PACKED].weight.data = torch.cat(b, dim=1)  # (out, K*r)
             if not self._hooked:
                 layer.lora_A[PACKED].register_forward_hook(self._weigh)
         self._hooked = True
-        self.model.base_model.set_adapter([PACKED])
+        self._use([PACKED])
         self.model.requires_grad_(False)
         self.model.eval()
 
@@ -162,17 +163,23 @@ class AdapterBank:
     def _weigh(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         return None if self._gate is None else output * self._gate  # (B, L, K*r)
 
+    def _use(self, names: list[str]) -> None:
+        # Of the PeftModel itself, set_adapter takes one name; of the tuner inside it, several.
+        cast(BaseTuner, self.model.base_model).set_adapter(names)
+
     def _layers(self) -> list[LoraLayer]:
         return [module for module in self.model.modules() if isinstance(module, LoraLayer)]
 
     def _precision(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=self.autocast or torch.bfloat16, enabled=self.autocast is not None)
+        enabled = self.autocast is not None
+        return torch.autocast(self.device.type, dtype=self.autocast or torch.bfloat16, enabled=enabled)
 
 
 def _language_targets(base: nn.Module, targets: tuple[str, ...]) -> list[str]:
     """Full names of the language model's target layers; a vision tower may have layers of the same short names."""
     pattern = re.compile(rf"(^|\.)language_model\..*\.({'|'.join(map(re.escape, targets))})$")
     found = [name for name, module in base.named_modules() if isinstance(module, nn.Linear) and pattern.search(name)]
-    if not found:
-        raise ConfigError(f"model.targets: no linear layer of the language model is called {' or '.join(targets)}")
+    missing = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in found)]
+    if missing or not found:
+        raise ConfigError(f"model.targets: no linear layer of the language model is called {' or '.join(missing)}")
     return found
