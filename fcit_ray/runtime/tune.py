@@ -1,7 +1,9 @@
 """Ray Tune over launches: every trial is the same launch as `pipelines/run.py`, in a run folder of its own."""
 
 import itertools
+import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,9 @@ from fcit_ray.run_folder import RunFolder
 from fcit_ray.runtime.data import quiet
 from fcit_ray.runtime.launch import launch
 from fcit_ray.runtime.store import share_tensors
+from fcit_ray.runtime.work_queue import RunFailed
+
+_POLL_S = 1.0
 
 
 class Sweep(BaseModel):
@@ -93,25 +98,40 @@ def run_sweep(
         Every trial's results, in the order of `trials`.
 
     Raises:
-        RuntimeError: a trial failed; names it and its error. The others have run to their end.
+        RunFailed: a trial failed; says why. The others have run to their end.
     """
-    callback = _OnTrialEnd(out, on_result)
     tuner = tune.Tuner(
-        # The trial function only waits; the worker group and Ray Data reserve what they use by themselves.
-        tune.with_resources(_run_trial, {"CPU": 0}),
+        # The trial function only waits; the worker group and Ray Data reserve what they use. Tune refuses a plain 0.
+        tune.with_resources(_run_trial, {"CPU": 0.01}),
         param_space={
             "trial": tune.grid_search([trial.model_dump(mode="json") for trial in trials]),
             "out": str(out.resolve()),
         },
-        tune_config=tune.TuneConfig(max_concurrent_trials=sweep.max_concurrent, metric="last", mode="max"),
-        run_config=tune.RunConfig(
-            name="tune", storage_path=str((out / "logs").resolve()), verbose=0, callbacks=[callback]
-        ),
+        tune_config=tune.TuneConfig(max_concurrent_trials=sweep.max_concurrent),
+        run_config=tune.RunConfig(name="tune", storage_path=str((out / "logs").resolve()), verbose=0),
     )
-    grid = tuner.fit()
-    if grid.errors:
-        raise RuntimeError("; ".join(str(error).strip().splitlines()[-1] for error in grid.errors))
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        fitting = executor.submit(tuner.fit)
+        waiting = list(trials)
+        while waiting:
+            over = fitting.done()
+            finished = [trial for trial in waiting if RunFolder(out / trial.folder).finished]
+            for trial in finished:
+                on_result(RunFolder(out / trial.folder).results())
+            waiting = [trial for trial in waiting if trial not in finished]
+            if over:
+                break
+            time.sleep(_POLL_S)
+        errors = fitting.result().errors
+    if errors:
+        raise RunFailed("\n".join(_reason(error) for error in errors))
     return [RunFolder(out / trial.folder).results() for trial in trials]
+
+
+def _reason(error: BaseException) -> str:
+    """What a trial's error says, without the frames that Tune puts before it."""
+    cause = getattr(error, "cause", None) or error
+    return str(cause).strip()
 
 
 def _run_trial(space: Mapping[str, Any]) -> None:
@@ -128,17 +148,8 @@ def _run_trial(space: Mapping[str, Any]) -> None:
         evaluations = [record for record in folder.records() if record["kind"] == "evaluation"]
         for record in evaluations[reported:]:
             scores = record["scores"].values()
-            tune.report({"stage": record["stage"], "mean_score": sum(scores) / len(scores), "last": float("nan")})
+            tune.report({"stage": record["stage"], "mean_score": sum(scores) / len(scores)})
         reported = len(evaluations)
 
-    results = launch(config, folder, on_status=report, experiment=open_experiment(config))
-    tune.report({"stage": len(results["matrix"]) - 1, "mean_score": results["last"], "last": results["last"]})
-
-
-class _OnTrialEnd(tune.Callback):
-    def __init__(self, out: Path, on_result: Callable[[Mapping[str, Any]], None]):
-        self._out = out
-        self._on_result = on_result
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._on_result(RunFolder(self._out / trial.config["trial"]["folder"]).results())
+    launch(config, folder, on_status=report, experiment=open_experiment(config))
+    report()
