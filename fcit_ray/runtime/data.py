@@ -26,7 +26,7 @@ from fcit_ray.experiment import Experiment
 _DTYPES = {"pixels": np.uint8, "input_ids": np.int64, "labels": np.int64, "feature": np.float32}
 _RECORD = TypeAdapter(Record)
 _BATCH = 32
-_CPUS = 0.5  # a read or decode task; small, so that it finds room beside the workers on a box of two cores
+CPUS_PER_TASK = 0.5  # a read or decode task; small, so that it finds room beside the workers on a box of two cores
 
 Part = Literal["train", "test", "feature"]
 Unit = tuple[Literal["train", "test"], int | str]
@@ -41,6 +41,7 @@ def quiet() -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.preserve_order = True
+    context.target_max_block_size = None  # a shard is one block, however large
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
@@ -78,25 +79,29 @@ class _Encode:
         return to_table([encode(record) for record in records])
 
 
-def _dataset(rows: Sequence[str], encoder: SampleEncoder, part: Part) -> ray.data.Dataset:
+def _dataset(pieces: Sequence[Sequence[str]], encoder: SampleEncoder, part: Part) -> ray.data.Dataset:
+    """Prepared records; each piece goes in as a block of its own and comes out as one, in the same order."""
     quiet()
-    blocks = max(1, min(len(rows) // _BATCH, 200))
-    items = ray.data.from_items([{"record": row} for row in rows], override_num_blocks=blocks)
-    return items.map_batches(_Encode(encoder, part), batch_size=_BATCH, batch_format="pyarrow", num_cpus=_CPUS)
+    blocks = [pa.table({"record": list(rows)}) for rows in pieces]
+    # No batch size: one task a block. Nothing else runs (no split, no repartition): Ray gives those a whole CPU each,
+    # for which they would wait for ever where workers leave only a part of one.
+    return ray.data.from_arrow(blocks).map_batches(
+        _Encode(encoder, part), batch_size=None, batch_format="pyarrow", num_cpus=CPUS_PER_TASK
+    )
 
 
 @dataclass(frozen=True)
 class CachedShard:
-    """Blocks in the object store."""
+    """A block in the object store."""
 
-    blocks: tuple[Any, ...]
+    block: Any
     size: int
 
     def __len__(self) -> int:
         return self.size
 
     def read(self, order: np.ndarray) -> Iterable[Sample]:
-        samples = [sample for table in ray.get(list(self.blocks)) for sample in from_table(table)]
+        samples = list(from_table(ray.get(self.block)))
         return (samples[index] for index in order)
 
 
@@ -112,7 +117,9 @@ class StreamedShard:
         return len(self.rows)
 
     def read(self, order: np.ndarray) -> Iterable[Sample]:
-        dataset = _dataset([self.rows[index] for index in order], self.encoder, self.part)
+        rows = [self.rows[index] for index in order]
+        pieces = [rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)]
+        dataset = _dataset(pieces, self.encoder, self.part)
         for table in dataset.iter_batches(batch_size=_BATCH, batch_format="pyarrow", prefetch_batches=2):
             yield from from_table(table)
 
@@ -202,17 +209,16 @@ class RayShards:
         return self._bytes[unit]
 
     def _execute(self, units: Sequence[Unit], part: Part) -> None:
-        """One Ray Data execution for all these units, split into their pieces."""
+        """One Ray Data execution for all these units."""
         pieces = [(unit, number, piece) for unit in units for number, piece in enumerate(self._pieces(unit))]
         pieces = [item for item in pieces if item[2]]
         if not pieces:
             return
-        rows = [_json(record) for _, _, piece in pieces for record in piece]
-        ends = np.cumsum([len(piece) for _, _, piece in pieces])
-        splits = _dataset(rows, self._encoder, part).materialize().split_at_indices(ends[:-1].tolist())
-        for (unit, number, piece), split in zip(pieces, splits, strict=True):
-            shard = CachedShard(tuple(split.to_arrow_refs()), len(piece))
-            self._blocks.setdefault(unit, {})[number] = shard
+        rows = [[_json(record) for record in piece] for _, _, piece in pieces]
+        blocks = _dataset(rows, self._encoder, part).materialize().to_arrow_refs()
+        assert len(blocks) == len(pieces), f"Ray Data made {len(blocks)} blocks of {len(pieces)}"
+        for (unit, number, piece), block in zip(pieces, blocks, strict=True):
+            self._blocks.setdefault(unit, {})[number] = CachedShard(block, len(piece))
 
 
 def sample_encoder(experiment: Experiment) -> SampleEncoder:
