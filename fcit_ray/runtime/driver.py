@@ -29,6 +29,8 @@ from fcit_ray.runtime.messages import AnswerWork, Over, Store, TrainWork
 from fcit_ray.runtime.work_queue import Lease, WorkQueue
 from fcit_ray.types import ClientJob, ClientUpdate, Params, Prediction, ServerState
 
+_SLOW_S = 60  # after which the display says what the run is waiting for
+
 
 class Driver:
     """The server of one run.
@@ -83,6 +85,11 @@ class Driver:
         lease = self._queue.next(worker, timeout_s)
         return Over() if lease is None and self._queue.over else lease
 
+    def lost(self, workers: Sequence[int]) -> None:
+        """These workers have died: what they had in hand is handed out again at once."""
+        for worker in workers:
+            self._queue.join(worker)
+
     def fail(self, message: str) -> None:
         """A worker met an error that any other would meet too: the run ends."""
         self._queue.fail(message)
@@ -102,11 +109,19 @@ class Driver:
             RunFailed: a worker's error.
             CheckpointError: the last checkpoint is damaged.
         """
+        try:
+            return self._run()
+        finally:
+            self._queue.finish()  # However it ended: the workers may go.
+
+    def _run(self) -> dict[str, Any]:
         began = time.perf_counter()
         state = self._folder.latest_checkpoint()
         if state is not None:
             self._begun.set()
         self._folder.rewind(state.stage if state else 0, state.round if state else 0)
+        # While the workers load the base.
+        self._shards.prepare(min(state.stage if state else 0, self._experiment.setting.num_stages - 1))
         if state is None:
             state = self._federation.start(self._wait_for_initial_params())
         while True:
@@ -114,7 +129,6 @@ class Driver:
             if self._federation.is_over(state):
                 break
             state = self._round(state)
-        self._queue.finish()
         tests = self._experiment.tests
         results = make_results(
             label=self._config.name,
@@ -136,8 +150,18 @@ class Driver:
         return results
 
     def _wait_for_initial_params(self) -> Params:
+        runtime = self._config.runtime
+        waited = 0
         while not self._begun.wait(timeout=1.0):
             self._queue.check()
+            waited += 1
+            if waited == _SLOW_S:
+                each = f"{runtime.cpus_per_worker:g} CPU" + (" and a GPU" if runtime.gpu else "")
+                self._status = replace(
+                    self._status,
+                    message=f"no worker has started yet; {runtime.num_workers} of {each} must be free in the cluster",
+                )
+        self._status = replace(self._status, message="")
         self._queue.check()
         assert self._initial is not None, "begun without parameters, and nobody reported a failure"
         return self._initial
@@ -182,7 +206,9 @@ class Driver:
             TrainWork(
                 job=replace(job, params={}, knowledge={}),
                 params=[
-                    handles[index] for index in (None, *job.assignment.train, *job.assignment.frozen) if index in handles
+                    handles[index]
+                    for index in (None, *job.assignment.train, *job.assignment.frozen)
+                    if index in handles
                 ],
                 knowledge=knowledge,
                 shard=self._shards.train_shard(job.client.task, job.client.index),

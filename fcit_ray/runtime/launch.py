@@ -1,9 +1,9 @@
 """One run on a Ray cluster: a driver actor and one Ray Train run whose workers pull their jobs from it."""
 
 import logging
+import math
 import os
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,29 +14,43 @@ from ray.train.backend import Backend
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from fcit_ray.config import Config
+from fcit_ray.config import Config, ConfigError
 from fcit_ray.display import Status
 from fcit_ray.experiment import Experiment, open_experiment
 from fcit_ray.run_folder import RunFolder
-from fcit_ray.runtime.data import RayShards, quiet
+from fcit_ray.runtime.data import CPUS_PER_TASK, RayShards, quiet
 from fcit_ray.runtime.driver import Driver
+from fcit_ray.runtime.errors import MENDABLE, explain, origin
 from fcit_ray.runtime.store import RayStore, share_tensors
 from fcit_ray.runtime.train_loop import train_loop
 from fcit_ray.runtime.work_queue import RunFailed
 
 _POLL_S = 0.25
+_HEALTH_CHECK_S = "0.5"  # between Ray Train's looks at its workers: how soon a death is known
+_GOODBYE_S = 30.0  # for the workers to leave at the end of a run
 
 
 class _NoGroup(Backend):
     """Clients train independently of each other: no process group, so no worker waits for another."""
 
     share_cuda_visible_devices = False
+    has_replica_groups = True  # One worker that dies is replaced; the others keep their base and their clients.
 
 
 class _NoGroupConfig(TorchConfig):
     @property
     def backend_cls(self) -> type[Backend]:
         return _NoGroup
+
+
+class _TellDriver(ray.train.UserCallback):
+    """Called in Ray Train's controller when workers have died."""
+
+    def __init__(self, driver: Any):
+        self._driver = driver
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        self._driver.lost.remote(list(worker_exceptions))
 
 
 class _RayDriver(Driver):
@@ -48,45 +62,112 @@ class _RayDriver(Driver):
         shards = RayShards(experiment, experiment.config.runtime.cache_mb * 2**20)
         super().__init__(experiment, folder, shards, RayStore())
 
+    def run(self) -> dict[str, Any]:
+        try:
+            return super().run()
+        except Exception as error:
+            root = origin(error)
+            if isinstance(root, MENDABLE):
+                raise root from None
+            raise RunFailed(explain(error)) from None
+
     def pid(self) -> int:
         """Process id of the actor, for tests that kill it."""
         return os.getpid()
 
 
-def start_ray(log_file: Path | None = None, num_cpus: float | None = None) -> None:
-    """Join the cluster that `RAY_ADDRESS` or `ray start` offers, or start one on this machine; quietly.
+def start_ray(log_file: Path | None = None, *, num_cpus: int | None = None, address: str | None = None) -> None:
+    """Join the cluster that `RAY_ADDRESS` names or `ray start` began, or start one on this machine; quietly.
 
     Args:
         log_file: where Ray's Python loggers write instead of the terminal; its other logs lie in its session folder,
             which is noted there.
         num_cpus: CPUs of a cluster started here; all of the machine's by default.
+        address: `local` starts a cluster of this process's own whatever else is running.
+
+    Raises:
+        RunFailed: the cluster that the environment names does not answer.
     """
+    # Not address="auto": that joins whatever cluster runs on this machine, a stranger's private one too.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", _HEALTH_CHECK_S)
+    if log_file is not None:
+        redirect_logs(log_file)
     if not ray.is_initialized():
-        quiet_level = logging.ERROR
+        calm: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "include_dashboard": False}
         try:
-            ray.init(address="auto", logging_level=quiet_level, log_to_driver=False)
-        except ConnectionError:
-            ray.init(num_cpus=num_cpus, logging_level=quiet_level, log_to_driver=False, include_dashboard=False)
+            try:
+                ray.init(address, num_cpus=num_cpus, **calm)
+            except ValueError:  # A cluster is there, and has its CPUs already.
+                ray.init(address, **calm)
+        except (ConnectionError, RuntimeError, ray.exceptions.AuthenticationError) as error:
+            raise RunFailed(
+                f"no Ray cluster could be joined or started: {error}\n"
+                "RAY_ADDRESS, or else /tmp/ray/ray_current_cluster (left by `ray start`, removed by `ray stop`), "
+                "says which cluster is joined; RAY_AUTH_MODE=token joins one that asks for a token"
+            ) from None
     share_tensors()
     quiet()
     if log_file is not None:
-        redirect_logs(log_file)
+        redirect_logs(log_file)  # Once more: ray.init has given its loggers handlers of their own.
+        node: Any = ray._private.worker._global_node
+        session = node.get_session_dir_path()
+        logging.getLogger("ray").info("Ray's session folder, where every process has its log: %s", session)
 
 
 def redirect_logs(log_file: Path) -> None:
-    """Send the words of Ray's Python loggers in this process to a file."""
+    """Send the words of Ray's Python loggers in this process, and Python's warnings, to a file."""
     log_file.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(log_file)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    for name in ("ray", "ray.train", "ray.tune", "ray.data"):
+    logging.captureWarnings(True)
+    # Deaths of processes, which Ray prints in the terminal even where it is told to keep its logs to itself.
+    ray._private.worker.print_to_stdstream = lambda data, *_, **__: logging.getLogger("ray").error(
+        "%s", "\n".join(data["lines"])
+    )
+    for name in ("ray", "ray.train", "ray.tune", "ray.data", "py.warnings"):
         logger = logging.getLogger(name)
         for old in list(logger.handlers):
             logger.removeHandler(old)
+            old.close()
         logger.addHandler(handler)
         logger.propagate = False
         logger.setLevel(logging.INFO)
-    logging.getLogger("ray").info("Ray's session folder: %s", ray._private.worker._global_node.get_session_dir_path())
+
+
+def check_room(config: Config) -> None:
+    """Refuse a run that could never be placed on this cluster, rather than wait for ever.
+
+    A cluster that grows is taken at its largest. CPUs that other programs hold count as free: they come back.
+
+    Raises:
+        ConfigError: names the keys to change.
+    """
+    runtime = config.runtime
+    if ray._private.state.state.get_max_resources_from_cluster_config():
+        return  # The autoscaler may bring nodes that nobody has seen yet; Ray Train checks against its maximum.
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    places = sum(
+        min(
+            math.floor(node.get("CPU", 0.0) / runtime.cpus_per_worker + 1e-9),
+            math.floor(node.get("GPU", 0.0)) if runtime.gpu else runtime.num_workers,
+        )
+        for node in nodes
+    )
+    total = {kind: sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU")}
+    has = f"the cluster has {total['CPU']:g} CPUs and {total['GPU']:g} GPUs on {len(nodes)} node(s)"
+    if places < runtime.num_workers:
+        each = f"{runtime.cpus_per_worker:g} CPUs" + (" and a GPU" if runtime.gpu else "")
+        raise ConfigError(
+            f"runtime.num_workers: {runtime.num_workers} workers of {each} find no room: {has}. "
+            "Lower runtime.num_workers or runtime.cpus_per_worker"
+        )
+    if runtime.num_workers * runtime.cpus_per_worker + CPUS_PER_TASK > total["CPU"] + 1e-9:
+        raise ConfigError(
+            f"runtime.cpus_per_worker: {runtime.num_workers} workers of {runtime.cpus_per_worker:g} CPUs leave less "
+            f"than {CPUS_PER_TASK:g} CPU to read data with: {has}. "
+            "Lower runtime.cpus_per_worker (a share of a CPU will do) or runtime.num_workers"
+        )
 
 
 def launch(
@@ -114,55 +195,77 @@ def launch(
     if folder.finished:
         return folder.results()
     experiment = experiment or open_experiment(config)
+    check_room(config)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    driver = (
+    driver: Any = (
         ray.remote(_RayDriver)
         .options(num_cpus=0, max_concurrency=config.runtime.num_workers + 8, scheduling_strategy=here)
         .remote(experiment, folder)
     )
     running = driver.run.remote()
-    workers = threading.Thread(target=_run_workers, args=(config, folder, driver), daemon=True)
+    workers = threading.Thread(target=run_workers, args=(config, folder, driver), daemon=True)
     workers.start()
     try:
         while not ray.wait([running], timeout=_POLL_S)[0]:
             on_status(ray.get(driver.status.remote()))
         results: dict[str, Any] = ray.get(running)
         on_status(ray.get(driver.status.remote()))
+        workers.join(timeout=_GOODBYE_S)
+        return results
     except ray.exceptions.RayTaskError as error:
-        raise error.cause from None
+        raise origin(error) from None
     except ray.exceptions.RayActorError as error:
-        raise RunFailed(f"the driver's process died: {error}\n--resume goes on from the last checkpoint") from None
+        raise RunFailed(f"the driver's process died; --resume goes on from the last checkpoint\n{error}") from None
     finally:
-        workers.join(timeout=60.0)
         ray.kill(driver)
-    return results
 
 
-def _run_workers(config: Config, folder: RunFolder, driver: Any) -> None:
-    """The Ray Train run; if it ends while the driver still waits for work to be done, the driver is told why."""
+def run_workers(
+    config: Config, folder: RunFolder, driver: Any, loop: Callable[[dict[str, Any]], None] = train_loop
+) -> None:
+    """The Ray Train run; if it ends while the driver still waits for work to be done, the driver is told why.
+
+    Args:
+        config: how many workers of what size.
+        folder: for Ray Train's own files.
+        driver: handle of the driver actor.
+        loop: what a worker runs; a benchmark may put another in its place.
+    """
     runtime = config.runtime
     resources: dict[str, float] = {"CPU": runtime.cpus_per_worker}
     if runtime.gpu:
         resources["GPU"] = 1
-    trainer = TorchTrainer(
-        train_loop,
-        train_loop_config={"config": config.model_dump(mode="json"), "driver": driver},
-        torch_config=_NoGroupConfig(),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=runtime.num_workers, use_gpu=runtime.gpu, resources_per_worker=resources
-        ),
-        run_config=ray.train.RunConfig(
-            name="workers",
-            storage_path=str((folder.path / "logs").resolve()),
-            failure_config=ray.train.FailureConfig(max_failures=runtime.max_worker_failures),
-        ),
-    )
+    log = logging.getLogger("ray")
     try:
+        trainer = TorchTrainer(
+            loop,
+            train_loop_config={"config": config.model_dump(mode="json"), "driver": driver},
+            torch_config=_NoGroupConfig(),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=runtime.num_workers, use_gpu=runtime.gpu, resources_per_worker=resources
+            ),
+            run_config=ray.train.RunConfig(
+                name="workers",
+                storage_path=str((folder.path / "logs").resolve()),
+                failure_config=ray.train.FailureConfig(max_failures=runtime.max_worker_failures),
+                callbacks=[_TellDriver(driver)],  # type: ignore[list-item]  # Ray's annotation is of version 1
+            ),
+        )
         trainer.fit()
         reason = "the workers left before the run was over"
+    except ray.train.WorkerGroupError as error:
+        log.exception("the workers failed")
+        deaths = "; ".join(f"worker {rank}: {_first_line(failure)}" for rank, failure in error.worker_failures.items())
+        reason = f"workers died more than runtime.max_worker_failures={runtime.max_worker_failures} times; {deaths}"
     except Exception as error:
-        reason = f"the workers failed: {error}"
+        log.exception("the workers failed")
+        reason = f"the workers could not run: {_first_line(error)}"
     try:
         ray.get(driver.fail.remote(reason))
-    except ray.exceptions.RayActorError:
-        logging.getLogger("ray").info("the workers ended after the driver: %s", reason)
+    except ray.exceptions.RayError:
+        log.info("the workers ended after the driver: %s", reason)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(origin(error)).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

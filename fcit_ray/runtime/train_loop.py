@@ -1,20 +1,28 @@
 """What a Ray Train worker runs: build a `Worker` once, then pull work from the driver until it is over."""
 
-import traceback
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 import ray.train
 import torch
 
 from fcit_ray.config import parse_config
-from fcit_ray.data.layout import DataError
 from fcit_ray.runtime.data import quiet
+from fcit_ray.runtime.errors import explain
 from fcit_ray.runtime.messages import Over
 from fcit_ray.runtime.store import RayStore, share_tensors
 from fcit_ray.runtime.worker import Worker
+from fcit_ray.types import Params
 
 _WAIT_S = 5.0
+
+
+class Serves(Protocol):
+    """A `Worker`, or what a benchmark puts in its place."""
+
+    def initial_params(self) -> Params: ...
+
+    def perform(self, work: Any) -> Any: ...
 
 
 def train_loop(context: dict[str, Any]) -> None:
@@ -30,22 +38,20 @@ def train_loop(context: dict[str, Any]) -> None:
     share_tensors()
     quiet()
     driver = context["driver"]
-    rank = ray.train.get_context().get_world_rank()
     try:
-        worker = Worker(parse_config(context["config"]), RayStore())
-        if ray.get(driver.join.remote(rank)):
-            ray.get(driver.begin.remote(worker.initial_params()))
-        done = None
-        while not isinstance(lease := ray.get(driver.next.remote(rank, _WAIT_S, done)), Over):
-            done = (lease.token, worker.perform(lease.work)) if lease is not None else None
-    except ray.exceptions.RayActorError:
-        raise  # the driver is gone, and with it the run
+        serve(driver, Worker(parse_config(context["config"]), RayStore()))
     except Exception as error:
-        ray.get(driver.fail.remote(_explain(error)))
+        try:
+            ray.get(driver.fail.remote(explain(error)))
+        except ray.exceptions.RayActorError:
+            return  # The driver is gone, and with it the run; raised, it would only have the workers started anew.
 
 
-def _explain(error: Exception) -> str:
-    cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-    if isinstance(cause, DataError | FloatingPointError):
-        return str(cause)
-    return "".join(traceback.format_exception(error))
+def serve(driver: Any, worker: Serves) -> None:
+    """Do what the driver hands out until it answers `Over`."""
+    rank = ray.train.get_context().get_world_rank()
+    if ray.get(driver.join.remote(rank)):
+        ray.get(driver.begin.remote(worker.initial_params()))
+    done = None
+    while not isinstance(lease := ray.get(driver.next.remote(rank, _WAIT_S, done)), Over):
+        done = (lease.token, worker.perform(lease.work)) if lease is not None else None
