@@ -72,7 +72,7 @@ def run_client(
         steps, delta_norm, seconds.
 
     Raises:
-        FloatingPointError: the loss is not finite; names stage, round, client and step.
+        FloatingPointError: the loss or its gradient is not finite; names stage, round, client and step.
     """
     began = time.perf_counter()
     torch.manual_seed(job.seed)  # dropout
@@ -92,22 +92,17 @@ def run_client(
     bank.model.train()
     for batch in batches():
         loss = method.loss(run, batch, bank.forward(batch))
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"loss is {loss.item()} in stage {job.stage}, round {job.round}, client {job.client.index}, "
-                f"step {len(losses)}; lower train.lr or train.max_grad_norm"
-            )
+        _check_finite("loss", loss, job, len(losses))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        clip_grad_norm_(trained.values(), train.max_grad_norm)
+        # A finite loss may have no finite gradient, and after the last step no loss would tell.
+        _check_finite("gradient", clip_grad_norm_(trained.values(), train.max_grad_norm), job, len(losses))
         optimizer.step()
         schedule.step()
         losses.append(loss.item())
     assert len(losses) == total, f"{len(losses)} batches for {total} steps: the shard and the job disagree"
     report, memory = method.report(run)
-    delta: Params = {
-        name: parameter.detach().cpu().float() - job.params[name] for name, parameter in trained.items()
-    }
+    delta: Params = {name: parameter.detach().cpu().float() - job.params[name] for name, parameter in trained.items()}
     return ClientUpdate(
         stage=job.stage,
         round=job.round,
@@ -125,3 +120,11 @@ def run_client(
             "seconds": time.perf_counter() - began,
         },
     )
+
+
+def _check_finite(what: str, value: Tensor, job: ClientJob, step: int) -> None:
+    if not torch.isfinite(value):
+        raise FloatingPointError(
+            f"{what} is {value.item()} in stage {job.stage}, round {job.round}, client {job.client.index}, "
+            f"step {step}; lower train.lr or train.max_grad_norm"
+        )

@@ -70,6 +70,11 @@ class Federation:
     def close(self, state: ServerState, updates: Sequence[ClientUpdate]) -> ServerState:
         """The state after the round whose updates these are, in the order of `plan`."""
         assert all((u.stage, u.round) == (state.stage, state.round) for u in updates), "updates of another round"
+        # Sums in another order have other bits, and a missing client would go unnoticed.
+        planned = [client.index for client in self.population.select(state.stage, state.round)]
+        assert [u.client.index for u in updates] == planned, (
+            f"updates not of clients {planned} in the order of the plan"
+        )
         delta, knowledge = self.method.aggregate(state.knowledge, updates)
         params, optimizer = self.server.step(state.params, delta, state.optimizer)
         memories = {**state.memories, **{str(u.client.index): u.memory for u in updates if u.memory}}

@@ -119,7 +119,8 @@ class Disco(Method):
         if not len(tokens):
             return None
         similarity = normalize(features.float(), dim=1) @ normalize(tokens, dim=1).T  # (B, U)
-        weights = torch.softmax(similarity / self.temperature, dim=1)
+        # In float64, where even the coldest temperature leaves numbers that a softmax can tell apart.
+        weights = torch.softmax(similarity.double() / self.temperature, dim=1).float()
         return torch.nn.functional.pad(weights, (0, num_adapters - len(tokens)))  # (B, K)
 
 
