@@ -56,13 +56,11 @@ def open_experiment(config: Config) -> Experiment:
         ConfigError, DataError: say what cannot be used.
     """
     benchmark = config.benchmark
-    method = make_method(config.method)
-    stream = open_stream(config)
     setting = make_setting(config)
-    if config.model.rank % method.num_adapters(setting):
-        raise ConfigError(
-            f"model.rank: {config.model.rank} cannot be shared out over {method.num_adapters(setting)} adapters"
-        )
+    num_adapters = make_method(config.method).num_adapters(setting)
+    if config.model.rank % num_adapters:
+        raise ConfigError(f"model.rank: {config.model.rank} cannot be shared out over {num_adapters} adapters")
+    stream = open_stream(config)
     tests = {
         name: load_test(benchmark.root, name, benchmark.split, benchmark.max_test_records)
         for task in benchmark.tasks

@@ -215,7 +215,7 @@ def test_what_the_bank_did_before_does_not_matter(reference):
 
 
 def test_another_seed_has_other_bits(reference):
-    method, run, bank, initial, state = reference
+    method, _, bank, initial, state = reference
     other = federation(method, seed=1)
     assert params_sha256(simulate(other, initial, trainer(bank, method, other.setting)).params) != params_sha256(
         state.params
@@ -253,7 +253,7 @@ def test_a_subspace_nobody_trains_keeps_its_bits(reference):
         assert torch.equal(state.params[name], value) == (".s1." in name), name
 
 
-def test_equal_clients_are_the_client(reference):
+def test_equal_clients_are_the_client():
     # Two clients with the same delta and half the weight each: the mean is either of them, exactly.
     run = federation(num_stages=1, num_rounds=1)
     state = run.start({**PARAMS, A: torch.tensor([0.1, -3.7])})

@@ -1,0 +1,412 @@
+"""The adapter bank against stock PEFT, against a per-sample computation in float64, and against itself."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel
+from peft.tuners.lora import LoraLayer
+from small import (
+    COLLATOR,
+    END,
+    FLOATS_PER_RANK,
+    IMAGE,
+    MODEL,
+    PAD,
+    PROJECTOR_FLOATS,
+    random_params,
+    sample,
+    small_bank,
+    small_base,
+)
+from torch import nn
+
+from fcit_ray.config import ConfigError, Model
+from fcit_ray.models.adapters import PACKED, AdapterBank
+from fcit_ray.models.load import load_base
+from fcit_ray.models.names import adapter_index
+from fcit_ray.params import params_sha256
+from fcit_ray.types import Assignment
+
+TOKENS = {"eos_token_id": END, "pad_token_id": PAD}
+NO_DROPOUT = MODEL.model_copy(update={"dropout": 0.0})
+SAMPLES = [sample(index, 4 + index) for index in range(3)]
+
+
+def train_batch():
+    return COLLATOR.train(SAMPLES)
+
+
+def prompts(samples=SAMPLES):
+    return COLLATOR.prompts(samples)
+
+
+@pytest.fixture(scope="module")
+def values():
+    """Global parameters of a bank of four adapters of rank 1, as after training."""
+    return random_params(small_bank(4).params())
+
+
+@pytest.fixture(scope="module")
+def packed(values):
+    bank = small_bank(4)
+    bank.pack(values)
+    return bank
+
+
+def one_hot(*adapters, of=4):
+    return torch.nn.functional.one_hot(torch.tensor(adapters), of).float()
+
+
+# What a bank is made of
+
+
+def test_sizes_by_hand():
+    params = small_bank(2).params()
+    for adapter in (0, 1):
+        own = [value.numel() for name, value in params.items() if adapter_index(name) == adapter]
+        assert sum(own) == 2 * FLOATS_PER_RANK  # rank 4 shared out over two
+        assert len(own) == 12  # two factors, three layers of the FFN, two blocks
+    shared = [value.numel() for name, value in params.items() if adapter_index(name) is None]
+    assert sum(shared) == PROJECTOR_FLOATS
+    assert {value.dtype for value in params.values()} == {torch.float32}
+
+
+def test_only_the_language_model_carries_adapters():
+    # CLIP's attention and Llama's have projections of the same names.
+    bank = small_bank(config=MODEL.model_copy(update={"targets": ("q_proj", "v_proj")}))
+    names = [name for name in bank.params() if "lora_" in name]
+    assert len(names) == 8
+    assert all(".language_model." in name for name in names)
+
+
+def test_initial_values_are_a_narrow_normal_and_zero():
+    params = small_bank(config=Model(rank=64, init_std=0.01)).params()
+    a = torch.cat([value.flatten() for name, value in params.items() if ".lora_A." in name])
+    b = [value for name, value in params.items() if ".lora_B." in name]
+    # 64 * (16 + 16 + 24) * 2 = 7,168 draws: the spread's standard error is 0.01 / sqrt(2 * 7168) = 0.00008
+    assert len(a) == 7168
+    assert a.std().item() == pytest.approx(0.01, abs=4e-4)
+    assert a.mean().item() == pytest.approx(0.0, abs=5e-4)
+    assert all(torch.equal(value, torch.zeros_like(value)) for value in b)
+
+
+def test_initial_values_depend_on_seed_adapter_and_layer_alone():
+    # The same rank each: in a bank of one, of two and of four.
+    banks = [
+        small_bank(count, config=MODEL.model_copy(update={"rank": 2 * count, "alpha": 4.0 * count})).params()
+        for count in (1, 2, 4)
+    ]
+    for fewer, more in pairwise(banks):
+        assert all(torch.equal(more[name], value) for name, value in fewer.items())
+    a = [value for name, value in banks[2].items() if ".gate_proj.lora_A." in name]
+    assert len({params_sha256({"": value}) for value in a}) == 8  # two layers, four adapters: all differ
+    assert params_sha256(small_bank(seed=0).params()) == params_sha256(small_bank(seed=0).params())
+    assert params_sha256(small_bank(seed=0).params()) != params_sha256(small_bank(seed=1).params())
+
+
+def test_a_bank_of_untrained_adapters_is_the_base():
+    base, bank = small_base(), small_bank(4)
+    batch = {name: value for name, value in train_batch().items() if name != "features"}
+    expected = base(**batch).logits
+    bank.activate(Assignment(train=(2,)), with_projector=True)
+    bank.model.eval()
+    assert torch.equal(bank.forward(train_batch()).logits, expected)
+    bank.pack(bank.params())
+    assert torch.equal(bank.forward(train_batch()).logits, expected)
+
+
+def test_the_rank_must_be_shared_out_evenly():
+    with pytest.raises(ConfigError, match=r"model\.rank: 4 cannot be shared out over 3 adapters"):
+        small_bank(3)
+
+
+@pytest.mark.parametrize(
+    ("targets", "told"),
+    [(("gate_proj", "gateproj"), "gateproj"), (("fc1",), "fc1"), ((), ""), (("ate_proj",), "ate_proj")],
+)
+def test_a_target_that_is_not_there_is_told(targets, told):
+    # fc1 is in the vision tower alone, and `ate_proj` only the end of a name
+    with pytest.raises(ConfigError, match=rf"no linear layer of the language model is called {told}$"):
+        small_bank(config=MODEL.model_copy(update={"targets": targets}))
+
+
+def test_params_are_a_copy(values):
+    bank = small_bank(4)
+    before = bank.params()
+    digest = params_sha256(before)
+    bank.load(values)
+    assert params_sha256(before) == digest
+    assert params_sha256(bank.params()) == params_sha256(values)
+
+
+# Against stock PEFT
+
+
+def stock(params):
+    """PEFT's own LoRA on the FFN, with the bank's values."""
+    targets = r".*language_model.*\.(gate_proj|up_proj|down_proj)"
+    config = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.1, target_modules=targets)
+    base = small_base().requires_grad_(False)
+    model = PeftModel(base, config, adapter_name="s0")
+    named = {name.removeprefix("base_model.model."): value for name, value in model.named_parameters()}
+    for name, value in params.items():
+        named[name].data.copy_(value)
+        named[name].requires_grad_(True)
+    return model, {name: named[name] for name in params}
+
+
+def test_a_bank_of_one_is_stock_peft_to_the_bit():
+    bank = small_bank(1)
+    params = random_params(bank.params())
+    bank.load(params)
+    model, parameters = stock(params)
+    trained = bank.activate(Assignment(train=(0,)), with_projector=True)
+    assert trained.keys() == parameters.keys()
+    batch = {name: value for name, value in train_batch().items() if name != "features"}
+    optimizers = [torch.optim.AdamW(named.values(), lr=0.01) for named in (trained, parameters)]
+    for step in range(2):
+        losses = []
+        for run, optimizer in zip((bank.model, model), optimizers, strict=True):
+            torch.manual_seed(step)  # dropout
+            run.train()
+            optimizer.zero_grad()
+            output = run(**batch)
+            output.loss.backward()
+            optimizer.step()
+            losses.append(output.loss)
+        assert torch.equal(*losses)
+        assert params_sha256({n: p.data for n, p in trained.items()}) == params_sha256(
+            {n: p.data for n, p in parameters.items()}
+        )
+
+
+# Choosing what trains
+
+
+def test_activate_gives_exactly_what_is_trained():
+    bank = small_bank(4)
+    trained = bank.activate(Assignment(train=(1, 3), frozen=(0,)), with_projector=False)
+    assert {adapter_index(name) for name in trained} == {1, 3}
+    live = {name for name, parameter in bank.model.named_parameters() if parameter.requires_grad}
+    assert {name.removeprefix("base_model.model.") for name in live} == trained.keys()
+    trained = bank.activate(Assignment(train=(2,)), with_projector=True)
+    assert {adapter_index(name) for name in trained} == {2, None}
+    assert sum(p.requires_grad for p in bank.model.parameters()) == len(trained)
+
+
+def test_training_several_adapters_adds_them_up(values, packed):
+    # Layer by layer this is the sum of the deltas; so it equals the packed bank with the weights (1, 0, 1, 0).
+    bank = small_bank(4, config=NO_DROPOUT)
+    bank.load(values)
+    bank.activate(Assignment(train=(2,), frozen=(0,)), with_projector=False)
+    bank.model.eval()
+    summed = bank.forward(prompts()).logits[:, -1]
+    gated = logits(packed, prompts(), torch.tensor([[1.0, 0.0, 1.0, 0.0]] * 3))
+    torch.testing.assert_close(summed, gated, rtol=1e-4, atol=1e-5)
+
+
+# Packed, against one adapter alone and against float64
+
+
+def logits(bank, batch, gate):
+    """Of the packed bank's first generated token, (B, V), by way of `generate`: what inference computes."""
+    caught = []
+    handle = bank.model.get_base_model().register_forward_hook(lambda module, args, out: caught.append(out.logits))
+    try:
+        bank.generate(batch, gate, 1, **TOKENS)
+    finally:
+        handle.remove()
+    return caught[0][:, -1]
+
+
+@pytest.mark.parametrize("adapter", [0, 3])
+def test_a_one_hot_gate_is_that_adapter_alone(values, packed, adapter):
+    bank = small_bank(4)
+    bank.load(values)
+    bank.activate(Assignment(train=(adapter,)), with_projector=False)
+    bank.model.eval()
+    with torch.inference_mode():
+        alone = bank.forward(prompts()).logits[:, -1]
+    gated = logits(packed, prompts(), one_hot(adapter, adapter, adapter))
+    # rank 4 with zeros against rank 1: other orders of summation in float32
+    torch.testing.assert_close(gated, alone, rtol=1e-4, atol=1e-5)
+    other = logits(packed, prompts(), one_hot(1, 1, 1))
+    assert (other - alone).abs().max() > 0.01  # the adapters do differ
+
+
+def test_every_layer_mixes_per_sample_as_the_formula_says(values, packed):
+    # y = W x + s * sum_k gate_k B_k A_k x, for every sample with its own gate, in float64 from the named factors;
+    # s = alpha / rank = 8 / 4.
+    gate = torch.tensor([[0.7, 0.1, 0.15, 0.05], [0.0, 0.0, 1.0, 0.0], [0.25, 0.25, 0.25, 0.25]])
+    caught = {}
+
+    def keep(name):
+        def hook(module, args, output):
+            caught[name] = (args[0], output)
+
+        return hook
+
+    layers = {n: m for n, m in packed.model.named_modules() if isinstance(m, LoraLayer)}
+    assert len(layers) == 6
+    handles = [module.register_forward_hook(keep(name)) for name, module in layers.items()]
+    try:
+        packed.generate(prompts(), gate, 1, **TOKENS)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, (x, y) in caught.items():
+        path = name.removeprefix("base_model.model.")
+        weight = layers[name].base_layer.weight.double()
+        for index in range(3):
+            expected = weight @ x[index].double().T
+            for k in range(4):
+                a = values[f"{path}.lora_A.s{k}.weight"].double()
+                b = values[f"{path}.lora_B.s{k}.weight"].double()
+                expected = expected + 2.0 * gate[index, k].double() * (b @ (a @ x[index].double().T))
+            torch.testing.assert_close(y[index].double(), expected.T, rtol=1e-4, atol=1e-4)
+
+
+def test_samples_of_a_batch_are_gated_apart(packed):
+    # Samples of one length, so that padding plays no part.
+    samples = [sample(index, 5) for index in range(3)]
+    gate = torch.cat([one_hot(0), one_hot(3), torch.full((1, 4), 0.25)])
+    together = logits(packed, prompts(samples), gate)
+    for index in range(3):
+        alone = logits(packed, prompts(samples[index : index + 1]), gate[index : index + 1])
+        torch.testing.assert_close(together[index : index + 1], alone, rtol=1e-4, atol=1e-5)
+    mean = logits(packed, prompts(samples), gate.mean(0, keepdim=True).repeat(3, 1))  # the released slip
+    assert (mean - together).abs().max() > 0.01
+
+
+def test_a_gate_of_ones_is_no_gate(packed):
+    assert torch.equal(logits(packed, prompts(), torch.ones(3, 4)), logits(packed, prompts(), None))
+
+
+def test_a_gate_of_the_wrong_shape_is_refused(packed):
+    with pytest.raises(AssertionError, match=r"a gate of shape \(2, 4\)"):
+        packed.generate(prompts(), torch.ones(2, 4), 1, **TOKENS)
+
+
+# Generating
+
+
+def test_generation_is_the_same_with_and_without_the_cache(values):
+    gate = torch.tensor([[0.6, 0.4, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0], [0.25, 0.25, 0.25, 0.25]])
+    packed = small_bank(4)
+    packed.pack(values)
+    model = packed.model.get_base_model()
+    # Weights drawn at random may answer the image's placeholder, for which there is no second image.
+    model.generation_config.suppress_tokens = [IMAGE]
+    with_cache = packed.generate(prompts(), gate, 12, **TOKENS)
+    model.generation_config.use_cache = False
+    without = packed.generate(prompts(), gate, 12, **TOKENS)
+    assert torch.equal(with_cache, without)
+    assert with_cache.shape[1] > 3
+    assert len(torch.unique(with_cache)) > 3  # not one word over and over
+    ungated = packed.generate(prompts(), None, 12, **TOKENS)
+    assert ungated.shape != with_cache.shape or not torch.equal(ungated, with_cache)
+
+
+def test_only_new_tokens_come_back_and_no_more_than_asked_for(packed):
+    assert packed.generate(prompts(), None, 1, **TOKENS).shape == (3, 1)
+    assert packed.generate(prompts(), None, 4, **TOKENS).shape[1] <= 4
+
+
+def test_generation_stops_at_the_end_token_and_pads_after_it():
+    # A head of zeros gives every token the same logit: the first of the vocabulary wins, here named the end.
+    bank = small_bank(1)
+    with torch.no_grad():
+        bank.model.get_base_model().lm_head.weight.zero_()
+    bank.pack(bank.params())
+    out = bank.generate(prompts(), None, 5, eos_token_id=0, pad_token_id=3)
+    assert out.tolist() == [[0], [0], [0]]
+    # And of samples that end at different times, the earlier is padded: what one answers alone, it answers in company.
+    bank = small_bank(1)
+    bank.pack(random_params(bank.params()))
+    bank.model.get_base_model().generation_config.suppress_tokens = [IMAGE]
+    free = bank.generate(prompts(), None, 8, eos_token_id=-1, pad_token_id=PAD)
+    end = int(free[0, 2])
+    out = bank.generate(prompts(), None, 8, eos_token_id=end, pad_token_id=3)
+    for row, whole in zip(out.tolist(), free.tolist(), strict=True):
+        answer = whole[: whole.index(end) + 1] if end in whole else whole
+        assert row == (answer + [3] * 8)[: len(row)]
+
+
+def test_the_gate_is_gone_after_generation(packed, monkeypatch):
+    before = logits(packed, prompts(), None)
+    packed.generate(prompts(), one_hot(0, 1, 2), 2, **TOKENS)
+    assert torch.equal(logits(packed, prompts(), None), before)
+    monkeypatch.setattr(packed.model, "generate", lambda **_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        packed.generate(prompts(), one_hot(0, 1, 2), 2, **TOKENS)
+    monkeypatch.undo()
+    assert torch.equal(logits(packed, prompts(), None), before)
+
+
+def test_packing_again_takes_the_new_values(values, packed):
+    bank = small_bank(4)
+    bank.pack(random_params(values, seed=9))
+    first = logits(bank, prompts(), one_hot(0, 1, 2))
+    bank.pack(values)
+    again = logits(bank, prompts(), one_hot(0, 1, 2))
+    assert torch.equal(again, logits(packed, prompts(), one_hot(0, 1, 2)))  # one hook a layer, not two
+    assert not torch.equal(again, first)
+
+
+def test_packing_does_not_touch_the_named_adapters_and_training_does_not_touch_the_packed(values):
+    bank = small_bank(4)
+    bank.pack(values)
+    assert params_sha256(bank.params()) == params_sha256(values)
+    before = {n: p.clone() for n, p in bank.model.named_parameters() if f".{PACKED}." in n}
+    assert len(before) == 12
+    trained = bank.activate(Assignment(train=(0,)), with_projector=True)
+    assert not any(PACKED in name for name in trained)
+    bank.model.train()
+    bank.forward(train_batch()).loss.backward()
+    torch.optim.AdamW([p for p in bank.model.parameters() if p.requires_grad], weight_decay=0.5).step()
+    after = {n: p for n, p in bank.model.named_parameters() if n in before}
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_inference_has_no_dropout(values):
+    bank = small_bank(4, config=MODEL.model_copy(update={"dropout": 0.9}))
+    bank.model.train()
+    bank.pack(values)
+    assert torch.equal(logits(bank, prompts(), None), logits(bank, prompts(), None))
+
+
+# In bfloat16, and the model that is shipped
+
+
+def test_a_bfloat16_base_keeps_its_adapters_in_float32():
+    config = MODEL.model_copy(update={"dtype": "bfloat16"})
+    bank = AdapterBank(small_base().to(torch.bfloat16), config, 4, 0)
+    params = bank.params()
+    assert {value.dtype for value in params.values()} == {torch.float32}
+    frozen = [p for n, p in bank.model.named_parameters() if n.removeprefix("base_model.model.") not in params]
+    assert {parameter.dtype for parameter in frozen} == {torch.bfloat16}
+    trained = bank.activate(Assignment(train=(1,)), with_projector=True)
+    bank.forward(train_batch()).loss.backward()
+    assert {parameter.grad.dtype for parameter in trained.values()} == {torch.float32}
+    bank.pack(random_params(params))
+    gate = torch.full((3, 4), 0.25)
+    assert bank.generate(prompts(), gate, 2, **TOKENS).shape[0] == 3
+
+
+def test_initial_bits_do_not_depend_on_the_bases_type():
+    half = AdapterBank(small_base().to(torch.bfloat16), MODEL.model_copy(update={"dtype": "bfloat16"}), 4, 0).params()
+    full = small_bank(4).params()
+    assert all(torch.equal(half[name], value) for name, value in full.items() if "lora_" in name)
+
+
+def test_the_shipped_model_carries_a_bank():
+    bank = AdapterBank(load_base("tiny"), Model(), 8, 0)
+    assert bank.rank == 8
+    assert bank.scaling == 2.0
+    layers = [module for module in bank.model.modules() if isinstance(module, LoraLayer)]
+    assert len(layers) == 12  # four blocks, three layers of the FFN
+    assert all(isinstance(module.base_layer, nn.Linear) for module in layers)
+    # rank 8: (128 + 320) * 8 numbers in each of three layers of four blocks
+    own = sum(value.numel() for name, value in bank.params().items() if adapter_index(name) == 5)
+    assert own == (128 + 320) * 8 * 3 * 4
