@@ -76,6 +76,7 @@ class RunFolder:
         Raises:
             RunFolderError: the folder holds a run and neither flag is given, or something else than a run, or a run
                 of another configuration.
+            CheckpointError: the checkpoint to resume from is damaged.
         """
         folder = cls(Path(path))
         if resume and overwrite:
@@ -97,6 +98,8 @@ class RunFolder:
             )
         if folder._holds_run() and folder._config_file.is_file():
             folder._check_same(config)
+            if not folder.finished:
+                folder.latest_checkpoint()  # a damaged one is found here, before anything is started
             folder._append_session(config)
         else:
             folder.path.mkdir(parents=True, exist_ok=True)

@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="one run folder a method goes in here")
     parser.add_argument("--resume", action="store_true", help="keep finished runs, go on with unfinished ones")
     parser.add_argument("--overwrite", action="store_true", help="delete the runs there and start anew")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     with exit_on_error():
         files, overrides = split_overrides(args.config)
         paths = {Path(name).stem: METHODS / f"{name}.yaml" if "." not in name else Path(name) for name in args.methods}

@@ -16,7 +16,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, help="finished run folders; anything else is passed over")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there too")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     with exit_on_error():
         folders = [RunFolder(path) for path in args.runs if path.is_dir()]
         rows = [row_from_results(folder.results()) for folder in folders if folder.finished]

@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="run folder (default: runs/<name>-seed<seed>)")
     parser.add_argument("--resume", action="store_true", help="go on with the unfinished run in the folder")
     parser.add_argument("--overwrite", action="store_true", help="delete the run in the folder and start anew")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     with exit_on_error():
         config = load_config(*split_overrides(args.config))
         experiment = open_experiment(config)

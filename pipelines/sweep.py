@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("sweep", type=Path, help="sweep file")
     parser.add_argument("override", nargs="*", metavar="key.path=value", help="for all trials")
     parser.add_argument("--out", type=Path, help="run folders go in here (default: runs/sweep-<name of the file>)")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     with exit_on_error():
         sweep, trials = load_sweep(args.sweep, args.override)
         out = args.out or Path("runs") / f"sweep-{args.sweep.stem}"

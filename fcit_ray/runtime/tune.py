@@ -1,6 +1,7 @@
 """Ray Tune over launches: every trial is the same launch as `pipelines/run.py`, in a run folder of its own."""
 
 import itertools
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,8 @@ from fcit_ray.runtime.store import share_tensors
 from fcit_ray.runtime.work_queue import RunFailed
 
 _POLL_S = 1.0
+# Tune's newer reporter prints a box and a hint whatever the verbosity; the older one keeps quiet when told to.
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 
 
 class Sweep(BaseModel):
