@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
@@ -12,17 +13,25 @@ from fcit_ray.models.pretrain_tiny import Recipe, pretrain
 from fcit_ray.models.tiny import ASSET
 
 
+def _parser(default: object) -> Callable[[str], object]:
+    return (lambda text: text.lower() in ("1", "true", "yes")) if isinstance(default, bool) else type(default)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=ASSET, help="folder to write (checkpoints, too)")
+    parser.add_argument("--out", type=Path, default=ASSET, help="folder of the finished model")
+    parser.add_argument("--work", type=Path, help="folder of the checkpoints (default: beside --out)")
+    parser.add_argument("--resume", type=Path, help="a checkpoint's .resume.pt, to go on from")
     for field in fields(Recipe):
-        parser.add_argument(f"--{field.name}", type=type(field.default), default=field.default)
+        parser.add_argument(f"--{field.name}", type=_parser(field.default), default=field.default)
     arguments = vars(parser.parse_args())
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     # one thread: two spinning OpenMP threads on a busy two-core box are many times slower
     torch.set_num_threads(1)
-    out = arguments.pop("out")
-    print(json.dumps(pretrain(Recipe(**arguments), out), indent=1))
+    # sums that fade out would otherwise end in numbers that the processor handles a hundred times slower
+    torch.set_flush_denormal(True)
+    out, work, resume = (arguments.pop(name) for name in ("out", "work", "resume"))
+    print(json.dumps(pretrain(Recipe(**arguments), out, work, resume), indent=1))
 
 
 if __name__ == "__main__":

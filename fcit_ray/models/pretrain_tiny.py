@@ -1,5 +1,9 @@
 """Pre-trains the tiny base model on lessons: first its eyes, patch by patch, then questions in foreign wordings.
 
+The first part also teaches the projector to say what a patch shows in the language model's own words: the sum of the
+words' embeddings. Real projectors get there from millions of captions; without it, most of the second part's time
+goes into learning that the picture's red is the word's red.
+
 Legend: B pictures, P = 16 patches, L tokens of a packed row, A answer tokens of a batch, D width.
 
 A row packs one picture and several questions about it. Every question sees the picture and itself only, at the
@@ -23,9 +27,18 @@ from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from fcit_ray.data.miniature.drawing import draw
-from fcit_ray.data.miniature.lessons import PATCH_CLASSES, Lesson, make_lesson, patch_labels
-from fcit_ray.data.miniature.scenes import GRID
-from fcit_ray.models.tiny import BOS, IMAGE, PAD, build_model, build_processor
+from fcit_ray.data.miniature.lessons import (
+    MOST,
+    PATCH_CLASSES,
+    WHAT,
+    WORDS,
+    Lesson,
+    Question,
+    make_lesson,
+    patch_labels,
+)
+from fcit_ray.data.miniature.scenes import COLORS, GRID
+from fcit_ray.models.tiny import BOS, IMAGE, PAD, WORD_SCALE, build_model, build_processor
 
 NUM_PATCHES = GRID * GRID
 log = logging.getLogger(__name__)
@@ -41,8 +54,10 @@ class Recipe:
         vision_batch: pictures a step there.
         vision_lr: peak learning rate there.
         steps: steps of the second part, on questions.
+        decay_frac: share of the steps, at the end, over which the learning rate falls to zero; level before, so
+            that a run can be cut short or drawn out from any checkpoint.
         batch: pictures a step there.
-        num_questions: at most so many questions are packed with a picture.
+        num_questions: at most so many questions are packed with a picture, beside one recital.
         lr: peak learning rate there.
         vision_lr_frac: the vision tower's share of `lr`.
         embedding_lr_frac: the input embeddings' share of `lr`; small, as the identity tokens live on their rows
@@ -50,22 +65,25 @@ class Recipe:
         weight_decay: of matrices.
         bfloat16: matrix products of the second part in bfloat16 (twice as fast where the CPU has it); weights and
             optimizer stay in float32.
-        save_every: steps between checkpoints.
+        save_every: steps between checkpoints; a multiple of eight, so that a resumed run draws the same batches.
+        num_held_out: pictures the scores are taken on at the end.
     """
 
     seed: int = 0
-    vision_steps: int = 2000
+    vision_steps: int = 2500
     vision_batch: int = 64
     vision_lr: float = 2e-3
-    steps: int = 2600
+    steps: int = 6000
+    decay_frac: float = 0.25
     batch: int = 32
-    num_questions: int = 6
+    num_questions: int = 2
     lr: float = 2e-3
-    vision_lr_frac: float = 0.2
-    embedding_lr_frac: float = 0.2
+    vision_lr_frac: float = 0.1
+    embedding_lr_frac: float = 0.1
     weight_decay: float = 0.01
     bfloat16: bool = True
-    save_every: int = 300
+    save_every: int = 320
+    num_held_out: int = 1500
 
 
 def pixels(lessons: Sequence[Lesson]) -> Tensor:
@@ -109,17 +127,22 @@ class PackedRows:
 class Packer:
     """Packs lessons into rows; caches the tokens of texts."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, num_questions: int):
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, num_questions: int, num_recitals: int = 1):
         self.tokenizer = tokenizer
+        self.num_recitals = num_recitals
         self.num_questions = num_questions
         before, after = tokenizer(["USER:", "\n"], add_special_tokens=False)["input_ids"]
         space = tokenizer(" ", add_special_tokens=False)["input_ids"]
         self.prefix = [BOS, *before, *space, *[IMAGE] * NUM_PATCHES, *after]
         self.first_patch = self.prefix.index(IMAGE)
 
+    def _choose(self, lesson: Lesson, rng: random.Random) -> list[Question]:
+        asked = rng.sample(lesson.questions, min(self.num_questions, len(lesson.questions)))
+        return [*rng.sample(lesson.recitals, min(self.num_recitals, len(lesson.recitals))), *asked]
+
     def pack(self, batch: Sequence[Lesson], rng: random.Random) -> PackedRows:
-        """Pack each lesson's picture with some of its questions."""
-        chosen = [rng.sample(x.questions, min(self.num_questions, len(x.questions))) for x in batch]
+        """Pack each lesson's picture with one recital and some of its questions."""
+        chosen = [self._choose(lesson, rng) for lesson in batch]
         flat = [question for questions in chosen for question in questions]
         asked = self.tokenizer([f"{q.text} ASSISTANT:" for q in flat], add_special_tokens=False)["input_ids"]
         eos = self.tokenizer.eos_token
@@ -180,11 +203,54 @@ def answer_logits(model: LlavaForConditionalGeneration, picture: Tensor, packed:
     return model.lm_head(hidden[packed.rows, packed.places])
 
 
-def learning_rate(step: int, steps: int, warmup: int = 100) -> float:
-    """Linear warm-up, then a cosine to zero, as a share of the peak."""
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + np.cos(np.pi * (step - warmup) / max(1, steps - warmup)))
+def learning_rate(step: int, steps: int, decay_frac: float, warmup: int = 100) -> float:
+    """Share of the peak: a linear warm-up, level, then linear to zero."""
+    return min(1.0, (step + 1) / warmup, (steps - step) / (steps * decay_frac))
+
+
+def patch_words(tokenizer: PreTrainedTokenizerFast, table: Tensor, seed: int) -> dict[str, Tensor]:
+    """What a patch's labels are in the language model's space, (classes, D) by attribute of `PATCH_CLASSES`.
+
+    Things and colours are their words. Counts, partners and whole words are their words too, each sort turned by a
+    rotation of its own, so that reading one is one linear map whatever the word. A bar's height also grows along a
+    direction. Parts, ranks and lines, which have no words, and "row" and "col", (4, D), are directions of their own.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    width = table.shape[1]
+
+    def direction(count: int) -> Tensor:
+        return F.normalize(torch.randn(count, width, generator=draw), dim=1)
+
+    def spoken(words: Sequence[str]) -> Tensor:
+        ids = tokenizer([f" {word}" for word in words], add_special_tokens=False)["input_ids"]
+        assert all(len(i) == 1 for i in ids), "every label is one token; see tiny.words"
+        return F.normalize(table.detach()[torch.tensor(ids)[:, 0]], dim=1)
+
+    def turned(words: Sequence[str]) -> Tensor:
+        rotation = torch.linalg.qr(torch.randn(width, width, generator=draw))[0]
+        return spoken(words) @ rotation
+
+    counts = [str(number) for number in range(MOST + 1)]
+    heights = torch.arange(1.0, 9.0)[:, None]
+    tall = 0.6 * turned(counts[1:9]) + 0.5 * (heights - 4.5) / 3.5 * direction(1)
+    codes = {
+        "what": spoken(WHAT[1:]),
+        "color": spoken(COLORS),
+        "part": 0.5 * direction(PATCH_CLASSES["part"] - 1),
+        "extent": torch.cat([0.5 * direction(2), tall]),
+        **{name: 0.5 * turned(counts) for name in ("same name", "same color", "other name", "other color", "all")},
+        "rank": 0.7 * direction(3),
+        "partner": 0.7 * turned(WHAT[1:]),
+        "word": 0.7 * turned(WORDS[1:]),
+        "line": 0.5 * direction(2),
+    }
+    none = torch.zeros(1, width)
+    codes = {name: torch.cat([none, code]) for name, code in codes.items()}
+    assert {name: len(code) for name, code in codes.items()} == PATCH_CLASSES
+    return {
+        name: WORD_SCALE * code
+        for name, code in (codes | {"row": 0.6 * direction(4), "col": 0.6 * direction(4)}).items()
+    }
 
 
 def optimizer_of(groups: list[tuple[list[nn.Parameter], float]], lr: float, decay: float) -> torch.optim.AdamW:
@@ -206,34 +272,48 @@ def _step(optimizer: torch.optim.AdamW, loss: Tensor, lr: float) -> None:
     optimizer.step()
 
 
-def train_vision(model: LlavaForConditionalGeneration, recipe: Recipe) -> dict[str, float]:
-    """First part: every patch says what it shows. The heads are thrown away; returns their held-out accuracy."""
-    tower = model.model.vision_tower
+def train_vision(
+    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, recipe: Recipe
+) -> dict[str, float]:
+    """First part: every patch says what it shows, to heads that are thrown away and in words through the projector.
+
+    Returns:
+        The heads' held-out accuracy on cells that show something, and the share of the words' variance that the
+        projector says.
+    """
+    tower, projector = model.model.vision_tower, model.model.multi_modal_projector
     torch.manual_seed(recipe.seed)
-    head = nn.Linear(tower.config.hidden_size, sum(PATCH_CLASSES))
-    optimizer = optimizer_of(
-        [([*tower.parameters(), *head.parameters()], 1.0)], recipe.vision_lr, recipe.weight_decay
-    )
+    head = nn.Linear(tower.config.hidden_size, sum(PATCH_CLASSES.values()))
+    learning = [*tower.parameters(), *projector.parameters(), *head.parameters()]
+    optimizer = optimizer_of([(learning, 1.0)], recipe.vision_lr, recipe.weight_decay)
+    words = patch_words(tokenizer, model.get_input_embeddings().weight, recipe.seed)
+    place = (words["row"][:, None] + words["col"][None]).flatten(0, 1)  # (P, D)
     started = time.monotonic()
 
-    def losses(batch: list[Lesson]) -> tuple[Tensor, list[float]]:
-        labels = torch.tensor([patch_labels(lesson.scene) for lesson in batch])  # (B, P, 4)
-        logits = head(tower(pixels(batch)).last_hidden_state[:, 1:]).split(PATCH_CLASSES, dim=-1)
-        loss = torch.stack([F.cross_entropy(x.flatten(0, 1), labels[..., i].flatten()) for i, x in enumerate(logits)])
-        # only cells that show something: an empty one is easy
-        shown = labels[..., 0] > 0
-        right = [float((x.argmax(-1) == labels[..., i])[shown].float().mean()) for i, x in enumerate(logits)]
-        return loss.sum(), right
+    def losses(batch: list[Lesson]) -> tuple[Tensor, dict[str, float]]:
+        cells = [patch_labels(lesson.scene) for lesson in batch]
+        labels = {
+            n: torch.tensor([[x.get(n, 0) for x in patches] for patches in cells]) for n in PATCH_CLASSES
+        }  # (B, P)
+        seen = tower(pixels(batch)).last_hidden_state[:, 1:]
+        logits = dict(zip(PATCH_CLASSES, head(seen).split(list(PATCH_CLASSES.values()), dim=-1), strict=True))
+        loss = torch.stack([F.cross_entropy(logits[n].flatten(0, 1), labels[n].flatten()) for n in PATCH_CLASSES])
+        said = place + sum((words[n][labels[n]] for n in PATCH_CLASSES), torch.zeros(()))  # (B, P, D)
+        missed = (projector(seen) - said).square().sum() / said.square().sum()
+        # only cells where there is something to tell: an empty one is easy
+        right = {n: float((logits[n].argmax(-1) == labels[n])[labels[n] > 0].float().mean()) for n in PATCH_CLASSES}
+        return loss.sum() + 5 * missed, {**right, "said in words": 1 - float(missed.detach())}
 
     for step in range(recipe.vision_steps):
         batch = lessons(recipe.seed, "vision", step * recipe.vision_batch, recipe.vision_batch)
         loss, right = losses(batch)
-        _step(optimizer, loss, recipe.vision_lr * learning_rate(step, recipe.vision_steps))
+        _step(optimizer, loss, recipe.vision_lr * learning_rate(step, recipe.vision_steps, 0.7))
         if step % 100 == 0 or step == recipe.vision_steps - 1:
-            log.info("vision %d loss %.3f right %s %.0f s", step, loss, right, time.monotonic() - started)
+            shown = {name: round(value, 2) for name, value in right.items()}
+            log.info("vision %d loss %.3f right %s %.0f s", step, loss, shown, time.monotonic() - started)
     with torch.no_grad():
         _, right = losses(lessons(recipe.seed, "held out", 0, 256))
-    return dict(zip(("patch what", "patch color", "patch part", "patch extent"), right, strict=True))
+    return {f"patch {name}": round(value, 4) for name, value in right.items()}
 
 
 def question_batches(recipe: Recipe, packer: Packer, start: int) -> Iterator[tuple[Tensor, PackedRows]]:
@@ -252,37 +332,58 @@ def question_batches(recipe: Recipe, packer: Packer, start: int) -> Iterator[tup
 
 
 def train_questions(
-    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, recipe: Recipe, checkpoint: Path | None
+    model: LlavaForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    recipe: Recipe,
+    checkpoint: Path,
+    scores: dict[str, object],
+    start: int = 0,
+    state: dict[str, object] | None = None,
 ) -> None:
-    """Second part: the whole model answers questions."""
+    """Second part: the whole model answers questions.
+
+    Args:
+        model: trained in place.
+        tokenizer: its tokenizer.
+        recipe: how.
+        checkpoint: folder to save the model to on the way; beside it, `<name>.resume.pt`, to go on from.
+        scores: saved with it.
+        start: the first step, that of the checkpoint gone on from.
+        state: that checkpoint's optimizer.
+    """
     packer = Packer(tokenizer, recipe.num_questions)
     tower, table = list(model.model.vision_tower.parameters()), list(model.get_input_embeddings().parameters())
     apart = {id(p) for p in tower + table}
     rest = [p for p in model.parameters() if id(p) not in apart]
     groups = [(rest, 1.0), (tower, recipe.vision_lr_frac), (table, recipe.embedding_lr_frac)]
     optimizer = optimizer_of(groups, recipe.lr, recipe.weight_decay)
-    batches = question_batches(recipe, packer, 0)
+    if state is not None:
+        optimizer.load_state_dict(state)
+    batches = question_batches(recipe, packer, start)
     started = time.monotonic()
-    for step in range(recipe.steps):
+    for step in range(start, recipe.steps):
+        if step % recipe.save_every == 0 and step > start:
+            skills = skill_scores(model, tokenizer, recipe, 256)
+            log.info("held out %d: mean %.3f %s", step, np.mean(list(skills.values())), json.dumps(skills))
+            save(model, checkpoint, {**scores, "recipe": asdict(recipe), "step": step})
+            resume = {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict(), "scores": scores}
+            torch.save(resume, checkpoint.with_name(f"{checkpoint.name}.resume.pt"))
         picture, packed = next(batches)
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
             logits = answer_logits(model, picture, packed, packer.first_patch).float()
         loss = (F.cross_entropy(logits, packed.targets, reduction="none") * packed.weights).sum()
         loss = loss / packed.weights.sum()
-        _step(optimizer, loss, recipe.lr * learning_rate(step, recipe.steps))
+        _step(optimizer, loss, recipe.lr * learning_rate(step, recipe.steps, recipe.decay_frac))
         if step % 50 == 0:
             log.info("questions %d loss %.3f %.0f s", step, loss, time.monotonic() - started)
-        if checkpoint is not None and step and step % recipe.save_every == 0:
-            log.info("held out: %s", json.dumps(skill_scores(model, tokenizer, recipe, 256)))
-            save(model, checkpoint, {"recipe": asdict(recipe), "step": step})
 
 
 @torch.no_grad()
 def skill_scores(
-    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, recipe: Recipe, count: int = 1500
+    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, recipe: Recipe, count: int
 ) -> dict[str, float]:
     """Share of held-out answers that are right token by token, given the right tokens before, by skill."""
-    packer = Packer(tokenizer, 100)
+    packer = Packer(tokenizer, 4)
     hits: dict[str, list[bool]] = defaultdict(list)
     for start in range(0, count, 64):
         batch = lessons(recipe.seed, "held out", start, 64)
@@ -309,21 +410,35 @@ def save(model: LlavaForConditionalGeneration, folder: Path, scores: dict[str, o
     shutil.rmtree(old, ignore_errors=True)
 
 
-def pretrain(recipe: Recipe, folder: Path) -> dict[str, object]:
-    """Pre-train from nothing and save into `folder` (checkpoints too); returns the scores saved with it."""
+def pretrain(recipe: Recipe, folder: Path, work: Path | None = None, resume: Path | None = None) -> dict[str, object]:
+    """Pre-train and save into `folder`; returns the scores saved with it.
+
+    Args:
+        recipe: how.
+        folder: the finished model; a previous one is replaced.
+        work: checkpoints on the way; by default beside `folder`.
+        resume: the `.resume.pt` of such a checkpoint, to go on from. Seconds then count from there.
+    """
     started = time.monotonic()
     tokenizer = build_processor().tokenizer
-    model = build_model(len(tokenizer), recipe.seed)
+    model = build_model(tokenizer, recipe.seed)
     model.train()
-    eyes = train_vision(model, recipe)
-    log.info("held-out patches: %s", eyes)
-    train_questions(model, tokenizer, recipe, folder)
+    start, state, scores = 0, None, {}
+    work = work or folder.with_name(f".{folder.name}.work")
+    if resume is None:
+        scores["patches"] = train_vision(model, tokenizer, recipe)
+        log.info("held-out patches: %s", scores["patches"])
+    else:
+        saved = torch.load(resume, weights_only=True)
+        model.load_state_dict(saved["model"])
+        start, state, scores = saved["step"], saved["optimizer"], saved["scores"]
+    train_questions(model, tokenizer, recipe, work, scores, start, state)
     model.eval()
-    scores: dict[str, object] = {
-        "recipe": asdict(recipe),
-        "seconds": round(time.monotonic() - started),
-        "patches": eyes,
-        "skills": skill_scores(model, tokenizer, recipe),
-    }
+    skills = skill_scores(model, tokenizer, recipe, recipe.num_held_out)
+    seconds = round(time.monotonic() - started)
+    scores = {"recipe": asdict(recipe), "seconds": seconds, **scores, "skills": skills}
     save(model, folder, scores)
+    if work.name.startswith("."):
+        shutil.rmtree(work, ignore_errors=True)
+        work.with_name(f"{work.name}.resume.pt").unlink(missing_ok=True)
     return scores

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from torch import Tensor
+from torch.nn import functional as F
 from transformers import (
     CLIPVisionConfig,
     LlamaConfig,
@@ -28,6 +30,7 @@ ASSET = Path(__file__).resolve().parent.parent / "assets" / "tiny_llava"
 SPECIALS = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
 PAD, BOS, EOS, UNK, IMAGE = range(len(SPECIALS))
 SPACE = "\u2581"  # SentencePiece's mark for a space, as in Llama's own vocabulary
+WORD_SCALE = 4.0  # length of an input embedding at the start
 MAX_TOKENS = 1024  # room for long real questions, which fall back to characters
 
 
@@ -59,7 +62,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     characters = [c for c in string.printable if c not in " \r\x0b\x0c"]
     pieces = [*SPECIALS, *(f"<0x{byte:02X}>" for byte in range(256)), SPACE, *characters]
     pieces += [f"{SPACE}{c}" for c in string.ascii_letters + string.digits]
-    scores = {piece: -10.0 for piece in pieces} | {piece: -1.0 for piece in words()}
+    scores = dict.fromkeys(pieces, -10.0) | dict.fromkeys(words(), -1.0)
     # the best segmentation has the highest sum: one word beats its letters, a letter beats its bytes
     core = Tokenizer(models.Unigram(list(scores.items()), unk_id=UNK, byte_fallback=True))
     core.normalizer = normalizers.Replace(" ", SPACE)
@@ -105,11 +108,30 @@ def build_processor() -> LlavaProcessor:
     )
 
 
-def build_model(vocab_size: int, seed: int = 0) -> LlavaForConditionalGeneration:
-    """A LLaVA with random weights, in float32.
+def word_table(tokenizer: PreTrainedTokenizerFast, width: int, seed: int) -> Tensor:
+    """Rows of length one for every token, (V, D): random, but forms of one word lie near each other.
+
+    "cube", " cube", "cubes" and "Cube" share most of their direction (cosine about 0.7), as they would in a table
+    that had read a lot; all others are nearly orthogonal.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    stems: dict[str, int] = {}
+    rows = []
+    for token in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))):
+        word = token.removeprefix(SPACE)
+        # a single letter is an option's name when it is a capital, and a word or a spelling when it is not
+        stem = word.lower().removesuffix("s") if len(word) > 2 else word
+        rows.append(stems.setdefault(stem, len(stems)))
+    shared = F.normalize(torch.randn(len(stems), width, generator=draw), dim=1)
+    own = F.normalize(torch.randn(len(rows), width, generator=draw), dim=1)
+    return F.normalize(0.85 * shared[torch.tensor(rows)] + 0.53 * own, dim=1)
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> LlavaForConditionalGeneration:
+    """A LLaVA with random weights, in float32; what it reads and what it writes start from one `word_table`.
 
     Args:
-        vocab_size: tokens of the tokenizer.
+        tokenizer: of `build_tokenizer`.
         seed: of the weights.
     """
     torch.manual_seed(seed)
@@ -124,7 +146,7 @@ def build_model(vocab_size: int, seed: int = 0) -> LlavaForConditionalGeneration
         hidden_act="gelu",
     )
     text = LlamaConfig(
-        vocab_size=vocab_size,
+        vocab_size=len(tokenizer),
         hidden_size=128,
         intermediate_size=320,
         num_hidden_layers=4,
@@ -147,6 +169,14 @@ def build_model(vocab_size: int, seed: int = 0) -> LlavaForConditionalGeneration
         initializer_range=0.05,
     )
     model = LlavaForConditionalGeneration(config)
+    table = word_table(tokenizer, text.hidden_size, seed)
+    with torch.no_grad():
+        # words outweigh what random layers add to them, or the first thousands of steps go into unearthing them
+        model.get_input_embeddings().weight.copy_(WORD_SCALE * table)
+        model.lm_head.weight.copy_(table)
+        for layer in model.model.language_model.layers:
+            layer.self_attn.o_proj.weight.mul_(0.3)
+            layer.mlp.down_proj.weight.mul_(0.3)
     model.generation_config.pad_token_id = PAD
     model.generation_config.bos_token_id = BOS
     model.generation_config.eos_token_id = EOS

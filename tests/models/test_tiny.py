@@ -85,7 +85,7 @@ def test_pretraining_sees_pictures_as_the_processor_makes_them(processor: LlavaP
 
 def test_a_saved_model_loads_with_the_same_weights_and_answers(tmp_path: Path):
     processor = build_processor()
-    model = build_model(len(processor.tokenizer), seed=3).eval()
+    model = build_model(processor.tokenizer, seed=3).eval()
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     again = LlavaForConditionalGeneration.from_pretrained(tmp_path).eval()
@@ -216,7 +216,7 @@ def test_discos_gate_sends_each_instruction_to_its_own_task(features: dict[str, 
 
 
 def test_pretraining_gives_the_same_weights_for_the_same_seed(tmp_path: Path):
-    recipe = Recipe(vision_steps=2, vision_batch=4, steps=3, batch=4, num_questions=2, save_every=2)
+    recipe = Recipe(vision_steps=2, vision_batch=4, steps=3, batch=4, num_questions=2, save_every=2, num_held_out=4)
     for name in ("one", "two"):
         pretrain(recipe, tmp_path / name)
     one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two"))

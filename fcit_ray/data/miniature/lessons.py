@@ -29,9 +29,23 @@ from fcit_ray.data.miniature.scenes import (
 from fcit_ray.data.miniature.tasks import LETTERS, PLURALS, box_text, shuffled, with_article
 
 WHAT = ("", *SOLIDS, *MARKERS, *ICONS, *string.ascii_uppercase, *string.digits, "bar")
-NUM_PARTS = 8  # none, one cell, four quarters of a thing of 2 x 2 cells, a thing of 3 x 3, one of 4 x 4
-NUM_EXTENTS = 11  # none, small, large, and a bar's eight heights
-PATCH_CLASSES = (len(WHAT), len(COLORS) + 1, NUM_PARTS, NUM_EXTENTS)
+WORDS = ("", *TITLES, *AUTHORS)
+MOST = 9  # counts end here
+PATCH_CLASSES = {
+    "what": len(WHAT),
+    "color": len(COLORS) + 1,
+    "part": 8,  # none, one cell, four quarters of a thing of 2 x 2 cells, a thing of 3 x 3, one of 4 x 4
+    "extent": 11,  # none, small, large, and a bar's eight heights; a letter under a bar has the bar's
+    "same name": MOST + 2,  # none, and how many things of this name there are, itself included
+    "same color": MOST + 2,
+    "other name": MOST + 2,  # none, and how many things have other names
+    "other color": MOST + 2,
+    "all": MOST + 2,
+    "rank": 4,  # none, lowest, between, highest: bars, the letters under them, numbers in a table
+    "partner": len(WHAT),  # of a table's letter the number in its row and the reverse; of a bar the letter under it
+    "word": len(WORDS),  # the word that a letter stands in
+    "line": 3,  # none, the upper word, the lower word
+}
 BACKGROUND = ("white", "grey", "grass", "sky", "sand", "paper", "pink")
 
 
@@ -46,33 +60,89 @@ class Question:
 
 @dataclass(frozen=True)
 class Lesson:
-    """A picture and all that is asked about it."""
+    """A picture and all that is asked about it.
+
+    Attributes:
+        scene: the picture.
+        questions: short answers, as a benchmark's.
+        recitals: everything of one sort about the picture, as pairs. Each pair's second word is a look-up of its
+            first, one step instead of the two that a question takes, and many in one text: looking up is learned
+            here first, asking second.
+    """
 
     scene: Scene
     questions: tuple[Question, ...]
+    recitals: tuple[Question, ...] = ()
 
 
-def patch_labels(scene: Scene) -> list[list[int]]:
-    """What every cell shows, row by row: (16, 4) indices of what, colour, part and extent; 0 is none."""
-    labels = [[0, 0, 0, 0] for _ in range(GRID * GRID)]
+def patch_labels(scene: Scene) -> list[dict[str, int]]:
+    """What every cell shows and how it stands to the others, row by row: classes by attribute, absent is 0.
+
+    Counts, ranks and partners are here so that the vision tower learns them, patch by patch and hence fast; to the
+    language model they are then one look-up, like a colour.
+    """
+    labels: list[dict[str, int]] = [{} for _ in range(GRID * GRID)]
+    things = scene.of("solid", "marker", "icon")
+    glyphs = {(item.row, item.col): item for item in scene.of("glyph")}
+    bars = {item.col: item for item in scene.of("bar")}
+    lines = sorted({row for row, _ in glyphs}) if not bars else []
+    words = {row: "".join(glyphs[key].name for key in sorted(glyphs) if key[0] == row).capitalize() for row in lines}
+    spelled = [row for row in lines if words[row] in WORDS]
+    numbers = {row: int(word[1:]) for row, word in words.items() if word[1:].isdigit()}
     for item in scene.items:
-        color = COLORS.index(item.color) + 1
+        look = {"what": WHAT.index(item.name or "bar"), "color": COLORS.index(item.color) + 1}
         if item.kind == "line":
             continue
         if item.kind == "bar":
+            standing = _standing(item.height, [bar.height for bar in bars.values()])
             for row in range(item.row + 1):
-                # the whole column knows the height, so that the height can be read off anywhere
-                inside = (item.row - row) * 2 < item.height
-                labels[row * GRID + item.col] = [WHAT.index("bar") if inside else 0, color * inside, 0, 2 + item.height]
+                # the whole column knows the height, so that it can be read off anywhere
+                label = {"extent": 2 + item.height, "rank": standing}
+                if (item.row - row) * 2 < item.height:
+                    label |= look
+                    if (item.row + 1, item.col) in glyphs:
+                        label["partner"] = WHAT.index(glyphs[item.row + 1, item.col].name)
+                labels[row * GRID + item.col] |= label
             continue
+        if item.kind == "glyph":
+            if item.col in bars:
+                bar = bars[item.col]
+                look |= {
+                    "extent": 2 + bar.height,
+                    "rank": _standing(bar.height, [b.height for b in bars.values()]),
+                    "partner": WHAT.index(str(bar.height)),
+                }
+            elif item.row in spelled:
+                look |= {"word": WORDS.index(words[item.row]), "line": 1 + spelled.index(item.row)}
+            else:
+                partner = words[item.row].replace(item.name, "", 1)
+                look |= {
+                    "partner": WHAT.index(partner),
+                    "rank": _standing(numbers[item.row], list(numbers.values())),
+                }
+            labels[item.row * GRID + item.col] |= look
+            continue
+        for attribute, alike in (
+            ("same name", [other.name == item.name for other in things]),
+            ("same color", [other.color == item.color for other in things]),
+            ("other name", [other.name != item.name for other in things]),
+            ("other color", [other.color != item.color for other in things]),
+            ("all", [True for _ in things]),
+        ):
+            look[attribute] = 1 + min(MOST, sum(alike))
+        look["extent"] = 1 + SIZES.index(item.size)
         for row, col in square(item.row, item.col, item.span):
             part = {1: 1, 2: 2 + 2 * (row - item.row) + (col - item.col), 3: 6, 4: 7}[item.span]
-            labels[row * GRID + col] = [WHAT.index(item.name), color, part, 1 + SIZES.index(item.size)]
+            labels[row * GRID + col] = look | {"part": part}
     return labels
 
 
-OPENINGS = ("", "", "", "look well. ", "here is a thing to solve. ", "now then: ", "my friend would like to know: ")
-CLOSINGS = ("", "", "", " be quick.", " say it shortly.", "\nreply with as little text as you can.", "\nno long reply.")
+def _standing(value: int, values: Sequence[int]) -> int:
+    return 3 if value == max(values) else 1 if value == min(values) else 2
+
+
+OPENINGS = (*[""] * 8, "look well. ", "here is a thing to solve. ", "now then: ", "my friend would like to know: ")
+CLOSINGS = (*[""] * 8, " be quick.", " say it shortly.", "\nreply with as little text as you can.", "\nno long reply.")
 
 
 def _ask(rng: random.Random, skill: str, forms: Sequence[str], answer: str, **fields: str) -> Question:
@@ -88,6 +158,24 @@ def _pick(rng: random.Random, skill: str, stem: str, right: str, wrong: Sequence
     mark, gap = rng.choice(((".", "\n"), (".", " "), (")", "\n"), (")", ", "), (":", "; ")))
     lines = gap.join(f"{name}{mark} {option}" for name, option in zip(LETTERS, options, strict=True))
     return Question(skill, f"{rng.choice(OPENINGS)}{stem}\n{lines}\n{rng.choice(PICK_CLOSINGS)}", LETTERS[letter])
+
+
+def _recite(rng: random.Random, skill: str, form: str, pairs: Sequence[tuple[str, str]]) -> Question:
+    """Pairs in random order, so that only looking tells what comes second."""
+    text = ", ".join(f"{first} {second}" for first, second in rng.sample(list(pairs), len(pairs)))
+    return Question(skill, form, text)
+
+
+def _both_ways(
+    rng: random.Random, skill: str, first: str, second: str, pairs: Sequence[tuple[str, str]]
+) -> list[Question]:
+    """Recitals from first to second and back, where a word names one pair only."""
+    found = []
+    for one, other, way in ((first, second, pairs), (second, first, [(b, a) for a, b in pairs])):
+        unique = sorted(set(way))
+        if len({a for a, _ in unique}) == len(unique):
+            found.append(_recite(rng, skill, f"list {one} and {other}.", unique))
+    return found
 
 
 PICK_CLOSINGS = ("pick a letter.", "say the letter.", "only the letter, please.", "letter?", "which letter fits?")
@@ -160,6 +248,14 @@ def _looks(rng: random.Random, items: Sequence[Item], family: Sequence[str], sor
     return asked
 
 
+def _recitals(rng: random.Random, items: Sequence[Item], sort: str) -> tuple[Question, ...]:
+    """How many of each name and colour, and which colour each name has."""
+    names, colors = [PLURALS.get(item.name, item.name) for item in items], [item.color for item in items]
+    counts = [(word, str(words.count(word))) for words in (names, colors) for word in sorted(set(words))]
+    found = _both_ways(rng, f"list {sort}", "name", "color", [(item.name, item.color) for item in items])
+    return (_recite(rng, f"list {sort} numbers", "list all numbers.", counts), *found)
+
+
 def _clumps(rng: random.Random, names: Sequence[str], most: int) -> list[tuple[str, str, str]]:
     """Looks with repeated names and colours, which make counting worth asking."""
     few = rng.sample(COLORS, rng.randint(1, 4))
@@ -179,13 +275,15 @@ def solids_lesson(rng: random.Random) -> Lesson:
     else:
         looks = _clumps(rng, SOLIDS, 9)
     scene = Scene(scatter(rng, "solid", looks), rng.choice(("grey", "grey", "white", "sand")))
-    return Lesson(scene, (*_counts(rng, scene, "solid"), *_looks(rng, scene.items, SOLIDS, "solid")))
+    asked = (*_counts(rng, scene, "solid"), *_looks(rng, scene.items, SOLIDS, "solid"))
+    return Lesson(scene, asked, _recitals(rng, scene.items, "solids"))
 
 
 def markers_lesson(rng: random.Random) -> Lesson:
     looks = [(name, color, "large") for name, color, _ in _clumps(rng, MARKERS, 11)]
     scene = Scene(scatter(rng, "marker", looks), rng.choice(("white", "white", "paper")), axes=rng.random() < 0.5)
-    return Lesson(scene, (*_counts(rng, scene, "marker"), *_looks(rng, scene.items, MARKERS, "marker")))
+    asked = (*_counts(rng, scene, "marker"), *_looks(rng, scene.items, MARKERS, "marker"))
+    return Lesson(scene, asked, _recitals(rng, scene.items, "markers"))
 
 
 WHERE = ("corners of the {name}?", "where is the {color} {name}? give corners.", "frame the {color} {name}.")
@@ -220,7 +318,8 @@ def icons_lesson(rng: random.Random) -> Lesson:
         start = f"There is {left}" if first == "There is" else left[0].upper() + left[1:]
         first = start.split(" ")[0]
         asked.append(_ask(rng, "two", SENTENCE, f"{start} {word} {right}.", word=word, first=first))
-    return Lesson(scene, tuple(asked))
+    pairs = [(item.name, item.color) for item in items]
+    return Lesson(scene, tuple(asked), tuple(_both_ways(rng, "list icons", "name", "color", pairs)))
 
 
 NAME_IT = ("name it.", "this is called?", "which thing was drawn here?", "one thing was drawn: name?")
@@ -236,7 +335,7 @@ def single_lesson(rng: random.Random) -> Lesson:
     asked = [_ask(rng, "single name", NAME_IT, name)]
     asked.append(_pick(rng, "single pick", rng.choice(PRESENT), name, shuffled(rng, ICONS, (name,))))
     asked.append(_ask(rng, "single color", ("color used?", "drawn in which color?"), color))
-    return Lesson(scene, tuple(asked))
+    return Lesson(scene, tuple(asked), tuple(_both_ways(rng, "list single", "name", "color", [(name, color)])))
 
 
 READ_UP = ("read the upper word.", "upper line says?", "title line, read it.", "what is written higher up?")
@@ -261,7 +360,8 @@ def words_lesson(rng: random.Random) -> Lesson:
         _ask(rng, "read color", READ_COLOR, lower, color=two),
         _pick(rng, "read pick", "the upper word:", upper, rng.sample([w for w in TITLES + AUTHORS if w != upper], 3)),
     )
-    return Lesson(Scene(tuple(items), rng.choice(("paper", "pink", "sky", "sand", "white"))), asked)
+    scene = Scene(tuple(items), rng.choice(("paper", "pink", "sky", "sand", "white")))
+    return Lesson(scene, asked, tuple(_both_ways(rng, "list words", "color", "word", [(one, upper), (two, lower)])))
 
 
 BESIDE = ("value beside {row}?", "go to {row}: which digit?", "{row} has the number?", "number at {row}?")
@@ -287,7 +387,18 @@ def table_lesson(rng: random.Random) -> Lesson:
     i = rng.randrange(GRID)
     if numbers.count(numbers[i]) == 1:
         asked.append(_ask(rng, "table whose", WHOSE, rows[i], digit=str(numbers[i])))
-    return Lesson(Scene(tuple(items), rng.choice(("white", "paper", "sky", "sand"))), tuple(asked))
+    pairs = list(zip(rows, map(str, numbers), strict=True))
+    recitals = _both_ways(rng, "list rows", "row", "number", pairs)
+    return Lesson(Scene(tuple(items), rng.choice(("white", "paper", "sky", "sand"))), tuple(asked), tuple(recitals))
+
+
+def _bar_recitals(rng: random.Random, names: Sequence[str], heights: Sequence[int]) -> tuple[Question, ...]:
+    """The height of every bar, and the bars from tall to short or back."""
+    found = _both_ways(rng, "list heights", "bar", "height", list(zip(names, map(str, heights), strict=True)))
+    order = [names[i] for i in sorted(range(len(names)), key=heights.__getitem__)]
+    found.append(Question("sort bars", "sort from short to tall.", " ".join(order)))
+    found.append(Question("sort bars", "sort from tall to short.", " ".join(reversed(order))))
+    return tuple(found)
 
 
 TALLEST = ("tallest bar: color?", "color of the bar with maximum height?", "highest one has which color?")
@@ -325,7 +436,8 @@ def bars_lesson(rng: random.Random) -> Lesson:
         asked.append(_ask(rng, "bars over", OVER, YES_NO[yes], color=color, other=other))
     i = rng.randrange(GRID)
     asked.append(_ask(rng, "bars height", HEIGHT, str(heights[i]), color=colors[i]))
-    return Lesson(Scene(items, rng.choice(("white", "white", "paper"))), tuple(asked))
+    recitals = _bar_recitals(rng, [color.lower() for color in colors], heights)
+    return Lesson(Scene(items, rng.choice(("white", "white", "paper"))), tuple(asked), recitals)
 
 
 LETTER_MOST = ("letter under the tallest bar?", "largest bar: its label?", "maximum is at which letter?")
@@ -347,7 +459,8 @@ def labelled_bars_lesson(rng: random.Random) -> Lesson:
         _ask(rng, "labels least", LETTER_LEAST, names[heights.index(min(heights))]),
         _ask(rng, "labels height", LETTER_HEIGHT, str(heights[i]), row=names[i]),
     )
-    return Lesson(Scene(tuple(items), rng.choice(("white", "white", "paper"))), asked)
+    recitals = _bar_recitals(rng, names, heights)
+    return Lesson(Scene(tuple(items), rng.choice(("white", "white", "paper"))), asked, recitals)
 
 
 LESSONS: tuple[tuple[Callable[[random.Random], Lesson], float], ...] = (
@@ -369,4 +482,7 @@ def make_lesson(rng: random.Random) -> Lesson:
     words = rng.choice((COLORS, ICONS, MARKERS + SOLIDS, TITLES))
     right, *wrong = rng.sample(words, len(LETTERS))
     copy = _pick(rng, "copy letter", rng.choice(COPY).format(right=right), right, wrong)
-    return Lesson(lesson.scene, (*lesson.questions, copy))
+    words = rng.sample(words, len(LETTERS))
+    lines = "\n".join(f"{letter}. {word}" for letter, word in zip(LETTERS, words, strict=True))
+    letters = _recite(rng, "list letters", f"{lines}\nlist entry and letter.", list(zip(words, LETTERS, strict=True)))
+    return Lesson(lesson.scene, (*lesson.questions, copy), (*lesson.recitals, letters))
