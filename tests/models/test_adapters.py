@@ -29,7 +29,7 @@ from fcit_ray.params import params_sha256
 from fcit_ray.types import Assignment
 
 TOKENS = {"eos_token_id": END, "pad_token_id": PAD}
-NO_DROPOUT = MODEL.model_copy(update={"dropout": 0.0})
+FOUR = MODEL.model_copy(update={"rank": 8, "alpha": 16.0})  # four adapters of rank 2
 SAMPLES = [sample(index, 4 + index) for index in range(3)]
 
 
@@ -43,13 +43,13 @@ def prompts(samples=SAMPLES):
 
 @pytest.fixture(scope="module")
 def values():
-    """Global parameters of a bank of four adapters of rank 1, as after training."""
-    return random_params(small_bank(4).params())
+    """Global parameters of a bank of four adapters of rank 2, as after training."""
+    return random_params(small_bank(4, config=FOUR).params())
 
 
 @pytest.fixture(scope="module")
 def packed(values):
-    bank = small_bank(4)
+    bank = small_bank(4, config=FOUR)
     bank.pack(values)
     return bank
 
@@ -106,7 +106,7 @@ def test_initial_values_depend_on_seed_adapter_and_layer_alone():
 
 
 def test_a_bank_of_untrained_adapters_is_the_base():
-    base, bank = small_base(), small_bank(4)
+    base, bank = small_base(), small_bank(4, config=FOUR)
     batch = {name: value for name, value in train_batch().items() if name != "features"}
     expected = base(**batch).logits
     bank.activate(Assignment(train=(2,)), with_projector=True)
@@ -132,7 +132,7 @@ def test_a_target_that_is_not_there_is_told(targets, told):
 
 
 def test_params_are_a_copy(values):
-    bank = small_bank(4)
+    bank = small_bank(4, config=FOUR)
     before = bank.params()
     digest = params_sha256(before)
     bank.load(values)
@@ -185,7 +185,7 @@ def test_a_bank_of_one_is_stock_peft_to_the_bit():
 
 
 def test_activate_gives_exactly_what_is_trained():
-    bank = small_bank(4)
+    bank = small_bank(4, config=FOUR)
     trained = bank.activate(Assignment(train=(1, 3), frozen=(0,)), with_projector=False)
     assert {adapter_index(name) for name in trained} == {1, 3}
     live = {name for name, parameter in bank.model.named_parameters() if parameter.requires_grad}
@@ -197,7 +197,7 @@ def test_activate_gives_exactly_what_is_trained():
 
 def test_training_several_adapters_adds_them_up(values, packed):
     # Layer by layer this is the sum of the deltas; so it equals the packed bank with the weights (1, 0, 1, 0).
-    bank = small_bank(4, config=NO_DROPOUT)
+    bank = small_bank(4, config=FOUR.model_copy(update={"dropout": 0.0}))
     bank.load(values)
     bank.activate(Assignment(train=(2,), frozen=(0,)), with_projector=False)
     bank.model.eval()
@@ -222,14 +222,14 @@ def logits(bank, batch, gate):
 
 @pytest.mark.parametrize("adapter", [0, 3])
 def test_a_one_hot_gate_is_that_adapter_alone(values, packed, adapter):
-    bank = small_bank(4)
+    bank = small_bank(4, config=FOUR)
     bank.load(values)
     bank.activate(Assignment(train=(adapter,)), with_projector=False)
     bank.model.eval()
     with torch.inference_mode():
         alone = bank.forward(prompts()).logits[:, -1]
     gated = logits(packed, prompts(), one_hot(adapter, adapter, adapter))
-    # rank 4 with zeros against rank 1: other orders of summation in float32
+    # rank 8 with zeros against rank 2: other orders of summation in float32
     torch.testing.assert_close(gated, alone, rtol=1e-4, atol=1e-5)
     other = logits(packed, prompts(), one_hot(1, 1, 1))
     assert (other - alone).abs().max() > 0.01  # the adapters do differ
@@ -237,7 +237,7 @@ def test_a_one_hot_gate_is_that_adapter_alone(values, packed, adapter):
 
 def test_every_layer_mixes_per_sample_as_the_formula_says(values, packed):
     # y = W x + s * sum_k gate_k B_k A_k x, for every sample with its own gate, in float64 from the named factors;
-    # s = alpha / rank = 8 / 4.
+    # s = alpha / rank = 16 / 8.
     gate = torch.tensor([[0.7, 0.1, 0.15, 0.05], [0.0, 0.0, 1.0, 0.0], [0.25, 0.25, 0.25, 0.25]])
     caught = {}
 
@@ -293,7 +293,7 @@ def test_a_gate_of_the_wrong_shape_is_refused(packed):
 
 def test_generation_is_the_same_with_and_without_the_cache(values):
     gate = torch.tensor([[0.6, 0.4, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0], [0.25, 0.25, 0.25, 0.25]])
-    packed = small_bank(4)
+    packed = small_bank(4, config=FOUR)
     packed.pack(values)
     model = packed.model.get_base_model()
     # Weights drawn at random may answer the image's placeholder, for which there is no second image.
@@ -345,17 +345,18 @@ def test_the_gate_is_gone_after_generation(packed, monkeypatch):
 
 
 def test_packing_again_takes_the_new_values(values, packed):
-    bank = small_bank(4)
+    bank = small_bank(4, config=FOUR)
     bank.pack(random_params(values, seed=9))
-    first = logits(bank, prompts(), one_hot(0, 1, 2))
+    gate = torch.full((3, 4), 0.5)  # two hooks would weigh by a quarter
+    first = logits(bank, prompts(), gate)
     bank.pack(values)
-    again = logits(bank, prompts(), one_hot(0, 1, 2))
-    assert torch.equal(again, logits(packed, prompts(), one_hot(0, 1, 2)))  # one hook a layer, not two
+    again = logits(bank, prompts(), gate)
+    assert torch.equal(again, logits(packed, prompts(), gate))  # one hook a layer, not two
     assert not torch.equal(again, first)
 
 
 def test_packing_does_not_touch_the_named_adapters_and_training_does_not_touch_the_packed(values):
-    bank = small_bank(4)
+    bank = small_bank(4, config=FOUR)
     bank.pack(values)
     assert params_sha256(bank.params()) == params_sha256(values)
     before = {n: p.clone() for n, p in bank.model.named_parameters() if f".{PACKED}." in n}
@@ -370,7 +371,7 @@ def test_packing_does_not_touch_the_named_adapters_and_training_does_not_touch_t
 
 
 def test_inference_has_no_dropout(values):
-    bank = small_bank(4, config=MODEL.model_copy(update={"dropout": 0.9}))
+    bank = small_bank(4, config=FOUR.model_copy(update={"dropout": 0.9}))
     bank.model.train()
     bank.pack(values)
     assert torch.equal(logits(bank, prompts(), None), logits(bank, prompts(), None))
@@ -380,7 +381,7 @@ def test_inference_has_no_dropout(values):
 
 
 def test_a_bfloat16_base_keeps_its_adapters_in_float32():
-    config = MODEL.model_copy(update={"dtype": "bfloat16"})
+    config = FOUR.model_copy(update={"dtype": "bfloat16"})
     bank = AdapterBank(small_base().to(torch.bfloat16), config, 4, 0)
     params = bank.params()
     assert {value.dtype for value in params.values()} == {torch.float32}
@@ -395,8 +396,8 @@ def test_a_bfloat16_base_keeps_its_adapters_in_float32():
 
 
 def test_initial_bits_do_not_depend_on_the_bases_type():
-    half = AdapterBank(small_base().to(torch.bfloat16), MODEL.model_copy(update={"dtype": "bfloat16"}), 4, 0).params()
-    full = small_bank(4).params()
+    half = AdapterBank(small_base().to(torch.bfloat16), FOUR.model_copy(update={"dtype": "bfloat16"}), 4, 0).params()
+    full = small_bank(4, config=FOUR).params()
     assert all(torch.equal(half[name], value) for name, value in full.items() if "lora_" in name)
 
 
