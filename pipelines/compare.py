@@ -1,7 +1,7 @@
 """Run several methods on one configuration and show them in one table: the main job.
 
-    python pipelines/compare.py configs/miniature.yaml
-    python pipelines/compare.py configs/miniature.yaml seed=1 --methods finetune disco --out runs/two-methods
+python pipelines/compare.py configs/miniature.yaml
+python pipelines/compare.py configs/miniature.yaml seed=1 --methods finetune disco --out runs/two-methods
 """
 
 import argparse
@@ -23,7 +23,9 @@ METHODS = Path(__file__).resolve().parent.parent / "configs" / "methods"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", nargs="+", metavar="FILE | key.path=value", help="YAML files, merged in order, and overrides")
+    parser.add_argument(
+        "config", nargs="+", metavar="FILE | key.path=value", help="YAML files, merged in order, and overrides"
+    )
     parser.add_argument(
         "--methods",
         nargs="+",
@@ -49,9 +51,7 @@ def main() -> None:
             start_ray(args.out / "ray.log")
         for name, config in configs.items():
             with Display() as display:
-                results.append(
-                    launch(config, folders[name], on_status=display.update, experiment=experiments[name])
-                )
+                results.append(launch(config, folders[name], on_status=display.update, experiment=experiments[name]))
         rows = [row_from_results(result) for result in results]
         tasks = [task.name for task in next(iter(configs.values())).benchmark.tasks]
         streams = {r["label"]: matrix_from_results(r) for r in results if len(r["matrix"]) > 1}

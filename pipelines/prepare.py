@@ -1,7 +1,7 @@
 """Prepare data.
 
-    python pipelines/prepare.py miniature                 # generate the twelve datasets in miniature, data/miniature
-    python pipelines/prepare.py miniature --out /tmp/mini --seed 1
+python pipelines/prepare.py miniature                 # generate the twelve datasets in miniature, data/miniature
+python pipelines/prepare.py miniature --out /tmp/mini --seed 1
 """
 
 import argparse
@@ -21,7 +21,9 @@ def main() -> None:
         "same bytes; a folder that already holds them is left as it is.",
     )
     miniature.add_argument("--out", type=Path, default=Path("data/miniature"), help="data root (default: %(default)s)")
-    miniature.add_argument("--num-train", type=int, default=300, help="training records a dataset (default: %(default)s)")
+    miniature.add_argument(
+        "--num-train", type=int, default=300, help="training records a dataset (default: %(default)s)"
+    )
     miniature.add_argument("--seed", type=int, default=0, help="of every picture and question (default: %(default)s)")
     args = parser.parse_args()
     with exit_on_error():

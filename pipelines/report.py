@@ -1,6 +1,6 @@
 """One table from any number of run folders; runs of one name and several seeds give mean and spread.
 
-    python pipelines/report.py runs/compare/* --markdown table.md
+python pipelines/report.py runs/compare/* --markdown table.md
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Train and evaluate one run on Ray.
 
-    python pipelines/run.py configs/miniature.yaml configs/methods/disco.yaml
-    python pipelines/run.py configs/miniature.yaml configs/methods/disco.yaml seed=1 train.epochs=2
+python pipelines/run.py configs/miniature.yaml configs/methods/disco.yaml
+python pipelines/run.py configs/miniature.yaml configs/methods/disco.yaml seed=1 train.epochs=2
 """
 
 import argparse
@@ -18,7 +18,9 @@ from fcit_ray.runtime.launch import launch, start_ray
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", nargs="+", metavar="FILE | key.path=value", help="YAML files, merged in order, and overrides")
+    parser.add_argument(
+        "config", nargs="+", metavar="FILE | key.path=value", help="YAML files, merged in order, and overrides"
+    )
     parser.add_argument("--out", type=Path, help="run folder (default: runs/<name>-seed<seed>)")
     parser.add_argument("--resume", action="store_true", help="go on with the unfinished run in the folder")
     parser.add_argument("--overwrite", action="store_true", help="delete the run in the folder and start anew")

@@ -1,4 +1,4 @@
-"""What a user meets at the door of `pipelines/run.py`: every message names what is wrong, before Ray or a model starts."""
+"""What a user meets at the door of `pipelines/run.py`: every message names what is wrong, before anything starts."""
 
 import json
 import runpy
@@ -132,9 +132,7 @@ def begun(data, tmp_path):
     """A run folder with two checkpoints of a run that was killed."""
     config = load_config(BASE, [f"benchmark.root={data}"])
     folder = RunFolder.open(tmp_path / "run", config, resume=False, overwrite=False)
-    state = ServerState(
-        stage=0, round=1, params={"a": torch.arange(6.0)}, knowledge={}, optimizer={}, memories={}
-    )
+    state = ServerState(stage=0, round=1, params={"a": torch.arange(6.0)}, knowledge={}, optimizer={}, memories={})
     for round in (1, 2):
         folder.save_checkpoint(replace(state, round=round), keep=2)
     return folder

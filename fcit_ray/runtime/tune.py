@@ -75,7 +75,9 @@ def load_sweep(file: Path, overrides: Sequence[str] = ()) -> tuple[Sweep, list[T
     trials = []
     points = [dict(zip(sweep.grid, values, strict=True)) for values in itertools.product(*sweep.grid.values())]
     for method, point, seed in itertools.product(sweep.methods, points, sweep.seeds):
-        chosen = [f"{key}={yaml.safe_dump(value, default_flow_style=True).split(chr(10))[0]}" for key, value in point.items()]
+        chosen = [
+            f"{key}={yaml.safe_dump(value, default_flow_style=True).split(chr(10))[0]}" for key, value in point.items()
+        ]
         config = load_config([*sweep.config, method], [*sweep.overrides, *overrides, *chosen, f"seed={seed}"])
         label = " ".join([config.name, *(f"{key.split('.')[-1]}={value}" for key, value in point.items())])
         config = config.model_copy(update={"name": label})
