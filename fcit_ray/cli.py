@@ -13,7 +13,11 @@ from fcit_ray.models.load import ModelError
 from fcit_ray.run_folder import RunFolderError
 from fcit_ray.runtime.work_queue import RunFailed
 
-console = Console(soft_wrap=True, highlight=False)
+_terminal = Console()
+# Where there is no terminal rich assumes 80 columns, in which the table would lose its last ones.
+console = Console(
+    width=max(100, _terminal.width) if not _terminal.is_terminal else None, soft_wrap=True, highlight=False
+)
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
