@@ -115,8 +115,8 @@ class IdleWorker:
 
     def perform(self, work: TrainWork) -> ClientUpdate:
         job = work.job
-        delta = {name: value for handle in work.params for name, value in self._store.get(handle).items()}
-        self._store.get(work.knowledge)
+        *params, _ = self._store.get([*work.params, work.knowledge])
+        delta = {name: value for part in params for name, value in part.items()}
         return ClientUpdate(
             stage=job.stage,
             round=job.round,

@@ -9,7 +9,7 @@ samples in the same order.
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -21,11 +21,14 @@ from torch import Tensor
 from fcit_ray.data.layout import Record
 from fcit_ray.data.samples import Sample, SampleEncoder
 from fcit_ray.data.shards import mean_feature
-from fcit_ray.experiment import Experiment
+
+if TYPE_CHECKING:  # The tasks that read and decode import this module: nothing heavy that they do not need.
+    from fcit_ray.experiment import Experiment
 
 _DTYPES = {"pixels": np.uint8, "input_ids": np.int64, "labels": np.int64, "feature": np.float32}
 _RECORD = TypeAdapter(Record)
 _BATCH = 32
+_RECORDS_PER_PROCESS = 1000
 CPUS_PER_TASK = 0.5  # a read or decode task; small, so that it finds room beside the workers on a box of two cores
 
 Part = Literal["train", "test", "feature"]
@@ -83,10 +86,16 @@ def _dataset(pieces: Sequence[Sequence[str]], encoder: SampleEncoder, part: Part
     """Prepared records; each piece goes in as a block of its own and comes out as one, in the same order."""
     quiet()
     blocks = [pa.table({"record": list(rows)}) for rows in pieces]
+    # Each process that decodes spends seconds on its imports: one for as many records as take about that long.
+    processes = 1 + sum(map(len, pieces)) // _RECORDS_PER_PROCESS
     # No batch size: one task a block. Nothing else runs (no split, no repartition): Ray gives those a whole CPU each,
     # for which they would wait for ever where workers leave only a part of one.
     return ray.data.from_arrow(blocks).map_batches(
-        _Encode(encoder, part), batch_size=None, batch_format="pyarrow", num_cpus=CPUS_PER_TASK
+        _Encode(encoder, part),
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=CPUS_PER_TASK,
+        compute=ray.data.TaskPoolStrategy(size=processes),
     )
 
 
@@ -132,7 +141,7 @@ class RayShards:
         budget: bytes of prepared samples to keep in the object store at a time.
     """
 
-    def __init__(self, experiment: Experiment, budget: int):
+    def __init__(self, experiment: "Experiment", budget: int):
         config = experiment.config
         self._encoder = sample_encoder(experiment)
         self._experiment = experiment
@@ -221,7 +230,7 @@ class RayShards:
             self._blocks.setdefault(unit, {})[number] = CachedShard(block, len(piece))
 
 
-def sample_encoder(experiment: Experiment) -> SampleEncoder:
+def sample_encoder(experiment: "Experiment") -> SampleEncoder:
     """The record encoder of a run."""
     config = experiment.config
     root = str(config.benchmark.root.resolve())

@@ -10,8 +10,7 @@ from typing import Any
 
 import ray
 import ray.train
-from ray.train.backend import Backend
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fcit_ray.config import Config, ConfigError
@@ -22,35 +21,13 @@ from fcit_ray.runtime.data import CPUS_PER_TASK, RayShards, quiet
 from fcit_ray.runtime.driver import Driver
 from fcit_ray.runtime.errors import MENDABLE, explain, origin
 from fcit_ray.runtime.store import RayStore, share_tensors
+from fcit_ray.runtime.train_group import NoGroupConfig, TellDriver
 from fcit_ray.runtime.train_loop import train_loop
 from fcit_ray.runtime.work_queue import RunFailed
 
 _POLL_S = 0.25
 _HEALTH_CHECK_S = "0.5"  # between Ray Train's looks at its workers: how soon a death is known
 _GOODBYE_S = 30.0  # for the workers to leave at the end of a run
-
-
-class _NoGroup(Backend):
-    """Clients train independently of each other: no process group, so no worker waits for another."""
-
-    share_cuda_visible_devices = False
-    has_replica_groups = True  # One worker that dies is replaced; the others keep their base and their clients.
-
-
-class _NoGroupConfig(TorchConfig):
-    @property
-    def backend_cls(self) -> type[Backend]:
-        return _NoGroup
-
-
-class _TellDriver(ray.train.UserCallback):
-    """Called in Ray Train's controller when workers have died."""
-
-    def __init__(self, driver: Any):
-        self._driver = driver
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        self._driver.lost.remote(list(worker_exceptions))
 
 
 class _RayDriver(Driver):
@@ -215,7 +192,12 @@ def launch(
     except ray.exceptions.RayTaskError as error:
         raise origin(error) from None
     except ray.exceptions.RayActorError as error:
-        raise RunFailed(f"the driver's process died; --resume goes on from the last checkpoint\n{error}") from None
+        logging.getLogger("ray").error("the driver's process died: %s", error)
+        if error.actor_init_failed:
+            raise RunFailed(f"the driver could not start: {str(error).strip().splitlines()[-1]}") from None
+        raise RunFailed(
+            "the driver's process died (killed, or out of memory?); --resume goes on from the last checkpoint"
+        ) from None
     finally:
         ray.kill(driver)
 
@@ -240,7 +222,7 @@ def run_workers(
         trainer = TorchTrainer(
             loop,
             train_loop_config={"config": config.model_dump(mode="json"), "driver": driver},
-            torch_config=_NoGroupConfig(),
+            torch_config=NoGroupConfig(),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=runtime.num_workers, use_gpu=runtime.gpu, resources_per_worker=resources
             ),
@@ -248,7 +230,7 @@ def run_workers(
                 name="workers",
                 storage_path=str((folder.path / "logs").resolve()),
                 failure_config=ray.train.FailureConfig(max_failures=runtime.max_worker_failures),
-                callbacks=[_TellDriver(driver)],  # type: ignore[list-item]  # Ray's annotation is of version 1
+                callbacks=[TellDriver(driver)],  # type: ignore[list-item]  # Ray's annotation is of version 1
             ),
         )
         trainer.fit()
@@ -259,7 +241,8 @@ def run_workers(
         reason = f"workers died more than runtime.max_worker_failures={runtime.max_worker_failures} times; {deaths}"
     except Exception as error:
         log.exception("the workers failed")
-        reason = f"the workers could not run: {_first_line(error)}"
+        cause = str(origin(getattr(error, "controller_failure", error))).strip().splitlines() or [repr(error)]
+        reason = f"the workers could not run: {cause[-1]}"
     try:
         ray.get(driver.fail.remote(reason))
     except ray.exceptions.RayError:

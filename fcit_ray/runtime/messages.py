@@ -13,7 +13,7 @@ class Store(Protocol):
 
     def put(self, value: Any) -> Any: ...
 
-    def get(self, handle: Any) -> Any: ...
+    def get(self, handles: Sequence[Any]) -> list[Any]: ...
 
 
 class DirectStore:
@@ -22,8 +22,8 @@ class DirectStore:
     def put(self, value: Any) -> Any:
         return value
 
-    def get(self, handle: Any) -> Any:
-        return handle
+    def get(self, handles: Sequence[Any]) -> list[Any]:
+        return list(handles)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -48,7 +47,8 @@ class Worker:
     def train(self, work: TrainWork) -> ClientUpdate:
         """One client's local training."""
         self._packed = None
-        job = replace(work.job, params=self._fetch(work.params), knowledge=self._store.get(work.knowledge))
+        *params, knowledge = self._store.get([*work.params, work.knowledge])
+        job = replace(work.job, params=_merge(params), knowledge=knowledge)
         train = self._train
         batches = training_batches(work.shard, self._collator, train.batch_size, job.seed, train.epochs)
         return run_client(job, batches, self._bank, self._method, train, self._setting)
@@ -56,12 +56,13 @@ class Worker:
     def answer(self, work: AnswerWork) -> list[Answer]:
         """Greedy answers, in the order of the shard."""
         if self._packed != work.version:
-            self._bank.pack(self._fetch(work.params))
+            self._bank.pack(_merge(self._store.get(work.params)))
             self._packed = work.version
         samples = list(work.shard.read(np.arange(len(work.shard))))
-        knowledge = self._store.get(work.knowledge)
+        [knowledge] = self._store.get([work.knowledge])
         evaluation = self._config.evaluation
         return answer(samples, self._bank, self._method, knowledge, self._collator, self._tokenizer, evaluation)
 
-    def _fetch(self, handles: Sequence[Any]) -> Params:
-        return {name: value for handle in handles for name, value in self._store.get(handle).items()}
+
+def _merge(parts: Sequence[Params]) -> Params:
+    return {name: value for part in parts for name, value in part.items()}

@@ -1,0 +1,30 @@
+"""What Ray Train's controller is told about the workers; imports little, for the controller imports it too."""
+
+from typing import Any
+
+import ray.train
+from ray.train.backend import Backend
+from ray.train.torch import TorchConfig
+
+
+class _NoGroup(Backend):
+    """Clients train independently of each other: no process group, so no worker waits for another."""
+
+    share_cuda_visible_devices = False
+    has_replica_groups = True  # One worker that dies is replaced; the others keep their base and their clients.
+
+
+class NoGroupConfig(TorchConfig):
+    @property
+    def backend_cls(self) -> type[Backend]:
+        return _NoGroup
+
+
+class TellDriver(ray.train.UserCallback):
+    """Called in the controller when workers have died."""
+
+    def __init__(self, driver: Any):
+        self._driver = driver
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        self._driver.lost.remote(list(worker_exceptions))

@@ -1,0 +1,62 @@
+"""One Ray cluster and one small generated benchmark for all tests of the runtime."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fcit_ray.config import Config, parse_config
+from fcit_ray.data.miniature import write_miniature
+
+Configure = Callable[..., Config]
+
+
+@pytest.fixture(scope="session")
+def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("miniature") / "data"
+    write_miniature(root, num_train=24, num_validation=2, num_test=6)
+    return root
+
+
+@pytest.fixture(scope="session")
+def configure(miniature: Path) -> Configure:
+    """A configuration of two tasks, two rounds and a second of training; sections given override keys of its own."""
+
+    def make(**sections: Any) -> Config:
+        values: dict[str, Any] = {
+            "name": "small",
+            "method": {"name": "disco", "num_subspaces": 4},
+            "benchmark": {
+                "root": str(miniature),
+                "tasks": ["ArxivQA", "IconQA"],
+                "num_clients": 3,
+                "clients_per_round": 2,
+                "num_rounds": 2,
+                "min_samples": 2,
+            },
+            "model": {"path": "tiny", "max_length": 256, "rank": 8, "alpha": 16},
+            "train": {"lr": 5e-3, "projector_lr": 2e-4},
+            "evaluation": {"batch_size": 4, "max_new_tokens": 4},
+            "runtime": {"num_workers": 2, "cpus_per_worker": 0.5, "keep_checkpoints": 100},
+        }
+        for name, section in sections.items():
+            merge = isinstance(section, dict) and name not in ("method", "server")
+            values[name] = {**values.get(name, {}), **section} if merge else section
+        return parse_config(values)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[None]:
+    """A cluster of this process's own, on two CPUs; its processes find the modules beside the tests."""
+    import ray
+
+    from fcit_ray.runtime.launch import start_ray
+
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    start_ray(num_cpus=2, address="local")
+    yield
+    ray.shutdown()

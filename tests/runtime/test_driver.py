@@ -1,0 +1,214 @@
+"""The driver with plain workers in threads, no Ray: a whole run, its folder, and resuming it anywhere."""
+
+import json
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Configure
+
+from fcit_ray.config import Config
+from fcit_ray.data.shards import LocalShards
+from fcit_ray.experiment import open_experiment
+from fcit_ray.federation import simulate
+from fcit_ray.params import params_sha256
+from fcit_ray.run_folder import RunFolder
+from fcit_ray.runtime.data import sample_encoder
+from fcit_ray.runtime.driver import Driver
+from fcit_ray.runtime.messages import AnswerWork, DirectStore, Over, TrainWork
+from fcit_ray.runtime.work_queue import RunFailed
+from fcit_ray.runtime.worker import Worker
+
+Perform = Callable[[Worker, Any], Any]
+
+
+class Lost(BaseException):
+    """Ends a worker without a word, as a kill would."""
+
+
+def run(
+    config: Config, path: Path, *, workers: int = 1, resume: bool = False, perform: Perform = Worker.perform
+) -> dict[str, Any]:
+    """Launch without Ray: the driver here, each worker in a thread."""
+    experiment = open_experiment(config)
+    folder = RunFolder.open(path, config, resume=resume, overwrite=False)
+    shards = LocalShards(experiment.stream, experiment.tests, sample_encoder(experiment))
+    driver = Driver(experiment, folder, shards, DirectStore())
+
+    def serve(rank: int) -> None:
+        try:
+            worker = Worker(config, DirectStore())
+            if driver.join(rank):
+                driver.begin(worker.initial_params())
+            done = None
+            while not isinstance(lease := driver.next(rank, 0.1, done), Over):
+                done = (lease.token, perform(worker, lease.work)) if lease is not None else None
+        except Lost:
+            pass
+        except Exception as error:
+            driver.fail(str(error))
+
+    threads = [threading.Thread(target=serve, args=(rank,), daemon=True) for rank in range(workers)]
+    for thread in threads:
+        thread.start()
+    try:
+        return driver.run()
+    finally:
+        for thread in threads:
+            thread.join(timeout=60.0)
+            assert not thread.is_alive(), "a worker was not told that the run is over"
+
+
+def timeless(value: Any) -> Any:
+    """Records without their seconds, the only thing in which two runs of the same bits differ."""
+    if isinstance(value, dict):
+        return {key: timeless(item) for key, item in value.items() if key != "seconds"}
+    return [timeless(item) for item in value] if isinstance(value, list) else value
+
+
+def predictions(path: Path) -> dict[str, str]:
+    return {str(f.relative_to(path)): f.read_text() for f in sorted(path.glob("predictions/**/*.jsonl"))}
+
+
+@pytest.fixture(scope="module")
+def whole(configure: Configure, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nobody disturbed."""
+    path = tmp_path_factory.mktemp("whole") / "run"
+    run(configure(), path)
+    return path
+
+
+def test_a_run_leaves_all_its_records(whole: Path) -> None:
+    folder = RunFolder(whole)
+    assert folder.finished
+    kinds = [(record["kind"], record["stage"], record.get("round")) for record in folder.records()]
+    assert kinds == [
+        ("round", 0, 0), ("round", 0, 1), ("evaluation", 0, None),
+        ("round", 1, 0), ("round", 1, 1), ("evaluation", 1, None),
+    ]  # fmt: skip
+    names = [path.name for path in folder.checkpoints()]
+    assert names == ["stage_0000_round_0001", "stage_0001_round_0000", "stage_0001_round_0001", "stage_0002_round_0000"]
+    assert list(predictions(whole)) == [
+        "predictions/stage_0000/ArxivQA.jsonl",
+        "predictions/stage_0001/ArxivQA.jsonl",
+        "predictions/stage_0001/IconQA.jsonl",
+    ]
+    rows = [json.loads(line) for line in (whole / "predictions/stage_0001/IconQA.jsonl").read_text().splitlines()]
+    assert len(rows) == 6
+    assert all(row.keys() == {"question_id", "prediction", "answer", "score", "gate"} for row in rows)
+    first = folder.records()[0]
+    assert len(first["clients"]) == 2
+    assert first["bytes_down"] > first["bytes_up"] / 2 > 0
+
+
+def test_the_driver_gives_the_bits_of_the_reference_loop(configure: Configure, whole: Path) -> None:
+    config = configure()
+    experiment = open_experiment(config)
+    shards = LocalShards(experiment.stream, experiment.tests, sample_encoder(experiment))
+    worker = Worker(config, DirectStore())
+
+    def train(job: Any) -> Any:
+        shard = shards.train_shard(job.client.task, job.client.index)
+        return worker.train(TrainWork(job, [job.params], job.knowledge, shard))
+
+    state = simulate(experiment.federation(shards.feature), worker.initial_params(), train)
+    assert params_sha256(state.params) == RunFolder(whole).results()["adapters_sha256"]
+
+
+@pytest.mark.parametrize("kept", [1, 2, 3, 4])
+def test_a_run_resumed_from_any_checkpoint_gives_the_same_bits(
+    configure: Configure, whole: Path, tmp_path: Path, kept: int
+) -> None:
+    """As killed right after its n-th checkpoint, or (records beyond it are there too) long after."""
+    path = tmp_path / "run"
+    shutil.copytree(whole, path)
+    (path / "results.json").unlink()
+    for late in RunFolder(path).checkpoints()[kept:]:
+        shutil.rmtree(late)
+    results = run(configure(), path, resume=True)
+    assert results["adapters_sha256"] == RunFolder(whole).results()["adapters_sha256"]
+    assert timeless(RunFolder(path).records()) == timeless(RunFolder(whole).records())
+    assert predictions(path) == predictions(whole)
+
+
+def test_a_worker_lost_with_work_in_hand_changes_nothing(configure: Configure, whole: Path, tmp_path: Path) -> None:
+    lost: list[Any] = []
+
+    def perform(worker: Worker, work: Any) -> Any:
+        if isinstance(work, TrainWork) and not lost:
+            lost.append(work)
+            raise Lost
+        return worker.perform(work)
+
+    # Two threads would share torch's generator, but of these two workers one soon is gone.
+    config = configure(runtime={"lease_s": 2.0})
+    results = run(config, tmp_path / "run", workers=2, perform=perform)
+    assert lost
+    assert results["adapters_sha256"] == RunFolder(whole).results()["adapters_sha256"]
+
+
+def test_a_worker_s_error_ends_the_run_and_leaves_it_resumable(
+    configure: Configure, whole: Path, tmp_path: Path
+) -> None:
+    def perform(worker: Worker, work: Any) -> Any:
+        if isinstance(work, TrainWork) and work.job.stage == 1:
+            raise ValueError("a mistake in a method")
+        return worker.perform(work)
+
+    with pytest.raises(RunFailed, match="a mistake in a method"):
+        run(configure(), tmp_path / "run", perform=perform)
+    assert not RunFolder(tmp_path / "run").finished
+    results = run(configure(), tmp_path / "run", resume=True)
+    assert results["adapters_sha256"] == RunFolder(whole).results()["adapters_sha256"]
+
+
+def kinds(path: Path) -> list[tuple[str, int]]:
+    return [(record["kind"], record["stage"]) for record in RunFolder(path).records()]
+
+
+def test_evaluation_at_the_end_alone(configure: Configure, whole: Path, tmp_path: Path) -> None:
+    results = run(configure(evaluation={"every_stage": False}, benchmark={"num_rounds": 1}), tmp_path / "run")
+    assert kinds(tmp_path / "run") == [("round", 0), ("round", 1), ("evaluation", 1)]
+    assert results["adapters_sha256"] != RunFolder(whole).results()["adapters_sha256"]  # one round, not two
+
+
+def test_zero_shot_evaluates_and_trains_nothing(configure: Configure, tmp_path: Path) -> None:
+    done: list[type] = []
+
+    def perform(worker: Worker, work: Any) -> Any:
+        done.append(type(work))
+        return worker.perform(work)
+
+    run(configure(regime="zero_shot", method={"name": "finetune"}), tmp_path / "run", perform=perform)
+    assert kinds(tmp_path / "run") == [("evaluation", -1)]
+    assert set(done) == {AnswerWork}
+    assert list(predictions(tmp_path / "run")) == [
+        "predictions/zero_shot/ArxivQA.jsonl",
+        "predictions/zero_shot/IconQA.jsonl",
+    ]
+
+
+def test_centralised_is_one_client_with_all_the_data(configure: Configure, tmp_path: Path) -> None:
+    config = configure(regime="centralised", method={"name": "finetune"}, benchmark={"num_rounds": 1})
+    run(config, tmp_path / "run")
+    assert kinds(tmp_path / "run") == [("round", 0), ("evaluation", 0)]
+    [client] = RunFolder(tmp_path / "run").records()[0]["clients"]
+    assert client["num_examples"] == 48
+    assert client["steps"] == 12  # ceil(1 epoch * 1 round * 2 of 3 clients) = 1 pass, batches of 4
+
+
+def test_in_a_heterogeneous_schedule_clients_of_one_stage_learn_different_tasks(
+    configure: Configure, tmp_path: Path
+) -> None:
+    config = configure(benchmark={"num_rounds": 1, "schedule": [[0, 1], [1, 0]]}, method={"name": "finetune"})
+    run(config, tmp_path / "run")
+    rounds = [record for record in RunFolder(tmp_path / "run").records() if record["kind"] == "round"]
+    assert [[client["task"] for client in record["clients"]] for record in rounds] == [
+        ["ArxivQA", "IconQA"],
+        ["IconQA", "ArxivQA"],
+    ]
+    evaluations = [record for record in RunFolder(tmp_path / "run").records() if record["kind"] == "evaluation"]
+    assert all(record["scores"].keys() == {"ArxivQA", "IconQA"} for record in evaluations)

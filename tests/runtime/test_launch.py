@@ -1,0 +1,165 @@
+"""Runs on a Ray cluster: the same bits wherever and however they run, and every failure ends with its reason."""
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from conftest import Configure
+
+from fcit_ray.config import Config, ConfigError
+from fcit_ray.data.layout import DataError
+from fcit_ray.data.shards import LocalShards
+from fcit_ray.display import Status
+from fcit_ray.experiment import open_experiment
+from fcit_ray.federation import simulate
+from fcit_ray.params import params_sha256
+from fcit_ray.run_folder import RunFolder
+from fcit_ray.runtime.data import sample_encoder
+from fcit_ray.runtime.launch import check_room, launch
+from fcit_ray.runtime.messages import DirectStore, TrainWork
+from fcit_ray.runtime.work_queue import RunFailed
+from fcit_ray.runtime.worker import Worker
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+
+def start(
+    config: Config, path: Path, *, resume: bool = False, on_status: Callable[[Status], None] | None = None
+) -> Any:
+    folder = RunFolder.open(path, config, resume=resume, overwrite=False)
+    return launch(config, folder, on_status=on_status or (lambda status: None))
+
+
+def processes(name: str) -> list[psutil.Process]:
+    """Of the cluster that this process started, by the title that Ray gives them."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if process.cmdline()[:1] and process.cmdline()[0].startswith(f"ray::{name}"):
+                found.append(process)
+        except psutil.Error:
+            continue  # gone meanwhile
+    return found
+
+
+class KillOnce:
+    """Kills a process when the run trains in its second stage."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.killed: psutil.Process | None = None
+
+    def __call__(self, status: Status) -> None:
+        if self.killed is None and status.phase == "training" and status.stage == 1 and status.done < status.total:
+            self.killed = processes(self.name)[0]
+            self.killed.kill()
+
+
+@pytest.fixture(scope="module")
+def slower(configure: Configure) -> Config:
+    """Rounds of some seconds, so that there is a middle to be killed in."""
+    return configure(train={"lr": 5e-3, "epochs": 8})
+
+
+@pytest.fixture(scope="module")
+def expected(slower: Config) -> str:
+    """Digest of the adapters that one process learns."""
+    experiment = open_experiment(slower)
+    shards = LocalShards(experiment.stream, experiment.tests, sample_encoder(experiment))
+    worker = Worker(slower, DirectStore())
+
+    def train(job: Any) -> Any:
+        shard = shards.train_shard(job.client.task, job.client.index)
+        return worker.train(TrainWork(job, [job.params], job.knowledge, shard))
+
+    return params_sha256(simulate(experiment.federation(shards.feature), worker.initial_params(), train).params)
+
+
+def test_a_run_survives_a_killed_worker_with_the_bits_of_one_process(
+    slower: Config, expected: str, tmp_path: Path
+) -> None:
+    kill = KillOnce("RayTrainWorker")
+    results = start(slower, tmp_path / "run", on_status=kill)
+    assert kill.killed is not None
+    assert results["adapters_sha256"] == expected
+    assert results == RunFolder(tmp_path / "run").results()
+
+
+def test_a_killed_driver_ends_the_run_which_resumes_with_the_same_bits(
+    slower: Config, expected: str, tmp_path: Path
+) -> None:
+    kill = KillOnce("_RayDriver")
+    with pytest.raises(RunFailed, match="--resume"):
+        start(slower, tmp_path / "run", on_status=kill)
+    assert kill.killed is not None
+    assert start(slower, tmp_path / "run", resume=True)["adapters_sha256"] == expected
+
+
+def test_one_worker_that_streams_gives_the_same_bits_and_the_terminal_nothing(
+    configure: Configure, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    small = {"num_rounds": 1, "tasks": ["ArxivQA"], "num_clients": 2}
+    cached = configure(benchmark=small)
+    streamed = configure(benchmark=small, runtime={"cache_mb": 0, "num_workers": 1})
+    capfd.readouterr()
+    results = [start(config, tmp_path / str(number)) for number, config in enumerate([cached, streamed])]
+    assert results[0]["adapters_sha256"] == results[1]["adapters_sha256"]
+    said = capfd.readouterr()
+    assert (said.out, said.err) == ("", "")
+
+
+def test_a_mistake_in_a_method_ends_the_run_with_its_traceback(configure: Configure, tmp_path: Path) -> None:
+    config = configure(method={"name": "broken_method:Broken"})
+    with pytest.raises(RunFailed, match=r"broken_method\.py(.|\n)*ZeroDivisionError") as caught:
+        start(config, tmp_path / "run")
+    assert "ray::" not in str(caught.value)
+
+
+@pytest.mark.parametrize("cache_mb", [100, 0])
+def test_an_image_that_breaks_off_after_the_check_ends_the_run_by_name(
+    configure: Configure, miniature: Path, tmp_path: Path, cache_mb: int
+) -> None:
+    """Met in the driver's Ray Data execution, or, streamed, in a later one."""
+    shutil.copytree(miniature, tmp_path / "data")
+    config = configure(
+        benchmark={"root": str(tmp_path / "data"), "tasks": ["ArxivQA"]},
+        method={"name": "finetune"},
+        runtime={"cache_mb": cache_mb},
+    )
+    experiment = open_experiment(config)
+    for image in (tmp_path / "data").glob("datasets/ArxivQA/**/*.png"):
+        image.write_bytes(image.read_bytes()[:-60])
+    folder = RunFolder.open(tmp_path / "run", config, resume=False, overwrite=False)
+    with pytest.raises((DataError, RunFailed), match=r"ArxivQA.*\.png") as caught:
+        launch(config, folder, experiment=experiment)
+    assert "Traceback" not in str(caught.value)
+
+
+def test_an_interrupt_gets_through_at_once(configure: Configure, tmp_path: Path) -> None:
+    raised: list[float] = []
+
+    def interrupt(status: Status) -> None:
+        raised.append(time.monotonic())
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        start(configure(), tmp_path / "run", on_status=interrupt)
+    assert time.monotonic() - raised[0] < 5.0
+
+
+@pytest.mark.parametrize(
+    ("runtime", "message"),
+    [
+        ({"num_workers": 9}, "runtime.num_workers: 9 workers of 0.5 CPUs find no room"),
+        ({"cpus_per_worker": 3.0}, "runtime.num_workers: 2 workers of 3 CPUs find no room"),
+        ({"cpus_per_worker": 1.0}, "runtime.cpus_per_worker: 2 workers of 1 CPUs leave less than 0.5 CPU to read"),
+        ({"gpu": True, "num_workers": 64, "cpus_per_worker": 0.01}, "64 workers of 0.01 CPUs and a GPU"),
+    ],
+)
+def test_what_can_never_be_placed_is_refused(configure: Configure, runtime: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_room(configure(runtime=runtime))
