@@ -70,7 +70,7 @@ class Recipe:
     """
 
     seed: int = 0
-    vision_steps: int = 2500
+    vision_steps: int = 3000
     vision_batch: int = 64
     vision_lr: float = 2e-3
     steps: int = 6000
@@ -243,6 +243,7 @@ def patch_words(tokenizer: PreTrainedTokenizerFast, table: Tensor, seed: int) ->
         "partner": 0.7 * turned(WHAT[1:]),
         "word": 0.7 * turned(WORDS[1:]),
         "line": 0.5 * direction(2),
+        **{name: 0.4 * turned(counts[: GRID + 1]) for name in ("left", "top", "right", "bottom")},
     }
     none = torch.zeros(1, width)
     codes = {name: torch.cat([none, code]) for name, code in codes.items()}
@@ -286,7 +287,7 @@ def train_vision(
     head = nn.Linear(tower.config.hidden_size, sum(PATCH_CLASSES.values()))
     learning = [*tower.parameters(), *projector.parameters(), *head.parameters()]
     optimizer = optimizer_of([(learning, 1.0)], recipe.vision_lr, recipe.weight_decay)
-    words = patch_words(tokenizer, model.get_input_embeddings().weight, recipe.seed)
+    words = patch_words(tokenizer, model.model.language_model.embed_tokens.weight, recipe.seed)
     place = (words["row"][:, None] + words["col"][None]).flatten(0, 1)  # (P, D)
     started = time.monotonic()
 
@@ -423,11 +424,12 @@ def pretrain(recipe: Recipe, folder: Path, work: Path | None = None, resume: Pat
     tokenizer = build_processor().tokenizer
     model = build_model(tokenizer, recipe.seed)
     model.train()
-    start, state, scores = 0, None, {}
+    start, state = 0, None
+    scores: dict[str, object] = {}
     work = work or folder.with_name(f".{folder.name}.work")
     if resume is None:
         scores["patches"] = train_vision(model, tokenizer, recipe)
-        log.info("held-out patches: %s", scores["patches"])
+        log.info("held-out patches: %s", json.dumps(scores["patches"]))
     else:
         saved = torch.load(resume, weights_only=True)
         model.load_state_dict(saved["model"])

@@ -166,13 +166,13 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> LlavaForCo
         image_seq_length=(SIDE // CELL) ** 2,
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
-        initializer_range=0.05,
     )
+    config.initializer_range = 0.05  # of the projector
     model = LlavaForConditionalGeneration(config)
     table = word_table(tokenizer, text.hidden_size, seed)
     with torch.no_grad():
         # words outweigh what random layers add to them, or the first thousands of steps go into unearthing them
-        model.get_input_embeddings().weight.copy_(WORD_SCALE * table)
+        model.model.language_model.embed_tokens.weight.copy_(WORD_SCALE * table)
         model.lm_head.weight.copy_(table)
         for layer in model.model.language_model.layers:
             layer.self_attn.o_proj.weight.mul_(0.3)

@@ -45,7 +45,7 @@ def draw(scene: Scene) -> Image.Image:
         pen.line([(1, SIDE - 2), (SIDE - 2, SIDE - 2)], fill=INK[:3])
     for item in scene.items:
         if item.kind == "bar":
-            left, bottom = item.col * CELL + 3 + item.dx, (item.row + 1) * CELL
+            left, bottom = item.col * CELL + 3 + item.shift[0], (item.row + 1) * CELL
             box = (left, bottom - item.height * CELL // 2, left + CELL - 7, bottom - 1)
             ImageDraw.Draw(image).rectangle(box, fill=PAINT[item.color], outline=INK[:3])
         elif item.kind == "line":
@@ -53,7 +53,7 @@ def draw(scene: Scene) -> Image.Image:
             ImageDraw.Draw(image).line([(0, y), (SIDE, y)], fill=INK[:3])
         else:
             stamp = sprite(item.kind, item.name, item.color, item.size, item.span, item.style)
-            image.paste(stamp, (item.col * CELL + item.dx, item.row * CELL + item.dy), stamp)
+            image.paste(stamp, (item.col * CELL + item.shift[0], item.row * CELL + item.shift[1]), stamp)
     return image
 
 

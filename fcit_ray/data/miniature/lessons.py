@@ -18,6 +18,7 @@ from fcit_ray.data.miniature.scenes import (
     MARKERS,
     SIZES,
     SOLIDS,
+    STYLES,
     TITLES,
     Item,
     Scene,
@@ -45,6 +46,10 @@ PATCH_CLASSES = {
     "partner": len(WHAT),  # of a table's letter the number in its row and the reverse; of a bar the letter under it
     "word": len(WORDS),  # the word that a letter stands in
     "line": 3,  # none, the upper word, the lower word
+    "left": GRID + 2,  # none, and the edges of the square that a thing fills, in cells
+    "top": GRID + 2,
+    "right": GRID + 2,
+    "bottom": GRID + 2,
 }
 BACKGROUND = ("white", "grey", "grass", "sky", "sand", "paper", "pink")
 
@@ -131,6 +136,8 @@ def patch_labels(scene: Scene) -> list[dict[str, int]]:
         ):
             look[attribute] = 1 + min(MOST, sum(alike))
         look["extent"] = 1 + SIZES.index(item.size)
+        look |= {"left": 1 + item.col, "top": 1 + item.row}
+        look |= {"right": 1 + item.col + item.span, "bottom": 1 + item.row + item.span}
         for row, col in square(item.row, item.col, item.span):
             part = {1: 1, 2: 2 + 2 * (row - item.row) + (col - item.col), 3: 6, 4: 7}[item.span]
             labels[row * GRID + col] = look | {"part": part}
@@ -298,7 +305,7 @@ def icons_lesson(rng: random.Random) -> Lesson:
     colors = shuffled(rng, COLORS)
     if two:
         items = tuple(
-            Item("icon", name, rng.randint(0, 2), 2 * side, colors[side], span=2, **jitter(rng))
+            Item("icon", name, rng.randint(0, 2), 2 * side, colors[side], span=2, shift=jitter(rng))
             for side, name in enumerate(names)
         )
     else:
@@ -308,7 +315,7 @@ def icons_lesson(rng: random.Random) -> Lesson:
     asked = _looks(rng, items, ICONS, "icon")
     item = rng.choice(items)
     asked.append(_pick(rng, "icon present", rng.choice(PRESENT), item.name, shuffled(rng, ICONS, names)))
-    for item in rng.sample(items, min(2, len(items))):
+    for item in rng.sample(items, min(3, len(items))):
         asked.append(_ask(rng, "icon corners", WHERE, box_text(item), name=item.name, color=item.color))
     if two:
         word = rng.choice(("and", "next to", "beside", "near", "is near"))
@@ -328,9 +335,9 @@ NAME_IT = ("name it.", "this is called?", "which thing was drawn here?", "one th
 def single_lesson(rng: random.Random) -> Lesson:
     span = rng.choice((2, 3, 4))
     name, color = rng.choice(ICONS), rng.choice(COLORS)
-    style = rng.choice(("fill", "outline"))
+    style = rng.choice(STYLES)
     place = rng.randint(0, GRID - span), rng.randint(0, GRID - span)
-    item = Item("icon", name, *place, color, span=span, style=style, **jitter(rng, 2))
+    item = Item("icon", name, *place, color, span=span, style=style, shift=jitter(rng, 2))
     scene = Scene((item,), rng.choice((*BACKGROUND, "slate")))
     asked = [_ask(rng, "single name", NAME_IT, name)]
     asked.append(_pick(rng, "single pick", rng.choice(PRESENT), name, shuffled(rng, ICONS, (name,))))
@@ -417,7 +424,7 @@ def bars_lesson(rng: random.Random) -> Lesson:
     colors = [color if rng.random() < 0.5 else color.capitalize() for color in shuffled(rng, COLORS)[:GRID]]
     heights = rng.sample(range(1, 9), GRID)
     items = tuple(
-        Item("bar", "", GRID - 1, col, colors[col].lower(), height=heights[col], dx=rng.randint(-1, 1))
+        Item("bar", "", GRID - 1, col, colors[col].lower(), height=heights[col], shift=(rng.randint(-1, 1), 0))
         for col in range(GRID)
     )
     order = [colors[i] for i in sorted(range(GRID), key=heights.__getitem__)]
@@ -451,7 +458,7 @@ def labelled_bars_lesson(rng: random.Random) -> Lesson:
     color = rng.choice(COLORS)
     items: list[Item] = []
     for col in range(GRID):
-        items.append(Item("bar", "", GRID - 2, col, color, height=heights[col], dx=rng.randint(-1, 1)))
+        items.append(Item("bar", "", GRID - 2, col, color, height=heights[col], shift=(rng.randint(-1, 1), 0)))
         items.append(Item("glyph", names[col], GRID - 1, col, "black"))
     i = rng.randrange(GRID)
     asked = (
@@ -465,13 +472,13 @@ def labelled_bars_lesson(rng: random.Random) -> Lesson:
 
 LESSONS: tuple[tuple[Callable[[random.Random], Lesson], float], ...] = (
     (solids_lesson, 1.5),
-    (markers_lesson, 1.5),
-    (icons_lesson, 1.7),
-    (single_lesson, 0.5),
-    (words_lesson, 0.8),
+    (markers_lesson, 1.4),
+    (icons_lesson, 2.2),
+    (single_lesson, 0.4),
+    (words_lesson, 0.6),
     (table_lesson, 0.9),
     (bars_lesson, 1.3),
-    (labelled_bars_lesson, 1.0),
+    (labelled_bars_lesson, 1.2),
 )
 
 
@@ -479,10 +486,13 @@ def make_lesson(rng: random.Random) -> Lesson:
     """A picture at random with its questions, and an exercise in finding an option's letter."""
     builders, weights = zip(*LESSONS, strict=True)
     lesson = rng.choices(builders, weights)[0](rng)
-    words = rng.choice((COLORS, ICONS, MARKERS + SOLIDS, TITLES))
-    right, *wrong = rng.sample(words, len(LETTERS))
+    family = rng.choice((COLORS, ICONS, MARKERS + SOLIDS, TITLES))
+    right, *wrong = rng.sample(family, len(LETTERS))
     copy = _pick(rng, "copy letter", rng.choice(COPY).format(right=right), right, wrong)
-    words = rng.sample(words, len(LETTERS))
+    words = rng.sample(family, len(LETTERS))
     lines = "\n".join(f"{letter}. {word}" for letter, word in zip(LETTERS, words, strict=True))
-    letters = _recite(rng, "list letters", f"{lines}\nlist entry and letter.", list(zip(words, LETTERS, strict=True)))
-    return Lesson(lesson.scene, (*lesson.questions, copy), (*lesson.recitals, letters))
+    letters = [
+        Question(recital.skill, f"{lines}\n{recital.text}", recital.answer)
+        for recital in _both_ways(rng, "list letters", "entry", "letter", list(zip(words, LETTERS, strict=True)))
+    ]
+    return Lesson(lesson.scene, (*lesson.questions, copy), (*lesson.recitals, *letters))

@@ -29,6 +29,7 @@ BAR_LABELS = ("K", "M", "P", "R", "S", "T", "W", "X")
 
 Kind = Literal["solid", "marker", "icon", "glyph", "bar", "line"]
 Style = Literal["fill", "outline"]
+STYLES: tuple[Style, ...] = get_args(Style)
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,7 @@ class Item:
         span: cells it covers, a side.
         style: filled, or only its outline (pictures of single objects).
         height: a bar's height in half cells (8 pixels); a line's ("axis") is 0.
-        dx: pixels it is shifted to the right.
-        dy: pixels it is shifted down.
+        shift: pixels it is shifted to the right and down.
     """
 
     kind: Kind
@@ -58,8 +58,7 @@ class Item:
     span: int = 1
     style: Style = "fill"
     height: int = 0
-    dx: int = 0
-    dy: int = 0
+    shift: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -108,9 +107,9 @@ def square(row: int, col: int, span: int) -> list[tuple[int, int]]:
     return [(r, c) for r in range(row, row + span) for c in range(col, col + span)]
 
 
-def jitter(rng: random.Random, most: int = 1) -> dict[str, int]:
-    """A shift of at most `most` pixels each way, as `Item` takes it."""
-    return {"dx": rng.randint(-most, most), "dy": rng.randint(-most, most)}
+def jitter(rng: random.Random, most: int = 1) -> tuple[int, int]:
+    """A shift of at most `most` pixels each way."""
+    return rng.randint(-most, most), rng.randint(-most, most)
 
 
 def scatter(
@@ -133,7 +132,7 @@ def scatter(
             side -= 1
             place = cells.take(side)
         assert place is not None, "more things than cells; ask for fewer"
-        items.append(Item(kind, name, *place, color=color, size=size, span=side, **jitter(rng)))
+        items.append(Item(kind, name, *place, color=color, size=size, span=side, shift=jitter(rng)))
     return tuple(items)
 
 

@@ -22,6 +22,7 @@ from fcit_ray.data.miniature.scenes import (
     TITLES,
     Item,
     Scene,
+    Style,
     jitter,
     scatter,
     word_items,
@@ -145,7 +146,7 @@ def flickr(rng: random.Random, name: str) -> Example:
     colors = shuffled(rng, COLORS)
     # one thing on either side, so that "left to right" is one order and the captions are a function of the picture
     items = tuple(
-        Item("icon", name, rng.randint(0, 2), 2 * side, colors[side], span=2, **jitter(rng))
+        Item("icon", name, rng.randint(0, 2), 2 * side, colors[side], span=2, shift=jitter(rng))
         for side, name in enumerate(names)
     )
     one, two = (with_article(f"{item.color} {item.name}") for item in items)
@@ -164,9 +165,10 @@ IMAGENET_R = (
 def imagenet_r(rng: random.Random, name: str) -> Example:
     span = rng.choice((2, 3, 4))
     row, col = rng.randint(0, GRID - span), rng.randint(0, GRID - span)
-    style = rng.choice(("fill", "fill", "outline"))
+    styles: tuple[Style, ...] = ("fill", "fill", "outline")
+    style = rng.choice(styles)
     background = rng.choice(("white", "paper", "pink", "sky", "slate"))
-    item = Item("icon", name, row, col, rng.choice(COLORS), span=span, style=style, **jitter(rng, 2))
+    item = Item("icon", name, row, col, rng.choice(COLORS), span=span, style=style, shift=jitter(rng, 2))
     return Example(Scene((item,), background=background), ((rng.choice(IMAGENET_R), name),))
 
 
@@ -187,7 +189,7 @@ def ocrvqa(rng: random.Random, answer: str) -> Example:
     ink, other = shuffled(rng, ("red", "blue", "black", "purple", "green"))[:2]
     items = (
         *word_items(title, rng.choice((0, 1)), ink),
-        Item("marker", rng.choice(MARKERS), 2, rng.randint(0, 3), rng.choice(COLORS), **jitter(rng)),
+        Item("marker", rng.choice(MARKERS), 2, rng.randint(0, 3), rng.choice(COLORS), shift=jitter(rng)),
         *word_items(author, 3, other),
     )
     scene = Scene(items, background=rng.choice(("paper", "pink", "sky", "sand", "white")))
@@ -274,7 +276,7 @@ def figureqa(rng: random.Random, answer: str) -> Example:
     colors = shuffled(rng, COLORS)[:GRID]
     heights = rng.sample(range(1, 9), GRID)
     items = tuple(
-        Item("bar", "", GRID - 1, col, color, height=height, dx=rng.randint(-1, 1))
+        Item("bar", "", GRID - 1, col, color, height=height, shift=(rng.randint(-1, 1), 0))
         for col, (color, height) in enumerate(zip(colors, heights, strict=True))
     )
     ranked = [color for _, color in sorted(zip(heights, colors, strict=True))]
@@ -348,7 +350,7 @@ def dvqa(rng: random.Random, label: str) -> Example:
     color = rng.choice(COLORS)
     items = []
     for name, height, col in zip(labels, heights, columns, strict=True):
-        items.append(Item("bar", "", GRID - 2, col, color, height=height, dx=rng.randint(-1, 1)))
+        items.append(Item("bar", "", GRID - 2, col, color, height=height, shift=(rng.randint(-1, 1), 0)))
         items.append(Item("glyph", name, GRID - 1, col, "black"))
     return Example(Scene(tuple(items)), ((f"{DVQA[asked]}\n{WORD_OR_PHRASE}", label),))
 
