@@ -313,7 +313,7 @@ def train_vision(
             shown = {name: round(value, 2) for name, value in right.items()}
             log.info("vision %d loss %.3f right %s %.0f s", step, loss, shown, time.monotonic() - started)
     with torch.no_grad():
-        _, right = losses(lessons(recipe.seed, "held out", 0, 256))
+        _, right = losses(lessons(recipe.seed, "held out", 0, min(256, recipe.num_held_out)))
     return {f"patch {name}": round(value, 4) for name, value in right.items()}
 
 
@@ -387,7 +387,7 @@ def skill_scores(
     packer = Packer(tokenizer, 4)
     hits: dict[str, list[bool]] = defaultdict(list)
     for start in range(0, count, 64):
-        batch = lessons(recipe.seed, "held out", start, 64)
+        batch = lessons(recipe.seed, "held out", start, min(64, count - start))
         packed = packer.pack(batch, random.Random(start))
         right = answer_logits(model, pixels(batch), packed, packer.first_patch).argmax(-1) == packed.targets
         wrong = set(packed.question[~right].tolist())

@@ -4,6 +4,7 @@ Shipped pre-trained in `fcit_ray/assets/tiny_llava`; `fcit_ray.models.pretrain_t
 downstream loads it with `from_pretrained`, as it loads LLaVA-1.5-7B.
 """
 
+import functools
 import random
 import string
 from pathlib import Path
@@ -34,6 +35,7 @@ WORD_SCALE = 4.0  # length of an input embedding at the start
 MAX_TOKENS = 1024  # room for long real questions, which fall back to characters
 
 
+@functools.cache
 def words() -> list[str]:
     """Every word of the benchmark and the lessons, as the tokenizer meets it: with the space before it, if any."""
     texts = []

@@ -132,14 +132,14 @@ def test_the_shipped_tokenizer_is_the_one_the_code_builds(processor: LlavaProces
 
 
 def test_the_shipped_base_knows_its_lessons(processor: LlavaProcessor, model: LlavaForConditionalGeneration):
-    # well above the 1 in 8 (colours) of guessing: the weights in the repository are trained ones
+    # well above guessing, 1 in 8 for a colour: the weights in the repository are trained ones
     packer = Packer(processor.tokenizer, num_questions=100)
     batch = lessons(0, "held out", 0, 48)
     packed = packer.pack(batch, random.Random(0))
     with torch.no_grad():
         right = answer_logits(model, pixels(batch), packed, packer.first_patch).argmax(-1) == packed.targets
     wrong = set(packed.question[~right].tolist())
-    assert 1 - len(wrong) / len(packed.skills) > 0.6
+    assert 1 - len(wrong) / len(packed.skills) > 0.5
 
 
 def test_a_model_generates_and_decodes_cleanly(processor: LlavaProcessor, model: LlavaForConditionalGeneration):
@@ -216,7 +216,7 @@ def test_discos_gate_sends_each_instruction_to_its_own_task(features: dict[str, 
 
 
 def test_pretraining_gives_the_same_weights_for_the_same_seed(tmp_path: Path):
-    recipe = Recipe(vision_steps=2, vision_batch=4, steps=3, batch=4, num_questions=2, save_every=2, num_held_out=4)
+    recipe = Recipe(vision_steps=2, vision_batch=4, steps=3, batch=4, num_questions=2, num_held_out=4)
     for name in ("one", "two"):
         pretrain(recipe, tmp_path / name)
     one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two"))
