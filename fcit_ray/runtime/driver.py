@@ -69,21 +69,22 @@ class Driver:
             self._initial = params
             self._begun.set()
 
-    def next(self, worker: int, timeout_s: float, done: tuple[int, Any] | None = None) -> Lease | Over | None:
-        """Take the result of a worker's last lease and give it the next: one call a job.
+    def next(self, worker: int, timeout_s: float) -> Lease | Over | None:
+        """Give a worker something to do.
 
         Args:
             worker: its rank.
             timeout_s: how long to wait for work.
-            done: token of the lease done, and its result; a result that a twin has brought already is dropped.
 
         Returns:
             Work, `Over`, or None: there was nothing within the time, ask again.
         """
-        if done is not None:
-            self._queue.submit(*done)
         lease = self._queue.next(worker, timeout_s)
         return Over() if lease is None and self._queue.over else lease
+
+    def submit(self, token: int, result: Any) -> None:
+        """Take the result of a lease; one that a twin has brought already is dropped."""
+        self._queue.submit(token, result)
 
     def lost(self, workers: Sequence[int]) -> None:
         """These workers have died: what they had in hand is handed out again at once."""

@@ -176,7 +176,7 @@ def launch(
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     driver: Any = (
         ray.remote(_RayDriver)
-        .options(num_cpus=0, max_concurrency=config.runtime.num_workers + 8, scheduling_strategy=here)
+        .options(num_cpus=0, max_concurrency=2 * config.runtime.num_workers + 8, scheduling_strategy=here)
         .remote(experiment, folder)
     )
     running = driver.run.remote()

@@ -52,6 +52,13 @@ def serve(driver: Any, worker: Serves) -> None:
     rank = ray.train.get_context().get_world_rank()
     if ray.get(driver.join.remote(rank)):
         ray.get(driver.begin.remote(worker.initial_params()))
-    done = None
-    while not isinstance(lease := ray.get(driver.next.remote(rank, _WAIT_S, done)), Over):
-        done = (lease.token, worker.perform(lease.work)) if lease is not None else None
+    sent = None
+    while not isinstance(lease := ray.get(driver.next.remote(rank, _WAIT_S)), Over):
+        if lease is None:
+            continue
+        result = worker.perform(lease.work)
+        if sent is not None:
+            ray.get(sent)
+        sent = driver.submit.remote(lease.token, result)  # on its way while the next work is fetched
+    if sent is not None:
+        ray.get(sent)

@@ -43,9 +43,9 @@ def run(
             worker = Worker(config, DirectStore())
             if driver.join(rank):
                 driver.begin(worker.initial_params())
-            done = None
-            while not isinstance(lease := driver.next(rank, 0.1, done), Over):
-                done = (lease.token, perform(worker, lease.work)) if lease is not None else None
+            while not isinstance(lease := driver.next(rank, 0.1), Over):
+                if lease is not None:
+                    driver.submit(lease.token, perform(worker, lease.work))
         except Lost:
             pass
         except Exception as error:
