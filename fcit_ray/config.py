@@ -260,6 +260,18 @@ def parse_config(values: Mapping[str, Any]) -> Config:
     return config
 
 
+def with_absolute_paths(config: Config) -> Config:
+    """The same run from any working directory: processes of a Ray cluster have their own."""
+    path = config.model.path
+    model = str(Path(path).resolve()) if path != "tiny" and Path(path).exists() else path
+    return config.model_copy(
+        update={
+            "benchmark": config.benchmark.model_copy(update={"root": config.benchmark.root.resolve()}),
+            "model": config.model.model_copy(update={"path": model}),
+        }
+    )
+
+
 def dump_config(config: Config) -> str:
     """YAML that `load_config` reads back to an equal configuration."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fcit_ray.config import Config, ConfigError, Train
+from fcit_ray.config import Config, ConfigError, Train, with_absolute_paths
 from fcit_ray.data.layout import Record, check_images, load_test
 from fcit_ray.data.stream import Stream, StreamPopulation, open_stream
 from fcit_ray.federation import Federation
@@ -24,7 +24,7 @@ class Experiment:
     """A checked run: configuration, sizes, data.
 
     Attributes:
-        config: as resolved.
+        config: as resolved, with absolute paths.
         setting: sizes in the regime chosen.
         stream: training data by stage and client.
         tests: the records to answer, by dataset.
@@ -67,7 +67,7 @@ def open_experiment(config: Config) -> Experiment:
         for name in task.datasets
     }
     check_images(benchmark.root, [record for records in (*stream.records, *tests.values()) for record in records])
-    return Experiment(config, setting, stream, tests)
+    return Experiment(with_absolute_paths(config), setting, stream, tests)
 
 
 def make_setting(config: Config) -> Setting:

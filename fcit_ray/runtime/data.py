@@ -75,7 +75,7 @@ class _Encode:
     part: Part
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        records = [_RECORD.validate_json(text.as_py()) for text in batch["record"]]
+        records = [_RECORD.validate_json(text) for rows in batch["records"].to_pylist() for text in rows]
         if self.part == "feature":
             return to_table([{"feature": self.encoder.encode_feature(record)} for record in records])
         encode = self.encoder.encode_train if self.part == "train" else self.encoder.encode_test
@@ -85,12 +85,13 @@ class _Encode:
 def _dataset(pieces: Sequence[Sequence[str]], encoder: SampleEncoder, part: Part) -> ray.data.Dataset:
     """Prepared records; each piece goes in as a block of its own and comes out as one, in the same order."""
     quiet()
-    blocks = [pa.table({"record": list(rows)}) for rows in pieces]
+    # `from_items`, one piece an item: unlike `from_arrow` it starts no task of its own.
+    items = ray.data.from_items([{"records": list(rows)} for rows in pieces], override_num_blocks=len(pieces))
     # Each process that decodes spends seconds on its imports: one for as many records as take about that long.
     processes = 1 + sum(map(len, pieces)) // _RECORDS_PER_PROCESS
     # No batch size: one task a block. Nothing else runs (no split, no repartition): Ray gives those a whole CPU each,
     # for which they would wait for ever where workers leave only a part of one.
-    return ray.data.from_arrow(blocks).map_batches(
+    return items.map_batches(
         _Encode(encoder, part),
         batch_size=None,
         batch_format="pyarrow",

@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +28,8 @@ from fcit_ray.runtime.work_queue import RunFailed
 
 _POLL_S = 0.25
 _HEALTH_CHECK_S = "0.5"  # between Ray Train's looks at its workers: how soon a death is known
-_GOODBYE_S = 30.0  # for the workers to leave at the end of a run
+_LEAVE_S = 30.0  # for the workers to leave at the end of a run
+_ABANDON_S = 5.0  # the same when the run was given up; who is in the middle of an update is not waited for
 
 
 class _RayDriver(Driver):
@@ -83,6 +85,9 @@ def start_ray(log_file: Path | None = None, *, num_cpus: int | None = None, addr
                 "RAY_ADDRESS, or else /tmp/ray/ray_current_cluster (left by `ray start`, removed by `ray stop`), "
                 "says which cluster is joined; RAY_AUTH_MODE=token joins one that asks for a token"
             ) from None
+    if threading.current_thread() is threading.main_thread():
+        # `ray job stop` terminates: as Ctrl-C does, not with the stack of Ray's own handler.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     share_tensors()
     quiet()
     if log_file is not None:
@@ -172,6 +177,7 @@ def launch(
     if folder.finished:
         return folder.results()
     experiment = experiment or open_experiment(config)
+    config = experiment.config
     check_room(config)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     driver: Any = (
@@ -187,7 +193,7 @@ def launch(
             on_status(ray.get(driver.status.remote()))
         results: dict[str, Any] = ray.get(running)
         on_status(ray.get(driver.status.remote()))
-        workers.join(timeout=_GOODBYE_S)
+        workers.join(timeout=_LEAVE_S)
         return results
     except ray.exceptions.RayTaskError as error:
         raise origin(error) from None
@@ -200,6 +206,8 @@ def launch(
         ) from None
     finally:
         ray.kill(driver)
+        # Without their driver the workers leave, and Ray Train tidies up; cut off, it would leave a process behind.
+        workers.join(timeout=_ABANDON_S)
 
 
 def run_workers(
@@ -237,8 +245,11 @@ def run_workers(
         reason = "the workers left before the run was over"
     except ray.train.WorkerGroupError as error:
         log.exception("the workers failed")
-        deaths = "; ".join(f"worker {rank}: {_first_line(failure)}" for rank, failure in error.worker_failures.items())
-        reason = f"workers died more than runtime.max_worker_failures={runtime.max_worker_failures} times; {deaths}"
+        ranks = ", ".join(map(str, error.worker_failures))
+        reason = (
+            f"workers died more than runtime.max_worker_failures={runtime.max_worker_failures} times, "
+            f"at last worker {ranks} (killed, or out of memory?); {folder.log_file} says more"
+        )
     except Exception as error:
         log.exception("the workers failed")
         cause = str(origin(getattr(error, "controller_failure", error))).strip().splitlines() or [repr(error)]
@@ -247,8 +258,3 @@ def run_workers(
         ray.get(driver.fail.remote(reason))
     except ray.exceptions.RayError:
         log.info("the workers ended after the driver: %s", reason)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(origin(error)).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ray import tune
 
-from fcit_ray.config import Config, ConfigError, describe, load_config, parse_config
+from fcit_ray.config import Config, ConfigError, describe, load_config, parse_config, with_absolute_paths
 from fcit_ray.display import Status
 from fcit_ray.experiment import open_experiment
 from fcit_ray.run_folder import RunFolder
@@ -80,7 +80,8 @@ def load_sweep(file: Path, overrides: Sequence[str] = ()) -> tuple[Sweep, list[T
         ]
         config = load_config([*sweep.config, method], [*sweep.overrides, *overrides, *chosen, f"seed={seed}"])
         label = " ".join([config.name, *(f"{key.split('.')[-1]}={value}" for key, value in point.items())])
-        config = config.model_copy(update={"name": label})
+        # Tune runs every trial in a directory of its own.
+        config = with_absolute_paths(config.model_copy(update={"name": label}))
         trials.append(Trial(folder=f"{label}-seed{seed}".replace(" ", "_").replace("/", "_").lower(), config=config))
     names = [trial.folder for trial in trials]
     if len(set(names)) < len(names):
