@@ -7,10 +7,11 @@ import ray.exceptions
 from fcit_ray.checkpoint import CheckpointError
 from fcit_ray.config import ConfigError
 from fcit_ray.data.layout import DataError
+from fcit_ray.models.load import ModelError
 from fcit_ray.run_folder import RunFolderError
 from fcit_ray.runtime.work_queue import RunFailed
 
-MENDABLE = (ConfigError, DataError, RunFolderError, CheckpointError, RunFailed)
+MENDABLE = (ConfigError, DataError, ModelError, RunFolderError, CheckpointError, RunFailed)
 """Their messages say all; a traceback would only hide them."""
 
 

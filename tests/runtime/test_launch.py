@@ -89,6 +89,12 @@ def test_a_run_survives_a_killed_worker_with_the_bits_of_one_process(
     assert results == RunFolder(tmp_path / "run").results()
 
 
+def test_more_deaths_than_allowed_end_the_run(configure: Configure, tmp_path: Path) -> None:
+    config = configure(train={"lr": 5e-3, "epochs": 8}, runtime={"max_worker_failures": 0})
+    with pytest.raises(RunFailed, match=r"max_worker_failures=0 times, at last worker [01] "):
+        start(config, tmp_path / "run", on_status=KillOnce("RayTrainWorker"))
+
+
 def test_a_killed_driver_ends_the_run_which_resumes_with_the_same_bits(
     slower: Config, expected: str, tmp_path: Path
 ) -> None:
@@ -148,7 +154,7 @@ def test_an_interrupt_gets_through_at_once(configure: Configure, tmp_path: Path)
 
     with pytest.raises(KeyboardInterrupt):
         start(configure(), tmp_path / "run", on_status=interrupt)
-    assert time.monotonic() - raised[0] < 5.0
+    assert time.monotonic() - raised[0] < 10.0
 
 
 @pytest.mark.parametrize(
