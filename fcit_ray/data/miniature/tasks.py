@@ -115,19 +115,17 @@ ARXIVQA = (
 )
 
 
-# The options keep one order, unlike the real ones: a base this small reads the colour, but has not learned to find a word
-# among shuffled options (AOKVQA asks that of it).
+# One series, and options that keep one order, unlike the real ones: a base this small reads the colour, but has not
+# learned to look for one among shuffled options (AOKVQA asks that of it).
 ARXIVQA_OPTIONS = COLORS[: len(LETTERS)]
 
 
 def arxivqa(rng: random.Random, letter: str) -> Example:
-    right = ARXIVQA_OPTIONS[LETTERS.index(letter)]
-    colors = [right, *shuffled(rng, COLORS, (right,))[:2]]
-    names = shuffled(rng, MARKERS)[:3]
-    looks = [(name, color, "large") for name, color in zip(names, colors, strict=True) for _ in range(2)]
-    scene = Scene(scatter(rng, "marker", looks), axes=True)
-    options = "\n".join(f"{mark}. {color}" for mark, color in zip(LETTERS, ARXIVQA_OPTIONS, strict=True))
-    question = rng.choice(ARXIVQA).format(name=names[0])
+    color = ARXIVQA_OPTIONS[LETTERS.index(letter)]
+    name = rng.choice(MARKERS)
+    scene = Scene(scatter(rng, "marker", [(name, color, "large")] * rng.randint(3, 7)), axes=True)
+    options = "\n".join(f"{mark}. {option}" for mark, option in zip(LETTERS, ARXIVQA_OPTIONS, strict=True))
+    question = rng.choice(ARXIVQA).format(name=name)
     return Example(scene, ((f"{question}\n{options}\n{BY_LETTER}", letter),))
 
 
