@@ -1,4 +1,8 @@
-"""Pre-train the tiny base model and put it where the library ships it: `python pipelines/pretrain_tiny.py`."""
+"""Pre-train the tiny base model and put it where the library ships it.
+
+python pipelines/pretrain_tiny.py
+python pipelines/pretrain_tiny.py --steps 400 --out /tmp/base     # a quick look
+"""
 
 import argparse
 import json
@@ -18,12 +22,16 @@ def _parser(default: object) -> Callable[[str], object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=Recipe.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=ASSET, help="folder of the finished model")
     parser.add_argument("--work", type=Path, help="folder of the checkpoints (default: beside --out)")
     parser.add_argument("--resume", type=Path, help="a checkpoint's .resume.pt, to go on from")
     for field in fields(Recipe):
-        parser.add_argument(f"--{field.name}", type=_parser(field.default), default=field.default)
+        parser.add_argument(
+            f"--{field.name}", type=_parser(field.default), default=field.default, help="(default: %(default)s)"
+        )
     arguments = vars(parser.parse_args())
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     # one thread: two spinning OpenMP threads on a busy two-core box are many times slower
