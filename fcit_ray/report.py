@@ -74,7 +74,7 @@ def make_results(
         num_stages: of the run; 0 for zero-shot.
         records: of metrics.jsonl.
         num_records: test records by task, behind the final scores.
-        seconds: wall clock, all sessions of the run.
+        seconds: wall clock of the session that finished the run.
         params: the final global parameters.
 
     Returns:

@@ -138,11 +138,6 @@ class WorkQueue:
             items = self._items.values()
             return sum(item.done for item in items), len(items)
 
-    def results(self) -> list[Any]:
-        """Results of the batch under way, as far as they are in."""
-        with self._changed:
-            return [item.result for item in self._items.values() if item.done]
-
     def _free(self) -> int | None:
         now = self._clock()
         free = [
