@@ -66,7 +66,8 @@ def test_every_answer_of_the_benchmark_is_short_in_tokens(processor: LlavaProces
     # words are whole tokens: an answer spelled in letters would be hard for so small a model
     for task in TASKS.values():
         for label in task.labels:
-            assert len(processor.tokenizer(f" {label}", add_special_tokens=False)["input_ids"]) <= 1
+            ids = processor.tokenizer(f" {label}", add_special_tokens=False)["input_ids"]
+            assert not label or len(ids) == len(label.split()) <= 3
 
 
 @pytest.mark.parametrize(("mode", "size"), [("RGB", (500, 333)), ("L", (40, 90)), ("RGBA", (64, 64)), ("P", (7, 300))])
@@ -172,6 +173,7 @@ def test_lessons_never_use_a_wording_of_the_benchmark():
 
 
 def test_lessons_ask_for_every_word_the_benchmark_answers_with():
+    # all but "by", which joins a book's title to its author: that form is the federation's to learn
     answers = {
         word
         for number in range(3000)
@@ -179,7 +181,7 @@ def test_lessons_ask_for_every_word_the_benchmark_answers_with():
         for word in re.findall(r"\w+", question.answer)
     }
     for task in TASKS.values():
-        assert set(task.labels) - {""} <= answers, task.name
+        assert {word for label in task.labels for word in label.split()} - {"by"} <= answers, task.name
         example = task.build(random.Random(0), task.labels[0])
         for reference in example.references:
             assert set(re.findall(r"\w+", reference)) <= answers

@@ -13,7 +13,7 @@ from fcit_ray.data.miniature.drawing import draw
 from fcit_ray.data.miniature.scenes import SIDE
 from fcit_ray.data.miniature.tasks import TASKS, Example, Task
 
-GENERATOR_VERSION = 1  # raise it whenever the same arguments would write other bytes
+GENERATOR_VERSION = 2  # raise it whenever the same arguments would write other bytes
 MANIFEST = "miniature.json"
 _FIRST_NUMBER = {"train": 0, "validation": 100_000, "test": 0}
 
@@ -121,8 +121,9 @@ def _write_task(root: Path, task: Task, counts: dict[str, int], seed: int) -> No
         references: list[tuple[str, str, tuple[str, ...]]] = []
         for index, example in enumerate(examples(task, split, count, seed, seen)):
             number = _FIRST_NUMBER[split] + index
+            folder_of_label = example.turns[0][1].replace(" ", "_")
             image = task.image.format(
-                split=task.held_out if split == "test" else "train", number=number, label=example.turns[0][1]
+                split=task.held_out if split == "test" else "train", number=number, label=folder_of_label
             )
             path = root / "datasets" / image
             if not path.exists():
