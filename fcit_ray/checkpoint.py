@@ -27,7 +27,7 @@ from torch import Tensor
 from fcit_ray import durable
 from fcit_ray.types import ServerState
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Of the format written here; a higher one is refused, never guessed at."""
 
 MANIFEST: Final = "manifest.json"
@@ -36,7 +36,7 @@ _PARAMS: Final = "params.safetensors"
 _STATE: Final = "state.safetensors"
 _JSON: Final = "state.json"
 _FILES: Final = (_PARAMS, _STATE, _JSON)
-_TREES: Final = ("knowledge", "optimizer", "memories")
+_TREES: Final = ("knowledge", "optimizer", "memories", "local")
 
 # What safetensors stores as it is; any other dtype (complex128 ...) goes in as bytes, its dtype and shape in the JSON.
 _NATIVE: Final = {

@@ -14,8 +14,10 @@ from torch.nn.utils import clip_grad_norm_
 
 from fcit_ray.config import Train
 from fcit_ray.data.batches import num_steps
+from fcit_ray.local_optim import LocalRule, Plain
+from fcit_ray.lora import FactorAverage, LoraRule
 from fcit_ray.params import norm
-from fcit_ray.types import ClientJob, ClientUpdate, Params, Setting
+from fcit_ray.types import ClientJob, ClientUpdate, Params, Setting, Tree
 
 if TYPE_CHECKING:
     from fcit_ray.methods.base import Method
@@ -27,17 +29,21 @@ class LocalRun:
     """What a method's client-side hooks may look at.
 
     Attributes:
-        job: as the server sent it; `job.params` are the global values.
+        job: as the server sent it.
         setting: sizes of the whole run.
         bank: the model with its adapters.
+        start: the values that training started from, by name: the global ones, and what this client keeps to itself.
         trained: the parameters being trained, by name, live.
+        memory: what the method kept for this client last time, {} at first.
         batches: a fresh pass over what the client trains on, for reports that need one.
     """
 
     job: ClientJob
     setting: Setting
     bank: AdapterBank
+    start: Params
     trained: dict[str, torch.nn.Parameter]
+    memory: Tree
     batches: Callable[[], Iterable[dict[str, Tensor]]]
 
 
@@ -56,6 +62,8 @@ def run_client(
     method: Method,
     train: Train,
     setting: Setting,
+    local: LocalRule | None = None,
+    lora: LoraRule | None = None,
 ) -> ClientUpdate:
     """Train the assigned adapters and the projector on one client's shard.
 
@@ -66,6 +74,8 @@ def run_client(
         method: its `loss` and `report` hooks run here.
         train: learning rates, epochs, schedule.
         setting: sizes of the whole run, for the hooks.
+        local: what it adds to its steps; default nothing.
+        lora: which factors it trains, and which of them it keeps; default both and neither.
 
     Returns:
         Local minus global values of what was trained, and `metrics`: loss (mean over steps), first_loss, last_loss,
@@ -76,8 +86,10 @@ def run_client(
     """
     began = time.perf_counter()
     torch.manual_seed(job.seed)  # dropout
-    bank.load(job.params)
-    trained = bank.activate(job.assignment, with_projector=train.projector_lr > 0)
+    local, lora = local or Plain(), lora or FactorAverage()
+    start = {**lora.give(job.params, job.client), **job.memory.get("personal", {})}
+    bank.load(start)
+    trained = bank.activate(job.assignment, with_projector=train.projector_lr > 0, trains=lora.trains)
     groups = [
         {"params": [p for n, p in trained.items() if not bank.is_projector(n)], "lr": train.lr},
         {"params": [p for n, p in trained.items() if bank.is_projector(n)], "lr": train.projector_lr},
@@ -87,22 +99,38 @@ def run_client(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(step, total, train.warmup_frac)
     )
-    run = LocalRun(job=job, setting=setting, bank=bank, trained=trained, batches=batches)
+    run = LocalRun(
+        job=job,
+        setting=setting,
+        bank=bank,
+        start=start,
+        trained=trained,
+        memory=job.memory.get("method", {}),
+        batches=batches,
+    )
+    rates = {name: train.projector_lr if bank.is_projector(name) else train.lr for name in trained}
+    extra = local.start(run)
     losses: list[float] = []
     bank.model.train()
     for batch in batches():
-        loss = method.loss(run, batch, bank.forward(batch))
+        loss = method.loss(run, batch, method.forward(run, batch)) + local.penalty(run)
         _check_finite("loss", loss, job, len(losses))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         # A finite loss may have no finite gradient, and after the last step no loss would tell.
         _check_finite("gradient", clip_grad_norm_(trained.values(), train.max_grad_norm), job, len(losses))
         optimizer.step()
+        factor = learning_rate_factor(len(losses), total, train.warmup_frac)
+        local.after_step(run, extra, {name: rate * factor for name, rate in rates.items()})
         schedule.step()
         losses.append(loss.item())
     assert len(losses) == total, f"{len(losses)} batches for {total} steps: the shard and the job disagree"
+    after = {name: parameter.detach().cpu().float() for name, parameter in trained.items()}
     report, memory = method.report(run)
-    delta: Params = {name: parameter.detach().cpu().float() - job.params[name] for name, parameter in trained.items()}
+    local_report, local_memory = local.report(run, extra)
+    personal = {name: value.clone() for name, value in after.items() if lora.stays(name)}
+    delta: Params = {name: value - start[name] for name, value in after.items() if name not in personal}
+    memories = {"method": memory, "local": local_memory, "personal": personal}
     return ClientUpdate(
         stage=job.stage,
         round=job.round,
@@ -110,7 +138,8 @@ def run_client(
         assignment=job.assignment,
         delta=delta,
         report=report,
-        memory=memory,
+        local=local_report,
+        memory={key: value for key, value in memories.items() if value},
         metrics={
             "loss": math.fsum(losses) / total,
             "first_loss": losses[0],

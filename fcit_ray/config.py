@@ -201,6 +201,16 @@ class Config(_Section):
     """`name` (of the registry, or `module:Class` of your own) and that method's hyper-parameters."""
     server: dict[str, Any] = Field(default_factory=lambda: {"name": "fedavg"})
     """`name` of the server optimiser and its hyper-parameters."""
+    local: dict[str, Any] = Field(default_factory=lambda: {"name": "plain"})
+    """`name` of what a client adds to its steps, and its hyper-parameters."""
+    weights: Literal["samples", "uniform"] = "samples"
+    """A client counts by its number of samples in every mean, or all clients count alike."""
+    lora: dict[str, Any] = Field(default_factory=lambda: {"name": "factors"})
+    """`name` of how LoRA factors are trained, sent and combined, and its hyper-parameters."""
+    robust: dict[str, Any] = Field(default_factory=lambda: {"name": "mean"})
+    """`name` of the rule over clients (mean, or one that outliers move less), and its hyper-parameters."""
+    privacy: dict[str, Any] = Field(default_factory=lambda: {"name": "none"})
+    """`name` of the privacy rule (clipping, noise), and its hyper-parameters."""
     benchmark: Benchmark
     model: Model = Model()
     train: Train = Train()
@@ -211,9 +221,12 @@ class Config(_Section):
 def load_config(files: Sequence[Path | str], overrides: Sequence[str] = ()) -> Config:
     """Merge YAML files from left to right, then the overrides, and check the result.
 
-    Mappings merge key by key, anything else is replaced; a `method` or `server` section is replaced as a whole when
-    the later file names another one, since its hyper-parameters belong to the name. Overrides count as one more file,
-    so their order does not matter unless they give the same key.
+    Mappings merge key by key, anything else is replaced; a section with a `name` (`method`, `server`, `local` ...) is
+    replaced as a whole when the later file names another one, since its hyper-parameters belong to the name.
+    Overrides count as one more file, so their order does not matter unless they give the same key.
+
+    A top-level `tuned` maps run names to keys that this benchmark wants for a run of that name (a learning rate chosen
+    on its validation split). They are merged after all files and before the overrides.
 
     Args:
         files: YAML files, each a mapping.
@@ -239,24 +252,25 @@ def load_config(files: Sequence[Path | str], overrides: Sequence[str] = ()) -> C
     given: dict[str, Any] = {}
     for override in overrides:
         given = _merge(given, _parse_override(override), by_name=False)
-    return parse_config(_merge(merged, given))
+    tuned = merged.pop("tuned", {})
+    if not isinstance(tuned, Mapping) or not all(isinstance(keys, Mapping) for keys in tuned.values()):
+        raise ConfigError("tuned: expected a mapping from run names to keys and their values")
+    return parse_config(_merge(_merge(merged, tuned.get(str(merged.get("name")), {})), given))
 
 
 def parse_config(values: Mapping[str, Any]) -> Config:
-    """Check a plain mapping. The method's and server's own keys are checked too.
+    """Check a plain mapping. The algorithm's own keys are checked too, and that its parts make sense together.
 
     Raises:
         ConfigError: names every offending key.
     """
-    from fcit_ray.methods import make_method
-    from fcit_ray.server_optim import make_server_optimizer
+    from fcit_ray.algorithm import make_algorithm
 
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
         raise ConfigError(describe(error)) from None
-    make_method(config.method)
-    make_server_optimizer(config.server)
+    make_algorithm(config)
     return config
 
 

@@ -39,6 +39,7 @@ def answer(
             batch,
             gate,
             evaluation.max_new_tokens,
+            method.prompts(bank, knowledge, batch["features"]),
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )

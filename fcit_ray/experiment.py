@@ -7,15 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fcit_ray.algorithm import Algorithm, make_algorithm
 from fcit_ray.config import Config, ConfigError, Train, with_absolute_paths
 from fcit_ray.data.layout import Record, check_images, load_test
 from fcit_ray.data.stream import Stream, StreamPopulation, open_stream
 from fcit_ray.federation import Federation
 from fcit_ray.methods import make_method
-from fcit_ray.methods.base import Method
 from fcit_ray.models.adapters import AdapterBank
 from fcit_ray.models.load import load_base
-from fcit_ray.server_optim import make_server_optimizer
 from fcit_ray.types import Setting
 
 
@@ -41,11 +40,14 @@ class Experiment:
         Args:
             feature: the identity token of a client's shard by (task, client), (D,).
         """
+        algorithm = make_algorithm(self.config)
         return Federation(
-            method=make_method(self.config.method),
-            server=make_server_optimizer(self.config.server),
+            method=algorithm.method,
+            server=algorithm.server,
             population=StreamPopulation(self.stream, self.setting, feature),
             setting=self.setting,
+            local=algorithm.local,
+            aggregation=algorithm.aggregation,
         )
 
 
@@ -95,9 +97,12 @@ def local_training(config: Config) -> Train:
     return config.train.model_copy(update={"epochs": math.ceil(passes)})
 
 
-def make_bank(config: Config, method: Method) -> AdapterBank:
-    """Load the frozen base and give it the method's adapters, on the GPU if the run uses one."""
+def make_bank(config: Config, algorithm: Algorithm) -> AdapterBank:
+    """Load the frozen base and give it what the algorithm needs, on the GPU if the run uses one."""
     base = load_base(config.model.path, config.model.dtype)
-    bank = AdapterBank(base, config.model, method.num_adapters(make_setting(config)), config.seed)
-    bank.model.to(torch.device("cuda") if config.runtime.gpu else torch.device("cpu"))
+    setting = make_setting(config)
+    bank = AdapterBank(base, config.model, algorithm.method.num_adapters(setting), config.seed)
+    algorithm.method.install(bank, setting)
+    algorithm.aggregation.lora.install(bank)
+    bank.to(torch.device("cuda") if config.runtime.gpu else torch.device("cpu"))
     return bank

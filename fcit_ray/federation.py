@@ -5,11 +5,13 @@ must give its bits.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from torch import Tensor
 
+from fcit_ray.aggregation import Aggregation
+from fcit_ray.local_optim import LocalRule, Plain
 from fcit_ray.methods.base import Method
 from fcit_ray.models.names import adapter_index
 from fcit_ray.seeds import derive_seed
@@ -33,6 +35,8 @@ class Federation:
     server: ServerOptimizer
     population: Population
     setting: Setting
+    local: LocalRule = field(default_factory=Plain)
+    aggregation: Aggregation = field(default_factory=Aggregation)
 
     def start(self, params: Params) -> ServerState:
         """The state before the first round, from the bank's initial parameters."""
@@ -43,6 +47,7 @@ class Federation:
             knowledge=self.method.init(params, self.setting),
             optimizer=self.server.init(params),
             memories={},
+            local=self.local.init(params),
         )
 
     def is_over(self, state: ServerState) -> bool:
@@ -51,20 +56,23 @@ class Federation:
     def plan(self, state: ServerState) -> list[ClientJob]:
         """The jobs of the next round, in the order in which `close` wants their updates."""
         assert not self.is_over(state), "a finished run has no next round"
-        clients = self.population.select(state.stage, state.round)
+        clients = self.aggregation.hide(self.population.select(state.stage, state.round), self.setting.seed)
         assignments = self.method.assign(state.knowledge, state.stage, clients)
+        knowledge = self.method.brief(state.knowledge)
+        travels = [travelling(state.params, assignment) for assignment in assignments]
         return [
             ClientJob(
                 stage=state.stage,
                 round=state.round,
                 client=client,
                 assignment=assignment,
-                params=travelling(state.params, assignment),
-                knowledge=state.knowledge,
+                params=params,
+                knowledge=knowledge,
+                local=self.local.brief(state.local, params),
                 memory=state.memories.get(str(client.index), {}),
                 seed=derive_seed(self.setting.seed, "client", state.stage, state.round, client.index),
             )
-            for client, assignment in zip(clients, assignments, strict=True)
+            for client, assignment, params in zip(clients, assignments, travels, strict=True)
         ]
 
     def close(self, state: ServerState, updates: Sequence[ClientUpdate]) -> ServerState:
@@ -75,14 +83,18 @@ class Federation:
         assert [u.client.index for u in updates] == planned, (
             f"updates not of clients {planned} in the order of the plan"
         )
-        delta, knowledge = self.method.aggregate(state.knowledge, updates)
+        seed = derive_seed(self.setting.seed, "server", state.stage, state.round)
+        delta = self.aggregation.combine(state.params, updates, seed)
+        knowledge = self.method.absorb(state.knowledge, updates)
         params, optimizer = self.server.step(state.params, delta, state.optimizer)
+        local = self.local.absorb(state.local, updates, self.setting)
         memories = {**state.memories, **{str(u.client.index): u.memory for u in updates if u.memory}}
-        after = replace(state, params=params, knowledge=knowledge, optimizer=optimizer, memories=memories)
+        after = replace(state, params=params, knowledge=knowledge, optimizer=optimizer, memories=memories, local=local)
         if state.round + 1 < self.setting.num_rounds:
             return replace(after, round=state.round + 1)
         consolidated = self.method.consolidate(knowledge, params, state.stage)
-        return replace(after, stage=state.stage + 1, round=0, knowledge=consolidated)
+        optimizer = self.server.new_stage(params, optimizer)
+        return replace(after, stage=state.stage + 1, round=0, knowledge=consolidated, optimizer=optimizer)
 
 
 def travelling(params: Params, assignment: Assignment) -> dict[str, Tensor]:

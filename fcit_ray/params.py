@@ -2,11 +2,12 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
-from fcit_ray.types import Params
+from fcit_ray.types import Params, Tree
 
 
 def add(left: Params, right: Params) -> dict[str, torch.Tensor]:
@@ -46,6 +47,19 @@ def norm(params: Params) -> float:
 def num_bytes(params: Params) -> int:
     """Bytes on the wire."""
     return sum(value.numel() * value.element_size() for value in params.values())
+
+
+def tree_bytes(*trees: Tree) -> int:
+    """Bytes of all tensors in nested mappings and lists; what else they hold is too small to count."""
+
+    def size(value: Any) -> int:
+        if isinstance(value, torch.Tensor):
+            return value.numel() * value.element_size()
+        if isinstance(value, Mapping):
+            return sum(map(size, value.values()))
+        return sum(map(size, value)) if isinstance(value, list | tuple) else 0
+
+    return sum(map(size, trees))
 
 
 def params_sha256(params: Params) -> str:

@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fcit_ray.params import add
 from fcit_ray.registry import build
 from fcit_ray.types import Params, Tree
+
+if TYPE_CHECKING:
+    from fcit_ray.algorithm import Algorithm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +23,14 @@ class ServerOptimizer:
     def step(self, params: Params, delta: Params, memory: Tree) -> tuple[Params, Tree]:
         """New global parameters; names absent from `delta` keep their value."""
         raise NotImplementedError
+
+    def new_stage(self, params: Params, memory: Tree) -> Tree:
+        """The memory with which a new stage begins."""
+        return memory
+
+    def conflict(self, algorithm: "Algorithm") -> str | None:
+        """Why this optimiser makes no sense with the rest of the algorithm, or None."""
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)

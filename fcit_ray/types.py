@@ -74,8 +74,9 @@ class ClientJob:
 
     Attributes:
         params: the global values of the assigned adapters and of what all clients share; nothing else travels.
-        knowledge: what the method's server remembers.
-        memory: what this client reported for itself last time, {} at first.
+        knowledge: what the method's server tells its clients.
+        local: what the local rule's server tells its clients.
+        memory: what this client kept for itself last time, {} at first; keys `method`, `local` and `personal`.
         seed: for dropout and the order of the records.
     """
 
@@ -87,6 +88,7 @@ class ClientJob:
     knowledge: Tree
     memory: Tree
     seed: int
+    local: Tree = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[int, int, int]:
@@ -101,6 +103,7 @@ class ClientUpdate:
     Attributes:
         delta: local minus global, of what it trained and of nothing else: absence is meaning.
         report: what the method's server asked for beside it (e.g. a Fisher diagonal).
+        local: what the local rule's server asked for (e.g. the change of a control variate).
         memory: what the client wants to find again when it is next selected.
         metrics: scalars for the run's log.
     """
@@ -111,6 +114,7 @@ class ClientUpdate:
     assignment: Assignment
     delta: Params
     report: Tree = field(default_factory=dict)
+    local: Tree = field(default_factory=dict)
     memory: Tree = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
 
@@ -129,6 +133,7 @@ class ServerState:
         params: global values of every adapter and of what all clients share.
         knowledge: what the method remembers.
         optimizer: what the server optimiser remembers.
+        local: what the local rule's server remembers.
         memories: clients' own memories by client index (as text: JSON keys are).
     """
 
@@ -138,6 +143,7 @@ class ServerState:
     knowledge: Tree
     optimizer: Tree
     memories: Tree
+    local: Tree = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

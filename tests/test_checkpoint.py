@@ -195,9 +195,9 @@ def test_a_missing_or_cut_file_is_found(tmp_path: Path) -> None:
 
 def test_a_newer_format_is_refused_not_guessed_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "VERSION", 2)
+        patch.setattr(checkpoint, "VERSION", 3)
         checkpoint.save(make_state(), tmp_path / "c")
-    with pytest.raises(CheckpointError, match=r"format version 2, this program reads version 1.*release"):
+    with pytest.raises(CheckpointError, match=r"format version 3, this program reads version 2.*release"):
         checkpoint.load(tmp_path / "c")
 
 

@@ -254,11 +254,11 @@ def test_hooks_see_the_run_and_their_answers_come_back(bank):
             assert run.trained.keys() == {name for name in run.job.params if ".s1." not in name}
             records = sum(len(batch["input_ids"]) for batch in run.batches())
             moved = any(not torch.equal(p.detach(), run.job.params[n]) for n, p in run.trained.items())
-            return {"records": records, "moved": moved}, {"times": run.job.memory.get("times", 0) + 1}
+            return {"records": records, "moved": moved}, {"times": run.memory.get("times", 0) + 1}
 
-    update = run(bank, replace(make_job(bank), memory={"times": 4}), method=Reporting())
+    update = run(bank, replace(make_job(bank), memory={"method": {"times": 4}}), method=Reporting())
     assert update.report == {"records": 4, "moved": True}
-    assert update.memory == {"times": 5}
+    assert update.memory == {"method": {"times": 5}}
 
 
 def test_gradients_are_clipped(bank):

@@ -35,6 +35,22 @@ def with_benchmark(**values):
 # Merging
 
 
+def test_what_a_benchmark_tuned_for_a_run_goes_over_the_files_and_under_the_overrides(write):
+    benchmark = (
+        "name: x\nbenchmark: {tasks: [ArxivQA]}\ntrain: {lr: 1e-3}\ntuned: {Mine: {train: {lr: 3e-3, epochs: 2}}}"
+    )
+    files = write(benchmark, "name: Mine\ntrain: {lr: 2e-3}", "name: Other")
+    assert load_config(files[:2]).train.lr == 3e-3
+    mine = load_config(files[:2], ["train.lr=5e-3"]).train
+    assert (mine.lr, mine.epochs) == (5e-3, 2)
+    other = load_config(files).train
+    assert (other.lr, other.epochs) == (2e-3, 1)
+    with pytest.raises(ConfigError, match="tuned: expected a mapping"):
+        load_config(write("benchmark: {tasks: [ArxivQA]}\ntuned: {Mine: 3}"))
+    with pytest.raises(ConfigError, match=r"train\.speed: unknown key"):
+        load_config(write("name: Mine\nbenchmark: {tasks: [ArxivQA]}\ntuned: {Mine: {train: {speed: 3}}}"))
+
+
 def test_later_files_win_key_by_key(write):
     files = write(
         "benchmark: {tasks: [ArxivQA], num_rounds: 7, beta: 0.5}\ntrain: {lr: 2e-4}",

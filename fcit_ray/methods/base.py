@@ -8,13 +8,16 @@ Legend: B samples, D features, K adapters.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from fcit_ray.client import LocalRun
-from fcit_ray.params import weighted_mean
+from fcit_ray.models.adapters import AdapterBank
 from fcit_ray.types import Assignment, Client, ClientUpdate, Params, Setting, Tree
+
+if TYPE_CHECKING:
+    from fcit_ray.algorithm import Algorithm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +28,9 @@ class Method:
         """Adapters in the bank; the configured total rank is shared out over them."""
         return 1
 
+    def install(self, bank: AdapterBank, setting: Setting) -> None:
+        """Once, when a bank is made: parameters of its own (a router, prompts), how its layers weigh the adapters."""
+
     def init(self, params: Params, setting: Setting) -> Tree:
         """The server's knowledge before the first round."""
         return {}
@@ -33,6 +39,18 @@ class Method:
         """Server, before a round: what each selected client trains."""
         return [Assignment(train=(0,)) for _ in clients]
 
+    def brief(self, knowledge: Tree) -> Tree:
+        """What clients are told of the knowledge; it counts as traffic."""
+        return {}
+
+    def prompts(self, bank: AdapterBank, knowledge: Tree, features: Tensor) -> Tensor | None:
+        """Embeddings put in front of every sample's own, (B, D) -> (B, P, width); in training and in answering."""
+        return None
+
+    def forward(self, run: LocalRun, batch: dict[str, Tensor]) -> Any:
+        """Client, every step: the model's output on a batch."""
+        return run.bank.forward(batch, self.prompts(run.bank, run.job.knowledge, batch["features"]))
+
     def loss(self, run: LocalRun, batch: dict[str, Tensor], output: Any) -> Tensor:
         """Client, every step: the scalar to minimise; `output.loss` is the mean over the batch's answer tokens."""
         loss: Tensor = output.loss
@@ -40,15 +58,23 @@ class Method:
 
     def report(self, run: LocalRun) -> tuple[Tree, Tree]:
         """Client, at the end: what the server wants beside the delta, and what the client keeps for next time."""
-        return {}, run.job.memory
+        return {}, run.memory
 
-    def aggregate(self, knowledge: Tree, updates: Sequence[ClientUpdate]) -> tuple[Params, Tree]:
-        """Server, after a round: the mean delta (names that nobody sent are absent) and the new knowledge."""
-        return weighted_mean([u.delta for u in updates], [u.client.num_examples for u in updates]), knowledge
+    def absorb(self, knowledge: Tree, updates: Sequence[ClientUpdate]) -> Tree:
+        """Server, after a round: the knowledge with what the clients reported. Deltas are combined elsewhere."""
+        return knowledge
 
     def consolidate(self, knowledge: Tree, params: Params, stage: int) -> Tree:
         """Server, at the end of a stage."""
         return knowledge
+
+    def deploy(self, params: Params, knowledge: Tree) -> Params:
+        """The values that answer questions, from the global ones (a method that merges adapters does it here)."""
+        return params
+
+    def conflict(self, algorithm: "Algorithm") -> str | None:
+        """Why this method makes no sense with the rest of the algorithm, or None."""
+        return None
 
     def gate(self, knowledge: Tree, features: Tensor, num_adapters: int) -> Tensor | None:
         """Inference: weight of every adapter for every sample, (B, D) -> (B, K); None adds all with weight one."""

@@ -15,7 +15,7 @@ What differs from the released code, on purpose:
 * `assign`: a client belongs to exactly one group; there, one already claimed can also open another, and is counted
   twice.
 * `gate`: of each sample; there, of the batch mean.
-* `aggregate`: a token is the running mean over all samples seen, (M t + sum n f) / (M + sum n); there, a misplaced
+* `absorb`: a token is the running mean over all samples seen, (M t + sum n f) / (M + sum n); there, a misplaced
   bracket divides only part of the sum, and counts are kept in bfloat16, which rounds beyond 256.
 * the projector's own learning rate reaches the optimizer; there, it is declared and never used.
 
@@ -98,9 +98,8 @@ class Disco(Method):
             kept[int(_cosine(clients[position].feature, tokens).argmax())].append(position)
         return kept
 
-    def aggregate(self, knowledge: Tree, updates: Sequence[ClientUpdate]) -> tuple[Params, Tree]:
-        """Average every subspace over its own clients and the projector over all; move the tokens along."""
-        delta, knowledge = super().aggregate(knowledge, updates)
+    def absorb(self, knowledge: Tree, updates: Sequence[ClientUpdate]) -> Tree:
+        """Move the tokens along. (Every subspace is averaged over its own clients, as only they send it.)"""
         tokens, mass = list(knowledge["tokens"]), knowledge["mass"].tolist()
         for index in sorted({update.assignment.train[0] for update in updates}):
             clients = [update.client for update in updates if update.assignment.train[0] == index]
@@ -111,7 +110,7 @@ class Disco(Method):
             mean = _mean_feature(clients).double()
             tokens[index] = ((mass[index] * tokens[index].double() + samples * mean) / (mass[index] + samples)).float()
             mass[index] += samples
-        return delta, {"tokens": torch.stack(tokens), "mass": torch.tensor(mass, dtype=torch.float64)}
+        return {"tokens": torch.stack(tokens), "mass": torch.tensor(mass, dtype=torch.float64)}
 
     def gate(self, knowledge: Tree, features: Tensor, num_adapters: int) -> Tensor | None:
         """softmax(cos(f, token) / epsilon) over the opened subspaces; unopened ones weigh nothing."""

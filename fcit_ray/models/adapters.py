@@ -8,7 +8,8 @@ Legend: B samples, L tokens, K adapters, r rank of each.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -25,6 +26,10 @@ from fcit_ray.types import Assignment, Params
 PACKED = "packed"
 _PREFIX = "base_model.model."
 _PROJECTOR = "multi_modal_projector."
+
+Route = Callable[[str, Tensor, Tensor | None], Tensor | None]
+"""Weights of the adapters in one layer: its module path, its input (B, L, in) and the samples' gate (B, K), if any, to
+(B, L, K) or (B, 1, K); None adds all adapters with weight one."""
 
 
 class AdapterBank:
@@ -75,12 +80,91 @@ class AdapterBank:
                 draw = torch.Generator().manual_seed(derive_seed(seed, "adapter", name))
                 value = torch.randn(parameter.shape, generator=draw) * config.init_std
                 parameter.data.copy_(value)
+        self._seed = seed
+        self._paths = {module: name.removeprefix(_PREFIX) for name, module in self.model.named_modules()}
+        self._fixed: set[str] = set()
+        self._route: Route | None = None
+        self._weights: dict[nn.Module, Tensor | None] = {}
         self._gate: Tensor | None = None
+        self._prompts: Tensor | None = None
         self._hooked = False
 
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+    def to(self, device: torch.device) -> None:
+        """Move the model and all that was added to it."""
+        self.model.to(device)
+        for parameter in self._named.values():
+            parameter.data = parameter.data.to(device)
+
+    @property
+    def width(self) -> int:
+        """Entries of a token's embedding."""
+        return int(self.model.get_input_embeddings().weight.shape[1])
+
+    @property
+    def layers(self) -> dict[str, tuple[int, int]]:
+        """Inputs and outputs of every adapted layer, by its module path."""
+        return {self._paths[m]: (m.in_features, m.out_features) for m in self._modules()}
+
+    def add(self, name: str, shape: tuple[int, ...], *, std: float = 0.0, low: float | None = None) -> None:
+        """Give the bank a parameter of the method's own; drawn from (seed, name), so equal in every worker.
+
+        It is shared by all clients, or belongs to adapter k if `s<k>` is one part of its dotted name.
+
+        Args:
+            name: dotted; not taken yet.
+            shape: of the parameter, float32.
+            std: of a normal draw; 0 starts at zero.
+            low: instead of that, uniform between `low` and `-low`.
+        """
+        assert name not in self._named, f"{name} is taken"
+        draw = torch.Generator().manual_seed(derive_seed(self._seed, "adapter", name))
+        if low is not None:
+            value = torch.rand(shape, generator=draw) * (-2 * low) + low
+        else:
+            value = torch.randn(shape, generator=draw) * std
+        self._named[name] = nn.Parameter(value.to(self.device))
+
+    def parameter(self, name: str) -> nn.Parameter:
+        """A trainable parameter by name, live."""
+        return self._named[name]
+
+    def add_residuals(self) -> None:
+        """Give every adapted layer a matrix beside its frozen weight that no client trains: `<layer>.residual`.
+
+        Dense, (outputs, inputs), float32, zero at the start; its product with the input is added to the output.
+        """
+        for module in self._modules():
+            name = f"{self._paths[module]}.residual"
+            self._named[name] = nn.Parameter(torch.zeros(module.out_features, module.in_features, device=self.device))
+            self._fixed.add(name)
+            module.register_forward_hook(self._add_residual)
+
+    def route_by(self, route: Route) -> None:
+        """Let `route` weigh the adapters in every layer, in training and in answering, instead of the gate alone."""
+        assert self._route is None, "one route a bank"
+        self._route = route
+        for module in self._modules():
+            module.register_forward_pre_hook(self._weigh_layer)
+            for k in range(self.num_adapters):
+                module.lora_A[adapter_name(k)].register_forward_hook(self._scale_by(module, k))
+
+    @contextmanager
+    def holding(self, params: Params) -> Iterator[None]:
+        """For a while, other values under the given names, without gradients and without dropout (a teacher)."""
+        before = {name: self._named[name].detach().clone() for name in params}
+        training = self.model.training
+        self.load(params)
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.load(before)
+            self.model.train(training)
 
     @staticmethod
     def is_projector(name: str) -> bool:
@@ -96,24 +180,38 @@ class AdapterBank:
         for name, value in params.items():
             self._named[name].copy_(value)
 
-    def activate(self, assignment: Assignment, *, with_projector: bool) -> dict[str, nn.Parameter]:
-        """Choose the adapters of the forward pass and what is trained; returns the latter by name, in a fixed order."""
+    def activate(
+        self, assignment: Assignment, *, with_projector: bool, trains: Callable[[str], bool] = lambda name: True
+    ) -> dict[str, nn.Parameter]:
+        """Choose the adapters of the forward pass and what is trained; returns the latter by name, in a fixed order.
+
+        Trained are the assigned adapters, the projector if asked for, and what else the method added, of these the
+        names that `trains` admits.
+        """
         self._gate = None
         self._use([adapter_name(k) for k in (*assignment.frozen, *assignment.train)])
         trained = {}
         for name, parameter in self._named.items():
             index = adapter_index(name)
-            chosen = with_projector if index is None else index in assignment.train
+            if index is None:
+                chosen = name not in self._fixed and (with_projector or not self.is_projector(name))
+            else:
+                chosen = index in assignment.train
+            chosen = chosen and trains(name)
             parameter.requires_grad_(chosen)
             if chosen:
                 trained[name] = parameter
         return trained
 
-    def forward(self, batch: Mapping[str, Tensor]) -> Any:
-        """The model's output on a collated batch (`.loss` where it has labels)."""
-        inputs = {k: v.to(self.device) for k, v in batch.items() if k != "features"}
-        with self._precision():
-            return self.model(**inputs)
+    def forward(self, batch: Mapping[str, Tensor], prompts: Tensor | None = None) -> Any:
+        """The model's output on a collated batch (`.loss` where it has labels).
+
+        Args:
+            batch: as the collator makes it.
+            prompts: embeddings in front of every sample's own, (B, P, width); their positions have no label.
+        """
+        with self._precision(), self._prompted(prompts):
+            return self.model(**self._inputs(batch, prompts))
 
     @torch.no_grad()
     def pack(self, params: Params) -> None:
@@ -123,51 +221,124 @@ class AdapterBank:
             packed = LoraConfig(**{**self._lora.to_dict(), "r": self.rank * self.num_adapters})
             packed.lora_alpha = self.scaling * packed.r  # type: ignore[assignment]
             self.model.add_adapter(PACKED, packed)
-        for layer in self._layers():
+        for layer in self._modules():
             a: list[Any] = [layer.lora_A[adapter_name(k)].weight for k in range(self.num_adapters)]
             b: list[Any] = [layer.lora_B[adapter_name(k)].weight for k in range(self.num_adapters)]
             layer.lora_A[PACKED].weight.data = torch.cat(a)  # (K*r, in)
             layer.lora_B[PACKED].weight.data = torch.cat(b, dim=1)  # (out, K*r)
             if not self._hooked:
-                layer.lora_A[PACKED].register_forward_hook(self._weigh)
+                hook = self._weigh if self._route is None else self._scale_by(layer, None)
+                layer.lora_A[PACKED].register_forward_hook(hook)
         self._hooked = True
         self._use([PACKED])
         self.model.requires_grad_(False)
         self.model.eval()
 
     @torch.inference_mode()
-    def generate(self, batch: Mapping[str, Tensor], gate: Tensor | None, max_new_tokens: int, **tokens: int) -> Tensor:
+    def generate(
+        self,
+        batch: Mapping[str, Tensor],
+        gate: Tensor | None,
+        max_new_tokens: int,
+        prompts: Tensor | None = None,
+        **tokens: int,
+    ) -> Tensor:
         """Greedy answers of the packed bank.
 
         Args:
             batch: a left-padded batch of prompts.
             gate: (B, K), or None to add all adapters with weight one.
             max_new_tokens: length limit.
+            prompts: embeddings in front of every sample's own, (B, P, width).
             **tokens: `eos_token_id` and `pad_token_id`.
 
         Returns:
             New tokens only, (B, <= max_new_tokens).
         """
-        inputs = {k: v.to(self.device) for k, v in batch.items() if k != "features"}
+        inputs = self._inputs(batch, prompts)
         if gate is not None:
             assert gate.shape == (len(inputs["input_ids"]), self.num_adapters), f"a gate of shape {tuple(gate.shape)}"
-            gate = gate.repeat_interleave(self.rank, dim=1)[:, None].to(self.device)  # (B, 1, K*r)
+            gate = gate.to(self.device)
         self._gate = gate
         try:
-            with self._precision():
+            with self._precision(), self._prompted(prompts):
                 out = self.model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens, **tokens)
         finally:
             self._gate = None
         return out[:, inputs["input_ids"].shape[1] :]
 
     def _weigh(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-        return None if self._gate is None else output * self._gate  # (B, L, K*r)
+        if self._gate is None:
+            return None
+        return output * self._gate.repeat_interleave(self.rank, dim=1)[:, None]  # (B, L, K*r)
+
+    def _weigh_layer(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert self._route is not None
+        self._weights[module] = self._route(self._paths[module], inputs[0], self._gate)  # (B, L or 1, K)
+
+    def _scale_by(self, module: nn.Module, adapter: int | None) -> Callable[..., Tensor | None]:
+        """A hook for the A of one adapter, or of the packed ones, that weighs its output as the layer's route says."""
+
+        def scale(a: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+            weights = self._weights[module]
+            if weights is None:
+                return None
+            if adapter is None:
+                return output * weights.repeat_interleave(self.rank, dim=2)  # (B, L, K*r)
+            return output * weights[:, :, adapter : adapter + 1]  # (B, L, r)
+
+        return scale
+
+    def _add_residual(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        residual = self._named[f"{self._paths[module]}.residual"]
+        return output + nn.functional.linear(inputs[0], residual.to(inputs[0].dtype)).to(output.dtype)
+
+    def _inputs(self, batch: Mapping[str, Tensor], prompts: Tensor | None) -> dict[str, Tensor]:
+        """What the model takes, with room for the prompts in front."""
+        inputs = {k: v.to(self.device) for k, v in batch.items() if k != "features"}
+        if prompts is None:
+            return inputs
+        shape, count = inputs["input_ids"].shape, prompts.shape[1]
+        fill = {"attention_mask": 1, "labels": -100, "input_ids": self._filler}
+        for name, value in inputs.items():
+            if value.shape == shape:
+                inputs[name] = nn.functional.pad(value, (count, 0), value=fill.get(name, 0))
+        return inputs
+
+    @property
+    def _filler(self) -> int:
+        """A token id that stands where a prompt will; any will do that is not the image's."""
+        config: Any = self.model.config
+        image = getattr(config, "image_token_id", getattr(config, "image_token_index", None))
+        return 1 if image == 0 else 0
+
+    @contextmanager
+    def _prompted(self, prompts: Tensor | None) -> Iterator[None]:
+        if prompts is None:
+            yield
+            return
+        language = next(m for m, name in self._paths.items() if name.split(".")[-1] == "language_model")
+
+        def put(
+            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            embeddings = kwargs["inputs_embeds"]
+            if embeddings.shape[1] > 1:  # a single one is a step of generation, behind the prompts
+                ours = prompts.to(embeddings.device, embeddings.dtype)
+                kwargs["inputs_embeds"] = torch.cat([ours, embeddings[:, ours.shape[1] :]], dim=1)
+            return args, kwargs
+
+        handle = language.register_forward_pre_hook(put, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
 
     def _use(self, names: list[str]) -> None:
         # Of the PeftModel itself, set_adapter takes one name; of the tuner inside it, several.
         cast(BaseTuner, self.model.base_model).set_adapter(names)
 
-    def _layers(self) -> list[LoraLayer]:
+    def _modules(self) -> list[Any]:
         return [module for module in self.model.modules() if isinstance(module, LoraLayer)]
 
     def _precision(self) -> torch.autocast:

@@ -21,7 +21,7 @@ from fcit_ray.evaluate import Answer
 from fcit_ray.experiment import Experiment
 from fcit_ray.federation import Federation
 from fcit_ray.models.names import adapter_index
-from fcit_ray.params import norm, num_bytes
+from fcit_ray.params import norm, tree_bytes
 from fcit_ray.plots import plot_accuracy_matrix, plot_curves
 from fcit_ray.report import make_results, matrix_from_results
 from fcit_ray.run_folder import RunFolder
@@ -202,7 +202,7 @@ class Driver:
             groups.setdefault(adapter_index(name), {})[name] = value
         needed = {index for job in jobs for index in (None, *job.assignment.train, *job.assignment.frozen)}
         handles = {index: self._store.put(group) for index, group in groups.items() if index in needed}
-        knowledge = self._store.put(state.knowledge)
+        knowledge = self._store.put(jobs[0].knowledge)
         return [
             TrainWork(
                 job=replace(job, params={}, knowledge={}),
@@ -220,7 +220,7 @@ class Driver:
     def _round_record(
         self, state: ServerState, jobs: Sequence[ClientJob], updates: Sequence[ClientUpdate], after: ServerState
     ) -> dict[str, Any]:
-        tasks = self._experiment.stream.tasks
+        tasks, lora = self._experiment.stream.tasks, self._federation.aggregation.lora
         moved = {name: after.params[name] - value for name, value in state.params.items()}
         examples = sum(update.client.num_examples for update in updates)
         clients = [
@@ -240,8 +240,8 @@ class Driver:
             "round": state.round,
             "loss": loss,
             "global_delta_norm": norm(moved),
-            "bytes_down": sum(num_bytes(job.params) for job in jobs),
-            "bytes_up": sum(num_bytes(update.delta) for update in updates),
+            "bytes_down": sum(lora.bytes_down(j.params, j.client) + tree_bytes(j.knowledge, j.local) for j in jobs),
+            "bytes_up": sum(lora.bytes_up(u) + tree_bytes(u.report, u.local) for u in updates),
             "clients": clients,
         }
 

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from fcit_ray.algorithm import make_algorithm
 from fcit_ray.client import run_client
 from fcit_ray.config import Config
 from fcit_ray.data.collate import Collator
 from fcit_ray.data.shards import training_batches
 from fcit_ray.evaluate import Answer, answer
 from fcit_ray.experiment import local_training, make_bank, make_setting
-from fcit_ray.methods import make_method
 from fcit_ray.models.load import load_processor
 from fcit_ray.runtime.messages import AnswerWork, Store, TrainWork
 from fcit_ray.types import ClientUpdate, Params
@@ -30,11 +30,11 @@ class Worker:
         self._store = store
         self._setting = make_setting(config)
         self._train = local_training(config)
-        self._method = make_method(config.method)
+        self._algorithm = make_algorithm(config)
         processor = load_processor(config.model.path)
         self._tokenizer = processor.tokenizer
         self._collator = Collator.from_processor(processor)
-        self._bank = make_bank(config, self._method)
+        self._bank = make_bank(config, self._algorithm)
         self._packed: int | None = None
 
     def initial_params(self) -> Params:
@@ -51,17 +51,20 @@ class Worker:
         job = replace(work.job, params=_merge(params), knowledge=knowledge)
         train = self._train
         batches = training_batches(work.shard, self._collator, train.batch_size, job.seed, train.epochs)
-        return run_client(job, batches, self._bank, self._method, train, self._setting)
+        algorithm = self._algorithm
+        lora = algorithm.aggregation.lora
+        return run_client(job, batches, self._bank, algorithm.method, train, self._setting, algorithm.local, lora)
 
     def answer(self, work: AnswerWork) -> list[Answer]:
         """Greedy answers, in the order of the shard."""
+        method = self._algorithm.method
+        [knowledge] = self._store.get([work.knowledge])
         if self._packed != work.version:
-            self._bank.pack(_merge(self._store.get(work.params)))
+            self._bank.pack(method.deploy(_merge(self._store.get(work.params)), knowledge))
             self._packed = work.version
         samples = list(work.shard.read(np.arange(len(work.shard))))
-        [knowledge] = self._store.get([work.knowledge])
         evaluation = self._config.evaluation
-        return answer(samples, self._bank, self._method, knowledge, self._collator, self._tokenizer, evaluation)
+        return answer(samples, self._bank, method, knowledge, self._collator, self._tokenizer, evaluation)
 
 
 def _merge(parts: Sequence[Params]) -> Params:

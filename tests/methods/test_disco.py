@@ -9,6 +9,7 @@ import pytest
 import torch
 from small import client
 
+from fcit_ray.aggregation import Aggregation
 from fcit_ray.methods.disco import Disco
 from fcit_ray.types import Assignment, Client, ClientUpdate, Setting
 
@@ -90,7 +91,7 @@ def test_each_client_is_in_exactly_one_group():
     clients = [at(0, 10), at(20, 30), at(40, 20)]
     method = Disco()
     subspaces = assigned(method, empty(), clients)
-    _, knowledge = method.aggregate(empty(), [update(s, c) for s, c in zip(subspaces, clients, strict=True)])
+    knowledge = method.absorb(empty(), [update(s, c) for s, c in zip(subspaces, clients, strict=True)])
     assert knowledge["mass"].tolist() == [40.0, 20.0]
     torch.testing.assert_close(knowledge["tokens"][1], at(40).feature)
 
@@ -142,10 +143,10 @@ def test_a_token_is_the_running_mean_over_all_samples_seen():
     # Round 2: (300 * (1/3, 2/3) + 100 * (1, 1)) / 400 = (200, 300) / 400 = (1/2, 3/4), mass 400.
     method = Disco()
     first = [update(0, client(0, [1, 0], 100)), update(0, client(1, [0, 1], 200))]
-    _, knowledge = method.aggregate(empty(), first)
+    knowledge = method.absorb(empty(), first)
     torch.testing.assert_close(knowledge["tokens"], torch.tensor([[1 / 3, 2 / 3]]))
     assert knowledge["mass"].tolist() == [300.0]
-    _, knowledge = method.aggregate(knowledge, [update(0, client(2, [1, 1], 100))])
+    knowledge = method.absorb(knowledge, [update(0, client(2, [1, 1], 100))])
     torch.testing.assert_close(knowledge["tokens"], torch.tensor([[0.5, 0.75]]))
     assert knowledge["mass"].tolist() == [400.0]
 
@@ -157,7 +158,7 @@ def test_counts_beyond_256_are_kept():
     method, knowledge = Disco(), empty()
     for turn in range(300):
         feature = [1.0, 0.0] if turn % 2 else [0.0, 1.0]
-        _, knowledge = method.aggregate(knowledge, [update(0, client(0, feature, 1))])
+        knowledge = method.absorb(knowledge, [update(0, client(0, feature, 1))])
     assert knowledge["mass"].tolist() == [300.0]
     torch.testing.assert_close(knowledge["tokens"], torch.tensor([[0.5, 0.5]]), rtol=0, atol=1e-5)
 
@@ -165,13 +166,13 @@ def test_counts_beyond_256_are_kept():
 def test_the_whole_sum_is_divided():
     # The released slip divides only the new part: 100 * (1, 0) + 50 * (0, 1) / 150 = (100, 1/3), almost the old token
     # and a hundred times too long. Right: (100, 50) / 150.
-    _, knowledge = Disco().aggregate(knowing(0, mass=100.0), [update(0, client(0, [0, 1], 50))])
+    knowledge = Disco().absorb(knowing(0, mass=100.0), [update(0, client(0, [0, 1], 50))])
     torch.testing.assert_close(knowledge["tokens"], torch.tensor([[2 / 3, 1 / 3]]))
 
 
 def test_only_the_tokens_of_this_rounds_clients_move():
     before = knowing(0, 90)
-    _, after = Disco().aggregate(before, [update(1, at(80))])
+    after = Disco().absorb(before, [update(1, at(80))])
     assert torch.equal(after["tokens"][0], before["tokens"][0])
     assert after["mass"].tolist() == [100.0, 110.0]
     assert not torch.equal(after["tokens"][1], before["tokens"][1])
@@ -180,7 +181,7 @@ def test_only_the_tokens_of_this_rounds_clients_move():
 
 def test_several_subspaces_opened_in_one_round_keep_their_order():
     # The second client's subspace comes first in the bank if it was opened first, whatever the order of the updates.
-    _, knowledge = Disco().aggregate(empty(), [update(1, at(90, 5)), update(0, at(0, 7))])
+    knowledge = Disco().absorb(empty(), [update(1, at(90, 5)), update(0, at(0, 7))])
     assert knowledge["mass"].tolist() == [7.0, 5.0]
     torch.testing.assert_close(knowledge["tokens"][1], at(90).feature)
 
@@ -195,7 +196,7 @@ def test_a_subspace_is_averaged_over_its_own_clients_and_the_projector_over_all(
         update(0, at(0, 30), **{"a.s0": torch.tensor([5.0]), "p": torch.tensor([4.0])}),
         update(1, at(90, 60), **{"a.s1": torch.tensor([7.0]), "p": torch.tensor([2.0])}),
     ]
-    delta, _ = Disco().aggregate(empty(), updates)
+    delta = Aggregation().combine({}, updates, 0)
     assert delta.keys() == {"a.s0", "a.s1", "p"}
     torch.testing.assert_close(delta["a.s0"], torch.tensor([4.0]))
     torch.testing.assert_close(delta["a.s1"], torch.tensor([7.0]))

@@ -4,6 +4,7 @@ import pytest
 import torch
 from small import SmallPopulation, client, small_bank, small_setting, trainer
 
+from fcit_ray.aggregation import Aggregation
 from fcit_ray.federation import Federation, simulate
 from fcit_ray.methods import METHODS, make_method
 from fcit_ray.methods.disco import Disco
@@ -36,9 +37,10 @@ def test_factors_are_averaged_each_on_its_own():
         return ClientUpdate(stage=0, round=0, client=client(index, [1], count), assignment=assignment, delta=delta)
 
     knowledge = {"anything": 1}
-    delta, after = Finetune().aggregate(knowledge, [update(0, 10, 1.0, 4.0), update(1, 30, 3.0, 0.0)])
+    updates = [update(0, 10, 1.0, 4.0), update(1, 30, 3.0, 0.0)]
+    delta = Aggregation().combine({}, updates, 0)
     assert (delta["a"].item(), delta["b"].item()) == (2.5, 1.0)
-    assert after == knowledge
+    assert Finetune().absorb(knowledge, updates) == knowledge
 
 
 def test_disco_with_one_subspace_is_finetune_to_the_bit():

@@ -1,0 +1,63 @@
+"""A federated continual algorithm: one choice on each of the axes that cross freely, and what does not cross."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from fcit_ray.aggregation import Aggregation
+from fcit_ray.config import Config, ConfigError
+from fcit_ray.local_optim import LocalRule, make_local_rule
+from fcit_ray.lora import make_lora_rule
+from fcit_ray.methods import make_method
+from fcit_ray.methods.base import Method
+from fcit_ray.privacy import make_privacy
+from fcit_ray.robust import make_rule
+from fcit_ray.server_optim import ServerOptimizer, make_server_optimizer
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """What the clients and the server of a run do.
+
+    Attributes:
+        method: the continual method.
+        local: what a client adds to its steps.
+        server: what the server makes of the combined delta.
+        aggregation: how the clients' deltas are combined.
+    """
+
+    method: Method
+    local: LocalRule
+    server: ServerOptimizer
+    aggregation: Aggregation
+
+
+def make_algorithm(config: Config) -> Algorithm:
+    """The algorithm of a configuration.
+
+    Raises:
+        ConfigError: a section's name or key is wrong, or two choices make no sense together.
+    """
+    algorithm = Algorithm(
+        method=make_method(config.method),
+        local=make_local_rule(config.local),
+        server=make_server_optimizer(config.server),
+        aggregation=Aggregation(
+            weights=config.weights,
+            lora=make_lora_rule(config.lora),
+            rule=make_rule(config.robust),
+            privacy=make_privacy(config.privacy),
+        ),
+    )
+    aggregation = algorithm.aggregation
+    axes: dict[str, Any] = {
+        "method": algorithm.method,
+        "local": algorithm.local,
+        "server": algorithm.server,
+        "lora": aggregation.lora,
+        "robust": aggregation.rule,
+        "privacy": aggregation.privacy,
+    }
+    reasons = {key: part.conflict(algorithm) for key, part in axes.items()}
+    if found := [f"{key}.name: {reason}" for key, reason in reasons.items() if reason]:
+        raise ConfigError("\n".join(found))
+    return algorithm
