@@ -32,6 +32,5 @@ def majority_results(config: Config, label: str = "Majority answer") -> dict[str
         num_stages=0,
         records=[{"kind": "evaluation", "stage": -1, "scores": percents}],
         num_records=counts,
-        seconds=0.0,
         params={},
     )

@@ -38,6 +38,8 @@ class Row:
         avg: mean over stages of the mean over tasks seen; nan where undefined, as are the following.
         forgetting: percentage points lost since each task's best.
         bwt: backward transfer, percentage points.
+        seconds: wall clock of rounds and evaluations.
+        moved_bytes: down and up, over the whole run.
     """
 
     label: str
@@ -48,6 +50,8 @@ class Row:
     avg: tuple[float, ...]
     forgetting: tuple[float, ...]
     bwt: tuple[float, ...]
+    seconds: tuple[float, ...]
+    moved_bytes: tuple[float, ...]
 
     def score(self, task: str) -> tuple[float, ...]:
         """One task's scores, an entry a seed; empty if the runs have no such task."""
@@ -62,7 +66,6 @@ def make_results(
     num_stages: int,
     records: Iterable[Mapping[str, Any]],
     num_records: Mapping[str, int],
-    seconds: float,
     params: Params,
 ) -> dict[str, Any]:
     """What `results.json` holds.
@@ -74,13 +77,15 @@ def make_results(
         num_stages: of the run; 0 for zero-shot.
         records: of metrics.jsonl.
         num_records: test records by task, behind the final scores.
-        seconds: wall clock of the session that finished the run.
         params: the final global parameters.
 
     Returns:
         `label`, `seed`, `tasks`, `matrix` (S x T, None where not evaluated), `last`, `avg`, `forgetting`, `bwt` (None
-        where undefined; a run of at most one stage has no `avg`), `num_records`, `seconds`, `adapters_sha256`.
+        where undefined; a run of at most one stage has no `avg`), `num_records`, `seconds` (wall clock of all rounds
+        and evaluations, whatever sessions they fell in; without the start of the workers), `moved_bytes` (parameters
+        and reports, down and up), `adapters_sha256`.
     """
+    records = list(records)
     matrix = metrics.accuracy_matrix(records, tasks, num_stages)
     return {
         "label": label,
@@ -92,7 +97,8 @@ def make_results(
         "forgetting": _number(metrics.forgetting(matrix)),
         "bwt": _number(metrics.backward_transfer(matrix)),
         "num_records": dict(num_records),
-        "seconds": seconds,
+        "seconds": math.fsum(s for record in records for s in record.get("seconds", {}).values()),
+        "moved_bytes": sum(record.get("bytes_down", 0) + record.get("bytes_up", 0) for record in records),
         "adapters_sha256": params_sha256(params),
     }
 
@@ -108,7 +114,7 @@ def row_from_results(results: Mapping[str, Any]) -> Row:
     Raises:
         ValueError: names the key that results.json lacks.
     """
-    needed = ("label", "seed", "tasks", "matrix", "last", "avg", "forgetting", "bwt")
+    needed = ("label", "seed", "tasks", "matrix", "last", "avg", "forgetting", "bwt", "seconds", "moved_bytes")
     if missing := [key for key in needed if key not in results]:
         raise ValueError(f"results.json: lacks {', '.join(missing)}; written by another release of fcit_ray?")
     figures = {key: (math.nan if results[key] is None else float(results[key]),) for key in needed[4:]}
@@ -147,6 +153,8 @@ def merge_seeds(rows: Iterable[Row]) -> list[Row]:
                 avg=tuple(value for row in group for value in row.avg),
                 forgetting=tuple(value for row in group for value in row.forgetting),
                 bwt=tuple(value for row in group for value in row.bwt),
+                seconds=tuple(value for row in group for value in row.seconds),
+                moved_bytes=tuple(value for row in group for value in row.moved_bytes),
             )
         )
     return merged
@@ -190,14 +198,17 @@ def comparison_table(rows: Iterable[Row], title: str | None = None) -> Table:
 
 
 def markdown_table(rows: Iterable[Row]) -> str:
-    """For a README: full task names, backward transfer too, spread over seeds everywhere."""
+    """For a README: full task names, backward transfer and cost too, spread over seeds everywhere."""
     rows = merge_seeds(rows)
     tasks = _tasks(rows)
-    header = ["Method", "Last", "Avg", "Forgetting", "BWT", *tasks]
+    header = ["Method", "Last", "Avg", "Forgetting", "BWT", "Seconds", "MB moved", *tasks]
     lines = [_markdown_line(header), "|---|" + "---:|" * (len(header) - 1)]
     for row in rows:
-        values = [row.last, row.avg, row.forgetting, row.bwt, *(row.score(task) for task in tasks)]
-        lines.append(_markdown_line([row.label, *(_cell(value, spread=True) for value in values)]))
+        figures = [_cell(value, spread=True) for value in (row.last, row.avg, row.forgetting, row.bwt)]
+        megabytes = mean_and_spread(row.moved_bytes)[0] / 1e6
+        cost = [f"{mean_and_spread(row.seconds)[0]:.0f}", f"{megabytes:.1f}"] if sum(row.seconds) else [UNDEFINED] * 2
+        scores = [_cell(row.score(task), spread=True) for task in tasks]
+        lines.append(_markdown_line([row.label, *figures, *cost, *scores]))
     if caption := _caption(rows):
         lines += ["", caption]
     return "\n".join(lines) + "\n"

@@ -28,11 +28,13 @@ def make_run(label: str, seed: int, level: float, num_stages: int = 8, tasks: li
     records: list[dict[str, Any]] = [{"kind": "evaluation", "stage": -1, "scores": dict.fromkeys(tasks, level)}]
     records += [
         {"kind": "evaluation", "stage": stage, "scores": dict.fromkeys(tasks[: stage + 1], level - stage)}
+        | {"seconds": {"answer": 0.5, "score": 0.25}}
         for stage in range(num_stages)
     ]
+    records += [{"kind": "round", "stage": 0, "round": 0, "seconds": {"train": 2.0}, "bytes_down": 3, "bytes_up": 4}]
     return make_results(
         label=label, seed=seed, tasks=tasks, num_stages=num_stages, records=records,
-        num_records=dict.fromkeys(tasks, 40), seconds=1.5, params={"w": torch.ones(2)},
+        num_records=dict.fromkeys(tasks, 40), params={"w": torch.ones(2)},
     )  # fmt: skip
 
 
@@ -42,7 +44,8 @@ def test_results_hold_the_figures_and_null_where_there_is_none() -> None:
     assert results == {
         "label": "disco", "seed": 1, "tasks": ["a", "b"], "matrix": [[80.0, None], [79.0, 79.0]],
         "last": 79.0, "avg": 79.5, "forgetting": 1.0, "bwt": -1.0,
-        "num_records": {"a": 40, "b": 40}, "seconds": 1.5, "adapters_sha256": params_sha256({"w": torch.ones(2)}),
+        "num_records": {"a": 40, "b": 40}, "adapters_sha256": params_sha256({"w": torch.ones(2)}),
+        "seconds": 3.5, "moved_bytes": 7,  # a round of 2 s and two evaluations of 0.5 + 0.25 s; 3 + 4 bytes
     }  # fmt: skip
     assert math.isnan(matrix_from_results(results)[0, 1])
 
@@ -109,7 +112,7 @@ def test_the_best_of_a_column_is_bold_and_forgetting_is_best_low() -> None:
     def row(label: str, last: float, forgetting: float) -> Row:
         return Row(
             label=label, tasks=("t",), seeds=(0,), scores=((last,),), last=(last,), avg=(math.nan,),
-            forgetting=(forgetting,), bwt=(0.0,),
+            forgetting=(forgetting,), bwt=(0.0,), seconds=(1.0,), moved_bytes=(0.0,),
         )  # fmt: skip
 
     table = comparison_table([row("a", 50.0, 3.0), row("b", 60.01, 9.0), row("c", 60.04, math.nan)])

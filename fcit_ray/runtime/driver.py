@@ -116,7 +116,6 @@ class Driver:
             self._queue.finish()  # However it ended: the workers may go.
 
     def _run(self) -> dict[str, Any]:
-        began = time.perf_counter()
         state = self._folder.latest_checkpoint()
         if state is not None:
             self._begun.set()
@@ -140,7 +139,6 @@ class Driver:
             num_records={
                 task.name: sum(len(tests[name]) for name in task.datasets) for task in self._config.benchmark.tasks
             },
-            seconds=time.perf_counter() - began,
             params=state.params,
         )
         matrix, tasks = matrix_from_results(results), results["tasks"]

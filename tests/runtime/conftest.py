@@ -11,6 +11,7 @@ from fcit_ray.config import Config, parse_config
 from fcit_ray.data.miniature import write_miniature
 
 Configure = Callable[..., Config]
+NAMED = ("method", "server", "local", "lora", "robust", "privacy")  # sections that belong to the name in them
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +43,7 @@ def configure(miniature: Path) -> Configure:
             "runtime": {"num_workers": 2, "cpus_per_worker": 0.5, "keep_checkpoints": 100},
         }
         for name, section in sections.items():
-            merge = isinstance(section, dict) and name not in ("method", "server")
+            merge = isinstance(section, dict) and name not in NAMED
             values[name] = {**values.get(name, {}), **section} if merge else section
         return parse_config(values)
 

@@ -1,0 +1,117 @@
+"""Every method with every server optimiser, and every choice of the other axes: two stages on the miniature each."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Configure
+
+from fcit_ray.config import Config, ConfigError
+from fcit_ray.data.shards import LocalShards
+from fcit_ray.experiment import open_experiment
+from fcit_ray.federation import simulate
+from fcit_ray.local_optim import LOCAL_RULES
+from fcit_ray.lora import LORA_RULES
+from fcit_ray.methods import METHODS
+from fcit_ray.params import norm, params_sha256
+from fcit_ray.privacy import PRIVACY
+from fcit_ray.robust import RULES
+from fcit_ray.run_folder import RunFolder
+from fcit_ray.runtime.data import sample_encoder
+from fcit_ray.runtime.launch import launch
+from fcit_ray.runtime.messages import AnswerWork, DirectStore, TrainWork
+from fcit_ray.runtime.worker import Worker
+from fcit_ray.server_optim import SERVER_OPTIMIZERS
+from fcit_ray.types import ServerState
+
+SMALL = {"num_rounds": 1, "num_clients": 2, "clients_per_round": 2}
+ROBUST = {"num_clients": 3, "clients_per_round": 3}
+
+
+def run(config: Config) -> tuple[ServerState, dict[str, torch.Tensor], list[str]]:
+    """A whole run in this process: the last state, what it started from, and an answer a task."""
+    experiment = open_experiment(config)
+    shards = LocalShards(experiment.stream, experiment.tests, sample_encoder(experiment))
+    worker = Worker(config, DirectStore())
+    first = dict(worker.initial_params())
+
+    def train(job: Any) -> Any:
+        shard = shards.train_shard(job.client.task, job.client.index)
+        return worker.train(TrainWork(job, [job.params], job.knowledge, shard))
+
+    state = simulate(experiment.federation(shards.feature), first, train)
+    answers = []
+    for name in experiment.tests:
+        work = AnswerWork(1, [state.params], state.knowledge, name, shards.test_shard(name, 0, 2))
+        answers += [text for text, _ in worker.answer(work)]
+    return state, first, answers
+
+
+def check(config: Config) -> ServerState:
+    state, first, answers = run(config)
+    assert state.stage == 2
+    moved = {name: state.params[name] - value for name, value in first.items()}
+    assert math.isfinite(norm(moved))
+    assert norm(moved) > 0
+    assert len(answers) == 4
+    return state
+
+
+@pytest.mark.parametrize("server", SERVER_OPTIMIZERS)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs_with_every_server_optimiser(configure: Configure, method: str, server: str) -> None:
+    check(configure(method={"name": method}, server={"name": server}, benchmark=SMALL))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("axis", "name"),
+    [
+        *(("local", name) for name in LOCAL_RULES),
+        *(("lora", name) for name in LORA_RULES),
+        *(("robust", name) for name in RULES),
+        *(("privacy", name) for name in PRIVACY),
+    ],
+)
+def test_every_method_either_crosses_with_a_choice_or_says_why_not(
+    configure: Configure, method: str, axis: str, name: str
+) -> None:
+    values: dict[str, Any] = {"method": {"name": method}, axis: {"name": name}, "benchmark": SMALL | ROBUST}
+    if axis == "privacy":
+        values["weights"] = "uniform"
+    refusal = None
+    try:
+        configure(**values)
+    except ConfigError as error:
+        refusal = str(error)
+    if refusal is not None:
+        # at the door: which axis, and a reason that is a sentence
+        assert len(refusal.split()) > 5
+        assert refusal.startswith(("method.name: ", f"{axis}.name: "))
+    if method == "finetune":
+        assert refusal is None
+
+
+@pytest.mark.parametrize(
+    ("axis", "name"),
+    [
+        *(("local", name) for name in LOCAL_RULES),
+        *(("lora", name) for name in LORA_RULES),
+        *(("robust", name) for name in RULES),
+        *(("privacy", name) for name in PRIVACY),
+    ],
+)
+def test_every_choice_runs_under_finetune(configure: Configure, axis: str, name: str) -> None:
+    weights = {"weights": "uniform"} if axis == "privacy" else {}
+    check(configure(method={"name": "finetune"}, benchmark=SMALL | ROBUST, **{axis: {"name": name}}, **weights))
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs_on_ray(configure: Configure, method: str, tmp_path: Path) -> None:
+    # all of the method travels, in both directions: else the bits of one process could not be had
+    config = configure(method={"name": method}, benchmark=SMALL, runtime={"num_workers": 1})
+    results = launch(config, RunFolder.open(tmp_path / "run", config, resume=False, overwrite=False))
+    assert results["adapters_sha256"] == params_sha256(run(config)[0].params)
