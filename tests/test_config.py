@@ -1,6 +1,8 @@
 """The configuration a user writes: how files and overrides merge, and what is said of every kind of mistake."""
 
 import ast
+import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from fcit_ray.config import Config, ConfigError, dump_config, load_config, parse
 from fcit_ray.data.catalog import CATALOG
 from fcit_ray.methods import METHODS
 from fcit_ray.methods.disco import Disco
+from fcit_ray.runtime.tune import load_sweep
 
 ROOT = Path(__file__).parent.parent
 MINIMAL = {"benchmark": {"tasks": ["ArxivQA", "OCRVQA"]}}
@@ -243,13 +246,17 @@ SHIPPED = sorted((ROOT / "configs").rglob("*.yaml"))
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: str(file.relative_to(ROOT)))
-def test_every_shipped_file_loads(file):
+def test_every_shipped_file_opens_with_a_command_that_names_it_and_loads(file):
+    comment = "\n".join(itertools.takewhile(lambda line: line.startswith("#"), file.read_text().splitlines()))
+    named = [ROOT / name for name in re.findall(r"configs/\S+\.yaml", comment)]
+    assert file in named
     if file.parent.name == "sweeps":
-        assert isinstance(yaml.safe_load(file.read_text()), dict)
-        return
-    base = [] if "benchmark" in yaml.safe_load(file.read_text()) else [ROOT / "configs" / "miniature.yaml"]
-    config = load_config([*base, file])
-    assert load_config([*base, file], []) == config
+        assert "pipelines/sweep.py" in comment
+        _, trials = load_sweep(file, [f"benchmark.root={ROOT}"])
+        assert trials
+    else:
+        assert "pipelines/run.py" in comment
+        assert load_config(named).benchmark.tasks
 
 
 def test_every_method_has_a_shipped_file_that_says_all_its_keys():
