@@ -60,7 +60,7 @@ def open_experiment(config: Config) -> Experiment:
     benchmark = config.benchmark
     setting = make_setting(config)
     num_adapters = make_method(config.method).num_adapters(setting)
-    if config.model.rank % num_adapters:
+    if num_adapters and config.model.rank % num_adapters:
         raise ConfigError(f"model.rank: {config.model.rank} cannot be shared out over {num_adapters} adapters")
     stream = open_stream(config)
     tests = {

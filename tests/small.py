@@ -23,6 +23,7 @@ from fcit_ray.types import Client, ClientJob, ClientUpdate, Params, Setting
 
 PAD, START, END, IMAGE = 0, 1, 2, 4
 VOCABULARY = 20
+FEATURE_DIM = 4
 FLOATS_PER_RANK = 240
 PROJECTOR_FLOATS = 416
 MODEL = Model(rank=4, alpha=8, dropout=0.1)
@@ -53,7 +54,7 @@ def small_base() -> LlavaForConditionalGeneration:
 
 
 def small_bank(num_adapters: int = 1, seed: int = 0, config: Model = MODEL) -> AdapterBank:
-    return AdapterBank(small_base(), config, num_adapters, seed)
+    return AdapterBank(small_base(), config, num_adapters, seed, feature_dim=FEATURE_DIM)
 
 
 def random_params(params: Params, seed: int = 0) -> dict[str, Tensor]:
@@ -73,7 +74,7 @@ def sample(seed: int, length: int = 5) -> Sample:
         "pixels": draw.integers(0, 256, (8, 8, 3), dtype=np.uint8),
         "input_ids": ids,
         "labels": labels,
-        "feature": draw.standard_normal(4).astype(np.float32),
+        "feature": draw.standard_normal(FEATURE_DIM).astype(np.float32),
     }
 
 
@@ -93,7 +94,7 @@ class SmallPopulation:
 
     def select(self, stage: int, round: int) -> list[Client]:
         return [
-            client(index, [float(task == axis) for axis in range(4)], 3 + index, task)
+            client(index, [float(task == axis) for axis in range(FEATURE_DIM)], 3 + index, task)
             for index, task in enumerate(self.schedule[stage])
         ]
 

@@ -62,6 +62,7 @@ def test_methods_know_neither_files_nor_models():
     allowed = (
         "fcit_ray.methods",
         "fcit_ray.client",
+        "fcit_ray.lora",
         "fcit_ray.params",
         "fcit_ray.types",
         "fcit_ray.registry",

@@ -6,11 +6,17 @@ from typing import Any
 from fcit_ray.methods.base import Method
 from fcit_ray.methods.disco import Disco
 from fcit_ray.methods.finetune import Finetune
+from fcit_ray.methods.l2p import L2P
+from fcit_ray.methods.modal_prompt import ModalPrompt
+from fcit_ray.methods.moelora import MoELoRA
 from fcit_ray.registry import build
 
 METHODS: dict[str, type[Method]] = {
     "finetune": Finetune,
     "disco": Disco,
+    "moelora": MoELoRA,
+    "l2p": L2P,
+    "modal_prompt": ModalPrompt,
 }
 
 

@@ -25,7 +25,7 @@ class Method:
     """Base of all methods; every hook's default is what federated fine-tuning of one LoRA does."""
 
     def num_adapters(self, setting: Setting) -> int:
-        """Adapters in the bank; the configured total rank is shared out over them."""
+        """Adapters in the bank; the configured total rank is shared out over them. 0: the method trains no LoRA."""
         return 1
 
     def install(self, bank: AdapterBank, setting: Setting) -> None:

@@ -38,33 +38,38 @@ class AdapterBank:
     Args:
         base: the frozen model; it is modified in place.
         config: rank (in total), alpha, dropout, target layers, initial spread.
-        num_adapters: K; `config.rank` must be a multiple of it.
+        num_adapters: K; `config.rank` must be a multiple of it. A bank of none is the bare base: what trains in it is
+            the projector, and what a method adds.
         seed: of the adapters' initial values. They depend on (seed, adapter, layer) alone, so adapter 0 starts with
             the same bits in a bank of any size with the same rank each.
+        feature_dim: D, entries of a sample's frozen feature; by default a token embedding's, which the text encoder
+            takes the mean of.
 
     Raises:
         ConfigError: the rank cannot be shared out, or no layer of the language model matches the targets.
     """
 
-    def __init__(self, base: nn.Module, config: Model, num_adapters: int, seed: int):
-        if config.rank % num_adapters:
+    def __init__(self, base: nn.Module, config: Model, num_adapters: int, seed: int, feature_dim: int | None = None):
+        if num_adapters and config.rank % num_adapters:
             raise ConfigError(f"model.rank: {config.rank} cannot be shared out over {num_adapters} adapters")
         targets = _language_targets(base, config.targets)
         self.num_adapters = num_adapters
-        self.rank = config.rank // num_adapters
+        self.rank = config.rank // num_adapters if num_adapters else 0
         self.scaling = config.alpha / config.rank
         self.autocast = torch.bfloat16 if config.dtype == "bfloat16" else None
-        self._lora = LoraConfig(
-            r=self.rank,
-            lora_alpha=self.scaling * self.rank,  # type: ignore[arg-type]  # PEFT divides by r: any number will do
-            lora_dropout=config.dropout,
-            target_modules=targets,
-            bias="none",
-        )
         base.requires_grad_(False)
-        self.model = PeftModel(base, self._lora, adapter_name=adapter_name(0))
-        for index in range(1, num_adapters):
-            self.model.add_adapter(adapter_name(index), self._lora)
+        self.model: Any = base
+        if num_adapters:
+            self._lora = LoraConfig(
+                r=self.rank,
+                lora_alpha=self.scaling * self.rank,  # type: ignore[arg-type]  # PEFT divides by r: any will do
+                lora_dropout=config.dropout,
+                target_modules=targets,
+                bias="none",
+            )
+            self.model = PeftModel(cast(Any, base), self._lora, adapter_name=adapter_name(0))
+            for index in range(1, num_adapters):
+                self.model.add_adapter(adapter_name(index), self._lora)
         self._named = {
             name.removeprefix(_PREFIX): parameter
             for name, parameter in self.model.named_parameters()
@@ -88,10 +93,11 @@ class AdapterBank:
         self._gate: Tensor | None = None
         self._prompts: Tensor | None = None
         self._hooked = False
+        self.feature_dim = feature_dim or self.width
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        return cast(torch.device, next(self.model.parameters()).device)
 
     def to(self, device: torch.device) -> None:
         """Move the model and all that was added to it."""
@@ -103,6 +109,11 @@ class AdapterBank:
     def width(self) -> int:
         """Entries of a token's embedding."""
         return int(self.model.get_input_embeddings().weight.shape[1])
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the entries of the token embeddings: the scale on which a prompt looks like words."""
+        return float(self.model.get_input_embeddings().weight.float().std())
 
     @property
     def layers(self) -> dict[str, tuple[int, int]]:
@@ -217,7 +228,7 @@ class AdapterBank:
     def pack(self, params: Params) -> None:
         """Make the inference adapter of rank K*r from the global values."""
         self.load(params)
-        if PACKED not in self.model.peft_config:
+        if self.num_adapters and PACKED not in self.model.peft_config:
             packed = LoraConfig(**{**self._lora.to_dict(), "r": self.rank * self.num_adapters})
             packed.lora_alpha = self.scaling * packed.r  # type: ignore[assignment]
             self.model.add_adapter(PACKED, packed)
@@ -335,8 +346,9 @@ class AdapterBank:
             handle.remove()
 
     def _use(self, names: list[str]) -> None:
-        # Of the PeftModel itself, set_adapter takes one name; of the tuner inside it, several.
-        cast(BaseTuner, self.model.base_model).set_adapter(names)
+        if self.num_adapters:
+            # Of the PeftModel itself, set_adapter takes one name; of the tuner inside it, several.
+            cast(BaseTuner, self.model.base_model).set_adapter(names)
 
     def _modules(self) -> list[Any]:
         return [module for module in self.model.modules() if isinstance(module, LoraLayer)]

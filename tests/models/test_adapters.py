@@ -23,7 +23,7 @@ from torch import nn
 
 from fcit_ray.config import ConfigError, Model
 from fcit_ray.models.adapters import PACKED, AdapterBank
-from fcit_ray.models.load import load_base
+from fcit_ray.models.load import load_base, load_text_encoder
 from fcit_ray.models.names import adapter_index
 from fcit_ray.params import params_sha256
 from fcit_ray.types import Assignment
@@ -411,3 +411,148 @@ def test_the_shipped_model_carries_a_bank():
     # rank 8: (128 + 320) * 8 numbers in each of three layers of four blocks
     own = sum(value.numel() for name, value in bank.params().items() if adapter_index(name) == 5)
     assert own == (128 + 320) * 8 * 3 * 4
+
+
+def test_the_features_are_as_wide_as_the_bank_takes_them_to_be():
+    # What is learned in the space of features (keys, prototypes) is made before the first one is seen.
+    features = load_text_encoder("tiny").encode(["What is in the image?"])
+    assert AdapterBank(load_base("tiny"), Model(), 0, 0).feature_dim == features.shape[1]
+
+
+# A bank of no adapters
+
+
+def test_a_bank_of_none_is_the_base_to_the_bit():
+    # And rank 4, which nothing can be divided into, is no obstacle.
+    base, bank = small_base(), small_bank(0)
+    batch = {name: value for name, value in train_batch().items() if name != "features"}
+    assert torch.equal(bank.forward(train_batch()).logits, base(**batch).logits)
+    assert not any(isinstance(module, LoraLayer) for module in bank.model.modules())
+    bank.pack(bank.params())
+    inputs = {name: value for name, value in prompts().items() if name != "features"}
+    expected = base.generate(**inputs, do_sample=False, max_new_tokens=3, **TOKENS)
+    assert torch.equal(bank.generate(prompts(), None, 3, **TOKENS), expected[:, inputs["input_ids"].shape[1] :])
+
+
+def test_a_bank_of_none_trains_the_projector_and_what_was_added():
+    bank = small_bank(0)
+    bank.add("own.s1.value", (2,))
+    bank.add("own.value", (2,))
+    projector = {name for name in bank.params() if bank.is_projector(name)}
+    assert sum(bank.params()[name].numel() for name in projector) == PROJECTOR_FLOATS
+    shared = bank.activate(Assignment(train=()), with_projector=True)
+    assert shared.keys() == projector | {"own.value"}
+    assert {n for n, p in bank.model.named_parameters() if p.requires_grad} == projector
+    assert not bank.parameter("own.s1.value").requires_grad
+    assert bank.activate(Assignment(train=(1,)), with_projector=False).keys() == {"own.s1.value", "own.value"}
+
+
+# What a method adds
+
+
+def test_an_added_parameter_is_drawn_from_the_seed_and_its_name():
+    first, second, other = small_bank(1), small_bank(0), small_bank(1, seed=1)
+    second.add("something.else", (3,), std=1.0)  # the order of adding does not matter
+    for bank in (first, second, other):
+        bank.add("own.wide", (1000,), low=-2.0)
+        bank.add("own.normal", (1000,), std=0.5)
+        bank.add("own.zero", (3,))
+    for name in ("own.wide", "own.normal"):
+        assert torch.equal(first.params()[name], second.params()[name])
+        assert not torch.equal(first.params()[name], other.params()[name])
+    wide, normal, zero = (first.params()[f"own.{kind}"] for kind in ("wide", "normal", "zero"))
+    # 1000 draws: the mean of a uniform (-2, 2) has standard error 4 / sqrt(12 * 1000) = 0.037
+    assert -2 <= wide.min() < -1.9 < 1.9 < wide.max() < 2
+    assert abs(wide.mean().item()) < 0.15
+    # the spread of a normal has standard error 0.5 / sqrt(2000) = 0.011
+    assert normal.std().item() == pytest.approx(0.5, abs=0.05)
+    assert not zero.any()
+    with pytest.raises(AssertionError, match=r"own\.zero is taken"):
+        first.add("own.zero", (3,))
+
+
+def test_the_spread_is_the_token_embeddings_own():
+    bank, table = small_bank(0), small_base().get_input_embeddings().weight.detach().double()
+    assert bank.spread == pytest.approx(((table - table.mean()).square().sum() / (table.numel() - 1)).sqrt().item())
+
+
+# Prompts in front
+
+
+def in_front(count, batch=3, seed=0):
+    """Embeddings of the small model's own scale, other ones for every sample, (B, P, width)."""
+    return 0.3 * torch.randn(batch, count, 16, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_prompts_stand_in_front_of_the_embeddings(count):
+    # Independent: the language model on embeddings put together by hand, image features in the image's four places.
+    model, batch, ours = small_base(), train_batch(), in_front(count)
+    embeddings = model.get_input_embeddings()(batch["input_ids"]).clone()
+    images = model.model.get_image_features(batch["pixel_values"]).pooler_output
+    for index, image in enumerate(images):
+        embeddings[index, 1:5] = image  # after `<s>`
+    mask = torch.cat([torch.ones(3, count, dtype=torch.long), batch["attention_mask"]], dim=1)
+    together = torch.cat([ours, embeddings], dim=1)
+    hidden = model.model.language_model(inputs_embeds=together, attention_mask=mask).last_hidden_state
+    found = small_bank(0).forward(batch, ours).logits
+    assert found.shape == (3, count + batch["input_ids"].shape[1], 20)
+    torch.testing.assert_close(found, model.lm_head(hidden), rtol=1e-5, atol=1e-5)
+    assert (found[:, count:] - small_bank(0).forward(batch).logits).abs().max() > 0.01  # prompts do matter
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_behind_prompts_every_label_meets_its_own_logits(count):
+    # The token at place j of a sample is at place P + j now, and is told by the logits one place before.
+    batch = train_batch()
+    out = small_bank(0).forward(batch, in_front(count))
+    losses = []
+    for index, labels in enumerate(batch["labels"]):
+        for place, label in enumerate(labels.tolist()):
+            if label != -100:
+                losses.append(-out.logits[index, count + place - 1].log_softmax(0)[label])
+    assert len(losses) == 9  # three words of answer in each sample
+    torch.testing.assert_close(out.loss, torch.stack(losses).mean(), rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_reach_the_prompts_and_no_word():
+    ours = in_front(2).requires_grad_()
+    bank = small_bank(0)
+    bank.activate(Assignment(train=()), with_projector=False)
+    bank.forward(train_batch(), ours).loss.backward()
+    assert (ours.grad.abs().amax(dim=2) > 0).all()
+    assert bank.model.get_input_embeddings().weight.grad is None
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("cache", [True, False])
+def test_behind_prompts_a_sample_answers_alone_as_in_company(values, count, cache):
+    # The batch is padded on the left, between the prompts and the shorter samples' first token.
+    bank = small_bank(4, config=FOUR)
+    bank.pack(values)
+    settings = bank.model.get_base_model().generation_config
+    settings.suppress_tokens, settings.use_cache = [IMAGE], cache
+    gate = torch.tensor([[0.6, 0.4, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0], [0.25, 0.25, 0.25, 0.25]])
+    ours, free = in_front(count), {"eos_token_id": -1, "pad_token_id": PAD}
+    together = bank.generate(prompts(), gate, 8, ours, **free)
+    assert together.shape == (3, 8)
+    for index in range(3):
+        one = slice(index, index + 1)
+        alone = bank.generate(prompts(SAMPLES[one]), gate[one], 8, ours[one], **free)
+        assert torch.equal(alone, together[one])
+    settings.use_cache = not cache
+    assert torch.equal(bank.generate(prompts(), gate, 8, ours, **free), together)
+    assert len(torch.unique(together)) > 3  # not one word over and over
+    assert not torch.equal(bank.generate(prompts(), gate, 8, in_front(count, seed=1), **free), together)
+
+
+def test_the_prompts_are_gone_afterwards(monkeypatch):
+    bank = small_bank(0)
+    before = bank.forward(train_batch()).logits
+    bank.forward(train_batch(), in_front(2))
+    assert torch.equal(bank.forward(train_batch()).logits, before)
+    monkeypatch.setattr(bank.model.lm_head, "forward", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        bank.forward(train_batch(), in_front(2))
+    monkeypatch.undo()
+    assert torch.equal(bank.forward(train_batch()).logits, before)

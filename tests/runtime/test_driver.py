@@ -118,6 +118,18 @@ def test_the_driver_gives_the_bits_of_the_reference_loop(configure: Configure, w
     assert params_sha256(state.params) == RunFolder(whole).results()["adapters_sha256"]
 
 
+@pytest.mark.parametrize("name", ["l2p", "modal_prompt"])
+def test_a_method_of_prompts_alone_runs_to_its_end(configure: Configure, tmp_path: Path, name: str) -> None:
+    # Nothing of LoRA is trained, sent or kept, and the answers come from behind the prompts.
+    run(configure(method={"name": name}), tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    assert len(predictions(folder.path)) == 3
+    state = folder.latest_checkpoint()
+    assert state is not None
+    assert not [parameter for parameter in state.params if "lora_" in parameter]
+    assert all(record["global_delta_norm"] > 0 for record in folder.records() if record["kind"] == "round")
+
+
 @pytest.mark.parametrize("kept", [1, 2, 3, 4])
 def test_a_run_resumed_from_any_checkpoint_gives_the_same_bits(
     configure: Configure, whole: Path, tmp_path: Path, kept: int
