@@ -24,10 +24,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fcit_ray.lora.base import LoraRule
-from fcit_ray.privacy import Privacy
 from fcit_ray.registry import build
-from fcit_ray.robust import Mean
 from fcit_ray.types import ClientUpdate, Params, Setting, Tree
 
 if TYPE_CHECKING:
@@ -138,9 +135,13 @@ class Scaffold(LocalRule):
     Traffic: c travels with the parameters and the change of c_k with the delta: about twice FedAvg's.
     """
 
+    def init(self, params: Params) -> Tree:
+        """`c` by name; a name is absent while it is zero."""
+        return {"c": {}}
+
     def brief(self, memory: Tree, params: Params) -> Tree:
         """c of what travels; nothing while it is zero."""
-        shared = {name: value for name, value in memory.get("c", {}).items() if name in params}
+        shared = {name: value for name, value in memory["c"].items() if name in params}
         return {"c": shared} if shared else {}
 
     def start(self, run: LocalRun) -> Any:
@@ -172,7 +173,7 @@ class Scaffold(LocalRule):
 
     def absorb(self, memory: Tree, updates: Sequence[ClientUpdate], setting: Setting) -> Tree:
         """c <- c + (1/K) sum of the changes, K all clients; a name that nobody trained keeps its c."""
-        c: dict[str, Tensor] = dict(memory.get("c", {}))
+        c: dict[str, Tensor] = dict(memory["c"])
         for update in updates:
             for name, change in update.local["c"].items():
                 share = change / setting.num_clients
@@ -180,6 +181,10 @@ class Scaffold(LocalRule):
         return {"c": c}
 
     def conflict(self, algorithm: Algorithm) -> str | None:
+        from fcit_ray.lora.base import LoraRule  # imported here: they look at local rules for conflicts of their own
+        from fcit_ray.privacy import Privacy
+        from fcit_ray.robust import Mean
+
         parts = algorithm.aggregation
         if _redefines(parts.privacy, Privacy, "clip") or _redefines(parts.privacy, Privacy, "noise"):
             return "scaffold's control variates travel beside the delta that privacy clips or noises, and give it away"
