@@ -113,7 +113,7 @@ def run_client(
     losses: list[float] = []
     bank.model.train()
     for batch in batches():
-        loss = method.loss(run, batch, method.forward(run, batch)) + local.penalty(run)
+        loss = method.loss(run, batch, method.forward(run, batch)) + local.penalty(run, extra)
         _check_finite("loss", loss, job, len(losses))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
