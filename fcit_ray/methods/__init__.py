@@ -6,11 +6,17 @@ from typing import Any
 from fcit_ray.methods.base import Method
 from fcit_ray.methods.disco import Disco
 from fcit_ray.methods.finetune import Finetune
+from fcit_ray.methods.hide import Hide
+from fcit_ray.methods.merged_loras import MergedLoras
+from fcit_ray.methods.olora import OLora
 from fcit_ray.registry import build
 
 METHODS: dict[str, type[Method]] = {
     "finetune": Finetune,
     "disco": Disco,
+    "olora": OLora,
+    "merged_loras": MergedLoras,
+    "hide": Hide,
 }
 
 
