@@ -6,9 +6,11 @@ has r * (16 + 24) numbers in each of gate_proj, up_proj and down_proj, 240 r in 
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
+from peft.tuners.lora import LoraLayer
 from torch import Tensor
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
@@ -55,6 +57,34 @@ def small_base() -> LlavaForConditionalGeneration:
 
 def small_bank(num_adapters: int = 1, seed: int = 0, config: Model = MODEL) -> AdapterBank:
     return AdapterBank(small_base(), config, num_adapters, seed, feature_dim=FEATURE_DIM)
+
+
+@contextmanager
+def watching(bank: AdapterBank) -> Iterator[dict[str, tuple[Tensor, Tensor, Tensor]]]:
+    """Frozen weight, input and output of every adapted layer in the latest forward pass, by its path, in float64."""
+    caught = {}
+
+    def keep(path: str) -> Callable[..., None]:
+        def hook(module, args, output):
+            caught[path] = tuple(v.detach().double() for v in (module.base_layer.weight, args[0], output))
+
+        return hook
+
+    modules = {
+        n.removeprefix("base_model.model."): m for n, m in bank.model.named_modules() if isinstance(m, LoraLayer)
+    }
+    handles = [module.register_forward_hook(keep(path)) for path, module in modules.items()]
+    try:
+        yield caught
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def factors(params: Params, path: str, adapter: int) -> tuple[Tensor, Tensor]:
+    """A and B of one adapter in one layer, in float64."""
+    a, b = (params[f"{path}.lora_{factor}.s{adapter}.weight"].double() for factor in "AB")
+    return a, b
 
 
 def random_params(params: Params, seed: int = 0) -> dict[str, Tensor]:

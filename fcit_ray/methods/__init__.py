@@ -6,9 +6,12 @@ from typing import Any
 from fcit_ray.methods.base import Method
 from fcit_ray.methods.disco import Disco
 from fcit_ray.methods.finetune import Finetune
+from fcit_ray.methods.hide import Hide
 from fcit_ray.methods.l2p import L2P
+from fcit_ray.methods.merged_loras import MergedLoras
 from fcit_ray.methods.modal_prompt import ModalPrompt
 from fcit_ray.methods.moelora import MoELoRA
+from fcit_ray.methods.olora import OLora
 from fcit_ray.registry import build
 
 METHODS: dict[str, type[Method]] = {
@@ -17,6 +20,9 @@ METHODS: dict[str, type[Method]] = {
     "moelora": MoELoRA,
     "l2p": L2P,
     "modal_prompt": ModalPrompt,
+    "olora": OLora,
+    "merged_loras": MergedLoras,
+    "hide": Hide,
 }
 
 

@@ -14,10 +14,12 @@ from small import (
     MODEL,
     PAD,
     PROJECTOR_FLOATS,
+    factors,
     random_params,
     sample,
     small_bank,
     small_base,
+    watching,
 )
 from torch import nn
 
@@ -286,6 +288,109 @@ def test_a_gate_of_ones_is_no_gate(packed):
 def test_a_gate_of_the_wrong_shape_is_refused(packed):
     with pytest.raises(AssertionError, match=r"a gate of shape \(2, 4\)"):
         packed.generate(prompts(), torch.ones(2, 4), 1, **TOKENS)
+
+
+# Routed: every layer weighs the adapters as it pleases
+
+
+def by_layer(path, x, gate):
+    """The gate in the FFN's way down, a weight of each token in its way up, and no weights in the third layer."""
+    if path.endswith("down_proj"):
+        return None if gate is None else gate[:, None]  # (B, 1, K)
+    if path.endswith("up_proj"):
+        return torch.softmax(4 * x[..., :4], dim=2)  # (B, L, K), of the layer's own input
+    return None
+
+
+def assert_routed(bank, values, caught, gate):
+    """y = W x + s sum_k w_k B_k A_k x for each sample and token, s = 16 / 8, in float64 from the named factors."""
+    assert len(caught) == 6
+    for path, (weight, x, y) in caught.items():
+        weights = by_layer(path, x, gate.double())
+        weights = torch.ones(1, 1, 4) if weights is None else weights
+        for index in range(len(x)):
+            expected = x[index] @ weight.T
+            for k in range(4):
+                a, b = factors(values, path, k)
+                mine = weights.expand(len(x), x.shape[1], 4)[index, :, k, None]  # (L, 1)
+                expected = expected + 2.0 * mine * (x[index] @ a.T @ b.T)
+            torch.testing.assert_close(y[index], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def routed(values):
+    bank = small_bank(4, config=FOUR)
+    bank.route_by(by_layer)
+    bank.pack(values)
+    return bank
+
+
+def test_a_routed_layer_weighs_each_sample_and_token_as_the_formula_says(values, routed):
+    gate = torch.tensor([[0.7, 0.1, 0.15, 0.05], [0.0, 0.0, 1.0, 0.0], [0.25, 0.25, 0.25, 0.25]])
+    with watching(routed) as caught:
+        logits(routed, prompts(), gate)
+    assert_routed(routed, values, caught, gate)
+
+
+def test_a_route_weighs_the_named_adapters_of_training_too(values):
+    bank = small_bank(4, config=FOUR.model_copy(update={"dropout": 0.0}))
+    bank.route_by(lambda path, x, gate: by_layer(path, x, torch.tensor([[0.5, 0.0, 2.0, 1.0]]).expand(len(x), 4)))
+    bank.load(values)
+    trained = bank.activate(Assignment(train=(1, 2), frozen=(0, 3)), with_projector=False)
+    with watching(bank) as caught:
+        bank.forward(train_batch()).loss.backward()
+    assert_routed(bank, values, caught, torch.tensor([[0.5, 0.0, 2.0, 1.0]]).expand(3, 4))
+    # A weight of zero lets nothing through, back either: adapter 1 of the way down.
+    silent = [n for n, p in trained.items() if not p.grad.any()]
+    assert silent
+    assert all("down_proj" in name and adapter_index(name) == 1 for name in silent)
+    assert len(silent) == 4  # two factors, two blocks
+
+
+def test_generation_through_a_route_is_the_same_with_and_without_the_cache(values):
+    gate = torch.tensor([[0.6, 0.4, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0], [0.25, 0.25, 0.25, 0.25]])
+    bank = small_bank(4, config=FOUR)
+    bank.route_by(by_layer)
+    bank.pack(values)
+    model = bank.model.get_base_model()
+    model.generation_config.suppress_tokens = [IMAGE]
+    with_cache = bank.generate(prompts(), gate, 12, **TOKENS)
+    model.generation_config.use_cache = False
+    without = bank.generate(prompts(), gate, 12, **TOKENS)
+    assert torch.equal(with_cache, without)
+    assert with_cache.shape[1] > 3
+    assert len(torch.unique(with_cache)) > 3  # not one word over and over
+
+
+def test_a_route_without_weights_changes_no_bit(values, packed):
+    bank = small_bank(4, config=FOUR)
+    bank.route_by(lambda path, x, gate: None)
+    losses = []
+    for one in (bank, small_bank(4, config=FOUR)):
+        one.load(values)
+        trained = one.activate(Assignment(train=(2,), frozen=(0,)), with_projector=True)
+        one.model.train()
+        torch.manual_seed(0)  # dropout
+        loss = one.forward(train_batch()).loss
+        loss.backward()
+        losses.append((loss.item(), params_sha256({n: p.grad for n, p in trained.items()})))
+    assert losses[0] == losses[1]
+    bank.pack(values)
+    # nor does the gate reach a layer whose route ignores it
+    assert torch.equal(logits(bank, prompts(), one_hot(0, 1, 2)), logits(packed, prompts(), None))
+
+
+def test_a_route_that_hands_on_the_gate_is_the_gate_to_the_bit(values, packed):
+    bank = small_bank(4, config=FOUR)
+    bank.route_by(lambda path, x, gate: None if gate is None else gate[:, None])
+    bank.pack(values)
+    gate = torch.tensor([[0.7, 0.1, 0.15, 0.05], [0.0, 0.0, 1.0, 0.0], [0.25, 0.25, 0.25, 0.25]])
+    assert torch.equal(logits(bank, prompts(), gate), logits(packed, prompts(), gate))
+
+
+def test_a_bank_has_one_route(routed):
+    with pytest.raises(AssertionError, match="one route a bank"):
+        routed.route_by(by_layer)
 
 
 # Generating
