@@ -5,11 +5,15 @@ from typing import Any
 
 from fcit_ray.methods.base import Method
 from fcit_ray.methods.disco import Disco
+from fcit_ray.methods.ewc import Ewc
 from fcit_ray.methods.finetune import Finetune
+from fcit_ray.methods.lwf import Lwf
 from fcit_ray.registry import build
 
 METHODS: dict[str, type[Method]] = {
     "finetune": Finetune,
+    "ewc": Ewc,
+    "lwf": Lwf,
     "disco": Disco,
 }
 
