@@ -9,7 +9,7 @@ import pytest
 from pydantic import Field
 
 from fcit_ray.config import ConfigError, parse_config
-from fcit_ray.methods import make_method
+from fcit_ray.methods import METHODS, make_method
 from fcit_ray.methods.base import Method
 from fcit_ray.methods.disco import Disco
 from fcit_ray.registry import build
@@ -83,9 +83,9 @@ def test_several_mistakes_are_told_together():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        (None, "method.name: missing; one of finetune, disco, or module:Class of your own"),
+        (None, f"method.name: missing; one of {', '.join(METHODS)}, or module:Class of your own"),
         (3, "method.name: missing"),
-        ("discoo", "method.name: unknown 'discoo'; one of finetune, disco, or module:Class of your own"),
+        ("discoo", f"method.name: unknown 'discoo'; one of {', '.join(METHODS)}, or module:Class of your own"),
         ("no.such.module:Mine", "cannot import 'no.such.module:Mine': No module named 'no'"),
         ("OWN:Yours", "has no attribute 'Yours'"),
         ("OWN:", "cannot import"),
