@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -45,6 +45,14 @@ class LocalRun:
     trained: dict[str, torch.nn.Parameter]
     memory: Tree
     batches: Callable[[], Iterable[dict[str, Tensor]]]
+    _told: dict[str, Params] = field(default_factory=dict)
+
+    def told(self, key: str) -> Params:
+        """Tensors by name from the job's knowledge, on the model's device; moved there once a run, not every step."""
+        if key not in self._told:
+            values = self.job.knowledge[key]
+            self._told[key] = {name: value.to(self.bank.device) for name, value in values.items()}
+        return self._told[key]
 
 
 def learning_rate_factor(step: int, total: int, warmup_frac: float) -> float:

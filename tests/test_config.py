@@ -160,8 +160,8 @@ def test_files_that_are_none(tmp_path, write):
         ({**MINIMAL, "seed": -1}, "seed: "),
         ({**MINIMAL, "runtime": {"num_workers": 0}}, "runtime.num_workers: "),
         ({**MINIMAL, "method": "disco"}, "method: Input should be a valid dictionary (got 'disco')"),
-        ({**MINIMAL, "method": {}}, "method.name: missing; one of finetune, disco, "),
-        ({**MINIMAL, "method": {"name": "fintune"}}, "method.name: unknown 'fintune'; one of finetune, disco"),
+        ({**MINIMAL, "method": {}}, f"method.name: missing; one of {', '.join(METHODS)}, or module:Class of your own"),
+        ({**MINIMAL, "method": {"name": "fintune"}}, f"method.name: unknown 'fintune'; one of {', '.join(METHODS)}"),
         (
             {**MINIMAL, "method": {"name": "finetune", "num_subspaces": 8}},
             "method.num_subspaces: unknown key; finetune",

@@ -5,9 +5,11 @@ from typing import Any
 
 from fcit_ray.methods.base import Method
 from fcit_ray.methods.disco import Disco
+from fcit_ray.methods.ewc import Ewc
 from fcit_ray.methods.finetune import Finetune
 from fcit_ray.methods.hide import Hide
 from fcit_ray.methods.l2p import L2P
+from fcit_ray.methods.lwf import Lwf
 from fcit_ray.methods.merged_loras import MergedLoras
 from fcit_ray.methods.modal_prompt import ModalPrompt
 from fcit_ray.methods.moelora import MoELoRA
@@ -16,6 +18,8 @@ from fcit_ray.registry import build
 
 METHODS: dict[str, type[Method]] = {
     "finetune": Finetune,
+    "ewc": Ewc,
+    "lwf": Lwf,
     "disco": Disco,
     "moelora": MoELoRA,
     "l2p": L2P,

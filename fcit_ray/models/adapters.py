@@ -26,6 +26,7 @@ from fcit_ray.types import Assignment, Params
 PACKED = "packed"
 _PREFIX = "base_model.model."
 _PROJECTOR = "multi_modal_projector."
+_UNLABELLED = -100  # what the language model's loss leaves out
 
 Route = Callable[[str, Tensor, Tensor | None], Tensor | None]
 """Weights of the adapters in one layer: its module path, its input (B, L, in) and the samples' gate (B, K), if any, to
@@ -165,17 +166,25 @@ class AdapterBank:
 
     @contextmanager
     def holding(self, params: Params) -> Iterator[None]:
-        """For a while, other values under the given names, without gradients and without dropout (a teacher)."""
-        before = {name: self._named[name].detach().clone() for name in params}
-        training = self.model.training
-        self.load(params)
-        self.model.eval()
+        """For a while, other values under the given names, without gradients and without dropout (a teacher).
+
+        May stand between a forward pass and its backward: the parameters' own memory is put aside, not overwritten.
+        The bank may alias `params` meanwhile, so load nothing within.
+        """
+        before = {name: self._named[name].data for name in params}
+        modes = [(module, module.training) for module in self.model.modules()]
         try:
+            for name, value in params.items():
+                assert value.shape == before[name].shape, f"{name}: {tuple(value.shape)} held instead of its own shape"
+                self._named[name].data = value.to(before[name])
+            self.model.eval()
             with torch.no_grad():
                 yield
         finally:
-            self.load(before)
-            self.model.train(training)
+            for name, own in before.items():
+                self._named[name].data = own
+            for module, training in modes:
+                module.training = training
 
     @staticmethod
     def is_projector(name: str) -> bool:
@@ -223,6 +232,16 @@ class AdapterBank:
         """
         with self._precision(), self._prompted(prompts):
             return self.model(**self._inputs(batch, prompts))
+
+    @staticmethod
+    def answer_logits(batch: Mapping[str, Tensor], output: Any) -> Tensor:
+        """Logits at the positions that predict a batch's answer tokens, (N, V) float32; N as in `output.loss`'s mean.
+
+        A token is predicted one position before its own, as in the language model's loss; prompts stand in front.
+        """
+        labels = batch["labels"][:, 1:].to(output.logits.device)  # (B, L - 1)
+        logits: Tensor = output.logits[:, -batch["labels"].shape[1] : -1]
+        return logits[labels != _UNLABELLED].float()
 
     @torch.no_grad()
     def pack(self, params: Params) -> None:
@@ -310,7 +329,7 @@ class AdapterBank:
         if prompts is None:
             return inputs
         shape, count = inputs["input_ids"].shape, prompts.shape[1]
-        fill = {"attention_mask": 1, "labels": -100, "input_ids": self._filler}
+        fill = {"attention_mask": 1, "labels": _UNLABELLED, "input_ids": self._filler}
         for name, value in inputs.items():
             if value.shape == shape:
                 inputs[name] = nn.functional.pad(value, (count, 0), value=fill.get(name, 0))

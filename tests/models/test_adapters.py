@@ -208,6 +208,119 @@ def test_training_several_adapters_adds_them_up(values, packed):
     torch.testing.assert_close(summed, gated, rtol=1e-4, atol=1e-5)
 
 
+# Holding other values for a while
+
+
+def test_holding_computes_what_the_held_values_compute():
+    bank, other = small_bank(), random_params(small_bank().params())
+    with bank.holding(other):
+        held = bank.forward(train_batch())
+        assert not held.logits.requires_grad
+        assert params_sha256(bank.params()) == params_sha256(other)
+    bank.load(other)
+    bank.model.eval()
+    assert torch.equal(held.logits, bank.forward(train_batch()).logits)
+
+
+def test_holding_some_names_leaves_the_others():
+    bank = small_bank()
+    name = next(name for name in bank.params() if ".lora_B." in name)
+    before = bank.params()
+    with bank.holding({name: torch.ones_like(before[name])}):
+        assert params_sha256(bank.params()) == params_sha256({**before, name: torch.ones_like(before[name])})
+    assert params_sha256(bank.params()) == params_sha256(before)
+
+
+def held_bank():
+    """A bank in training mode but for one module, with what is to be the same after a holding."""
+    bank = small_bank()
+    bank.load(random_params(bank.params()))
+    trained = bank.activate(Assignment((0,)), with_projector=False)
+    bank.model.train()
+    bank.model.get_base_model().model.vision_tower.eval()
+
+    def state():
+        return (
+            params_sha256(bank.params()),
+            [module.training for module in bank.model.modules()],
+            [parameter.requires_grad for parameter in bank.model.parameters()],
+            {name: parameter.data_ptr() for name, parameter in trained.items()},
+            {name: parameter._version for name, parameter in trained.items()},
+            torch.is_grad_enabled(),
+            torch.get_rng_state().tolist(),
+        )
+
+    return bank, state
+
+
+def test_after_holding_all_is_as_before():
+    # Values, each module's mode, gradients, and the stream that dropout draws from.
+    bank, state = held_bank()
+    before = state()
+    with bank.holding(random_params(bank.params(), 1)):
+        assert state() != before
+        assert not any(module.training for module in bank.model.modules())
+        bank.forward(train_batch())
+    assert state() == before
+
+
+def test_after_a_failure_within_all_is_as_before():
+    bank, state = held_bank()
+    before, other = state(), random_params(bank.params(), 1)
+    with pytest.raises(ZeroDivisionError), bank.holding(other):
+        raise ZeroDivisionError
+    assert state() == before
+    *_, last = other
+    with (
+        pytest.raises(AssertionError, match=r"\(3,\) held instead of its own shape"),
+        bank.holding({**other, last: torch.ones(3)}),
+    ):
+        pytest.fail("held")
+    assert state() == before
+
+
+def test_a_holding_may_stand_between_forward_and_backward():
+    gradients = []
+    for hold in (False, True):
+        bank = small_bank(config=MODEL.model_copy(update={"dropout": 0.0}))
+        bank.load(random_params(bank.params()))
+        trained = bank.activate(Assignment((0,)), with_projector=True)
+        bank.model.train()
+        loss = bank.forward(train_batch()).loss
+        if hold:
+            with bank.holding(random_params(bank.params(), 1)):
+                bank.forward(train_batch())
+        loss.backward()
+        gradients.append({name: parameter.grad for name, parameter in trained.items()})
+    assert params_sha256(gradients[0]) == params_sha256(gradients[1])
+    assert max(value.abs().max() for value in gradients[0].values()) > 0
+
+
+def test_what_was_held_is_not_written_to_by_later_training():
+    bank = small_bank()
+    other = random_params(bank.params())
+    digest = params_sha256(other)
+    trained = bank.activate(Assignment((0,)), with_projector=True)
+    bank.model.train()
+    with bank.holding(other):
+        bank.forward(train_batch())
+    bank.forward(train_batch()).loss.backward()
+    torch.optim.AdamW(trained.values(), lr=0.1).step()
+    assert params_sha256(other) == digest
+
+
+def test_answer_logits_are_those_that_the_loss_is_the_mean_over(values):
+    bank = small_bank(4, config=FOUR)
+    bank.load(values)
+    bank.model.eval()
+    batch = train_batch()
+    output = bank.forward(batch)
+    logits = bank.answer_logits(batch, output)
+    answers = batch["labels"][batch["labels"] != -100]
+    assert logits.shape == (9, 20)  # three answers of three tokens, a vocabulary of 20
+    torch.testing.assert_close(nn.functional.cross_entropy(logits, answers), output.loss)
+
+
 # Packed, against one adapter alone and against float64
 
 
