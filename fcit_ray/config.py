@@ -127,6 +127,9 @@ class Model(_Section):
     """Tokens of a record, image tokens included; longer records are refused, never cut silently."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the frozen base. Adapters and projector are always float32."""
+    identity: Literal["text", "image", "both"] = "text"
+    """What samples and clients are told apart by: frozen features of the instruction (the paper's choice), of the
+    picture (pooled output of the base's vision tower, which every process that reads data then loads), or both."""
     rank: int = Field(64, ge=1)
     """LoRA rank in total, shared out over the method's adapters."""
     alpha: float = Field(128.0, gt=0)

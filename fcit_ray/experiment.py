@@ -14,7 +14,7 @@ from fcit_ray.data.stream import Stream, StreamPopulation, open_stream
 from fcit_ray.federation import Federation
 from fcit_ray.methods import make_method
 from fcit_ray.models.adapters import AdapterBank
-from fcit_ray.models.load import load_base
+from fcit_ray.models.load import find_vision_tower, load_base
 from fcit_ray.types import Setting
 
 
@@ -55,9 +55,11 @@ def open_experiment(config: Config) -> Experiment:
     """Check the configuration against the data and read both.
 
     Raises:
-        ConfigError, DataError: say what cannot be used.
+        ConfigError, DataError, ModelError: say what cannot be used.
     """
     benchmark = config.benchmark
+    if config.model.identity != "text":
+        find_vision_tower(config.model.path)
     setting = make_setting(config)
     num_adapters = make_method(config.method).num_adapters(setting)
     if num_adapters and config.model.rank % num_adapters:

@@ -46,7 +46,7 @@ class Client:
         index: position in the federation, from 0.
         task: the task of the stream whose shard it trains on in this stage (Het: clients differ).
         num_examples: records in that shard.
-        feature: its identity token, the mean frozen feature of the shard's instructions, (D,).
+        feature: its identity token, the mean frozen feature of the shard's records, (D,).
     """
 
     index: int

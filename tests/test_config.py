@@ -1,6 +1,7 @@
 """The configuration a user writes: how files and overrides merge, and what is said of every kind of mistake."""
 
 import ast
+import dataclasses
 import itertools
 import re
 from pathlib import Path
@@ -12,7 +13,7 @@ from pydantic import BaseModel
 from fcit_ray import config as config_module
 from fcit_ray.config import Config, ConfigError, dump_config, load_config, parse_config
 from fcit_ray.data.catalog import CATALOG
-from fcit_ray.methods import METHODS
+from fcit_ray.methods import METHODS, make_method
 from fcit_ray.methods.disco import Disco
 from fcit_ray.runtime.tune import load_sweep
 
@@ -260,8 +261,6 @@ def test_every_shipped_file_opens_with_a_command_that_names_it_and_loads(file):
 
 
 def test_every_method_has_a_shipped_file_that_says_all_its_keys():
-    import dataclasses
-
     for name, cls in METHODS.items():
         section = yaml.safe_load((ROOT / "configs" / "methods" / f"{name}.yaml").read_text())["method"]
         assert section["name"] == name
@@ -273,6 +272,31 @@ def test_the_shipped_disco_is_the_papers():
     config = load_config([ROOT / "configs" / "miniature.yaml", ROOT / "configs" / "methods" / "disco.yaml"])
     values = {key: value for key, value in config.method.items() if key != "name"}
     assert Disco(**values) == Disco(num_subspaces=8, threshold=0.9, temperature=0.05, min_group_frac=1e-3)
+
+
+@pytest.mark.parametrize("base", [["miniature"], ["miniature", "miniature_capability_homogeneous"]])
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("argmax", "activation", "argmax"),
+        ("cosine", "activation", "cosine"),
+        ("concatenation", "activation", "concatenation"),
+        ("image", "identity", "image"),
+        ("both", "identity", "both"),
+    ],
+)
+def test_an_ablation_differs_from_disco_in_one_choice_alone(base, name, key, value):
+    # Also in what the benchmark has tuned for each name: learning rates, numbers of subspaces.
+    files = [ROOT / "configs" / f"{file}.yaml" for file in base]
+    disco = load_config([*files, ROOT / "configs" / "methods" / "disco.yaml"]).model_dump()
+    ablation = load_config([*files, ROOT / "configs" / "methods" / f"disco_{name}.yaml"]).model_dump()
+    assert ablation.pop("name") != disco.pop("name")
+    for config in (disco, ablation):
+        config["method"] = dataclasses.asdict(make_method(config["method"]))
+    section = "method" if key == "activation" else "model"
+    assert ablation[section][key] == value
+    ablation[section][key] = disco[section][key]
+    assert ablation == disco
 
 
 def test_defaults_are_the_papers_where_it_has_them():

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fcit_ray.data.samples import Sample
+from fcit_ray.data.samples import Sample, normalise, pixel_scaling
 
 IGNORE_INDEX = -100
 """A label that the loss leaves out: the questions, the image and the padding."""
@@ -21,8 +21,8 @@ IGNORE_INDEX = -100
 class Collator:
     """Pads token sequences and normalises pixels.
 
-    Both methods return what the model takes, and beside it `features` (B, D), the samples' instruction features, which
-    the model does not take: pop it before `model(**batch)`.
+    Both methods return what the model takes, and beside it `features` (B, D), the samples' frozen features, which the
+    model does not take: pop it before `model(**batch)`.
 
     Attributes:
         pad_id: token id of the padding; masked out, so any id will do.
@@ -39,11 +39,9 @@ class Collator:
     @classmethod
     def from_processor(cls, processor: Any) -> Self:
         """Take every setting from a Hugging Face image-text processor."""
-        image, tokenizer = processor.image_processor, processor.tokenizer
+        tokenizer = processor.tokenizer
         pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        mean = tuple(image.image_mean) if image.do_normalize else (0.0,) * 3
-        std = tuple(image.image_std) if image.do_normalize else (1.0,) * 3
-        return cls(pad_id, mean, std, float(image.rescale_factor) if image.do_rescale else 1.0)
+        return cls(pad_id, *pixel_scaling(processor))
 
     def train(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Padded on the right: input_ids, attention_mask, labels (B, L); pixel_values (B, 3, H, W); features (B, D)."""
@@ -68,9 +66,7 @@ class Collator:
 
     def _normalised(self, samples: Sequence[Sample]) -> Tensor:
         pixels = torch.from_numpy(np.stack([sample["pixels"] for sample in samples]))  # (B, H, W, 3)
-        values = pixels.permute(0, 3, 1, 2).float() * self.rescale
-        mean, std = (torch.tensor(numbers).view(1, -1, 1, 1) for numbers in (self.mean, self.std))
-        return ((values - mean) / std).contiguous()  # (B, 3, H, W)
+        return normalise(pixels, self.mean, self.std, self.rescale)  # (B, 3, H, W)
 
 
 def _padded(rows: Sequence[np.ndarray], value: int, left: bool = False) -> Tensor:

@@ -2,7 +2,7 @@
 
 Pixels stay bytes until they are collated: a quarter of the memory and of what travels.
 
-Legend: H and W pixels, L tokens, D features.
+Legend: B images, H and W pixels, L tokens, D features.
 """
 
 from dataclasses import dataclass
@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
+from torch import Tensor
 
 from fcit_ray.data.layout import DataError, Record
 from fcit_ray.data.prompt import IMAGE_TOKEN, instruction_text, render
-from fcit_ray.models.encoder import TextEncoder
-from fcit_ray.models.load import load_processor, load_text_encoder
+from fcit_ray.models.encoder import Identity, TextEncoder, VisionTowerEncoder, join
+from fcit_ray.models.load import load_image_encoder, load_processor, load_text_encoder
 
 Sample = dict[str, np.ndarray]
 """One record: `pixels` uint8 (H, W, 3), `input_ids` int64 (L,), `feature` float32 (D,), in training `labels` (L,)."""
@@ -28,20 +30,22 @@ _WHITE = (255, 255, 255, 255)
 class SampleEncoder:
     """Reads, pads, resizes and tokenises single records.
 
-    Holds settings only and so travels to workers for nothing; tokenizer and image processor are loaded there at first
-    use, once per process. A sample depends on its record alone, never on what is encoded with it.
+    Holds settings only and so travels to workers for nothing; what it needs of the model is loaded there at first use,
+    once per process. A sample depends on its record alone, never on what is encoded with it.
 
     Attributes:
         root: data root in the authors' layout.
         model: path of the model whose processor is used, as in `model.path`.
         template: conversation template, a key of `prompt.SYSTEM`.
         max_length: tokens of a record at most, image tokens included.
+        identity: what a sample's feature is of. `text` needs no vision tower and loads none.
     """
 
     root: str
     model: str
     template: str
     max_length: int
+    identity: Identity = "text"
 
     def encode_train(self, record: Record) -> Sample:
         """Encode a conversation; `labels` are the tokens of the answers, end-of-sequence included, and -100 elsewhere.
@@ -49,7 +53,7 @@ class SampleEncoder:
         Raises:
             DataError: the image does not decode, or the record is too long.
         """
-        processor, _ = _tools(self.model)
+        processor = _processor(self.model)
         text, spans = render(record.turns, self.template, processor.tokenizer.eos_token)
         sample, offsets, expanded = self._encode(record, text)
         # The image grew into many placeholders, in front of the answers: from the end of the text they lie where
@@ -68,18 +72,33 @@ class SampleEncoder:
         Raises:
             DataError: the image does not decode, or the record is too long.
         """
-        processor, _ = _tools(self.model)
+        processor = _processor(self.model)
         text, _ = render(record.turns, self.template, processor.tokenizer.eos_token)
         return self._encode(record, text)[0]
 
     def encode_feature(self, record: Record) -> np.ndarray:
-        """The instruction's frozen feature alone, float32 (D,): what an identity token is the mean of."""
-        _, encoder = _tools(self.model)
-        return encoder.encode([instruction_text(record.turns)])[0].numpy().astype(np.float32)
+        """The record's frozen feature alone, float32 (D,): what an identity token is the mean of.
+
+        Raises:
+            DataError: the image is needed and does not decode.
+        """
+        return self._feature(record, None if self.identity == "text" else self._pixels(record, _processor(self.model)))
+
+    def _feature(self, record: Record, pixels: np.ndarray | None) -> np.ndarray:
+        if self.identity == "text":
+            return self._text_feature(record).numpy().astype(np.float32)
+        assert pixels is not None, "a picture's feature needs the picture"
+        values = normalise(torch.from_numpy(pixels)[None], *pixel_scaling(_processor(self.model)))  # (1, 3, H, W)
+        image = _image_encoder(self.model).encode(values)[0]  # (D,)
+        feature = image if self.identity == "image" else join(self._text_feature(record), image)
+        return feature.numpy().astype(np.float32)
+
+    def _text_feature(self, record: Record) -> Tensor:
+        return _text_encoder(self.model).encode([instruction_text(record.turns)])[0]
 
     def _encode(self, record: Record, text: str) -> tuple[Sample, np.ndarray, str]:
         """The sample without labels, its tokens' character offsets (L, 2), and the text that these refer to."""
-        processor, _ = _tools(self.model)
+        processor = _processor(self.model)
         pixels = self._pixels(record, processor)
         expanded = text.replace(IMAGE_TOKEN, processor.image_token * num_image_tokens(processor, pixels), 1)
         tokens = processor.tokenizer(expanded, return_offsets_mapping=True)
@@ -92,7 +111,7 @@ class SampleEncoder:
         sample = {
             "pixels": pixels,
             "input_ids": np.array(tokens["input_ids"], dtype=np.int64),
-            "feature": self.encode_feature(record),
+            "feature": self._feature(record, pixels),
         }
         return sample, np.array(tokens["offset_mapping"], dtype=np.int64).reshape(length, 2), expanded
 
@@ -149,6 +168,31 @@ def pad_to_square(image: Image.Image, mean: tuple[float, ...]) -> Image.Image:
     return square
 
 
+def pixel_scaling(processor: Any) -> tuple[tuple[float, ...], tuple[float, ...], float]:
+    """Mean and standard deviation by channel, and the factor that takes bytes to 0..1, of a processor's last step."""
+    image = processor.image_processor
+    mean = tuple(image.image_mean) if image.do_normalize else (0.0,) * 3
+    std = tuple(image.image_std) if image.do_normalize else (1.0,) * 3
+    return mean, std, float(image.rescale_factor) if image.do_rescale else 1.0
+
+
+def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...], rescale: float) -> Tensor:
+    """What a vision tower takes, float32 (B, 3, H, W), of uint8 pixels (B, H, W, 3)."""
+    values = pixels.permute(0, 3, 1, 2).float() * rescale
+    means, stds = (torch.tensor(numbers).view(1, -1, 1, 1) for numbers in (mean, std))
+    return ((values - means) / stds).contiguous()
+
+
 @lru_cache(maxsize=2)
-def _tools(model: str) -> tuple[Any, TextEncoder]:
-    return load_processor(model), load_text_encoder(model)
+def _processor(model: str) -> Any:
+    return load_processor(model)
+
+
+@lru_cache(maxsize=2)
+def _text_encoder(model: str) -> TextEncoder:
+    return load_text_encoder(model)
+
+
+@lru_cache(maxsize=2)
+def _image_encoder(model: str) -> VisionTowerEncoder:
+    return load_image_encoder(model)

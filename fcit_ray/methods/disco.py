@@ -8,6 +8,9 @@ instructions. Training (dynamic knowledge organisation): the server matches it t
 similarity; a match trains that subspace, others open new ones. Inference (subspace selective activation): each
 sample mixes the subspaces by a softmax over its similarities to their tokens.
 
+The paper's ablations: `activation` weighs the subspaces otherwise, and `model.identity` of the configuration takes the
+features from the pictures, or from both. It names the activations without formulas; those of `gate` are our reading.
+
 What differs from the released code, on purpose:
 * `assign`: one subspace per client and round, from the client's mean feature; there, every micro-batch of a stage's
   first round chooses anew, the last one is recorded, and the other batches' work is lost. The rule here holds in every
@@ -24,7 +27,7 @@ Legend: B samples, C clients, D features, K adapters, U subspaces opened so far 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -42,7 +45,11 @@ class Disco(Method):
     Attributes:
         num_subspaces: T, subspaces that the total rank is shared out over. With one, DISCO is Finetune.
         threshold: tau, cosine similarity from which an identity token counts as known.
-        temperature: epsilon of the softmax over similarities; towards 0 only the nearest subspace answers.
+        temperature: epsilon of the softmax over similarities; towards 0 only the nearest subspace answers. Of no
+            account under any other activation.
+        activation: how a sample weighs the opened subspaces, from its similarities to their tokens: `softmax` of them
+            (the paper's choice); `argmax`, the nearest alone; `cosine`, as they are, so neither summing to one nor
+            always positive: a token that points away from the sample subtracts its subspace; `concatenation`, all one.
         min_group_frac: a lone unmatched client with less than this share of the round's samples joins the nearest
             group instead of opening a subspace.
     """
@@ -50,6 +57,7 @@ class Disco(Method):
     num_subspaces: Annotated[int, Field(ge=1)] = 8
     threshold: Annotated[float, Field(ge=-1, le=1)] = 0.9
     temperature: Annotated[float, Field(gt=0)] = 0.05
+    activation: Literal["softmax", "argmax", "cosine", "concatenation"] = "softmax"
     min_group_frac: Annotated[float, Field(ge=0, lt=1)] = 1e-3
 
     def num_adapters(self, setting: Setting) -> int:
@@ -113,14 +121,23 @@ class Disco(Method):
         return {"tokens": torch.stack(tokens), "mass": torch.tensor(mass, dtype=torch.float64)}
 
     def gate(self, knowledge: Tree, features: Tensor, num_adapters: int) -> Tensor | None:
-        """softmax(cos(f, token) / epsilon) over the opened subspaces; unopened ones weigh nothing."""
+        """softmax(cos(f, token) / epsilon), or as `activation` says, over the opened subspaces; the others weigh 0."""
         tokens = knowledge["tokens"]  # (U, D)
         if not len(tokens):
             return None
         similarity = normalize(features.float(), dim=1) @ normalize(tokens, dim=1).T  # (B, U)
-        # In float64, where even the coldest temperature leaves numbers that a softmax can tell apart.
-        weights = torch.softmax(similarity.double() / self.temperature, dim=1).float()
+        weights = self._activate(similarity)  # (B, U)
         return torch.nn.functional.pad(weights, (0, num_adapters - len(tokens)))  # (B, K)
+
+    def _activate(self, similarity: Tensor) -> Tensor:
+        if self.activation == "argmax":  # of equally near ones the first
+            return torch.nn.functional.one_hot(similarity.argmax(1), similarity.shape[1]).float()
+        if self.activation == "cosine":
+            return similarity
+        if self.activation == "concatenation":
+            return torch.ones_like(similarity)
+        # In float64, where even the coldest temperature leaves numbers that a softmax can tell apart.
+        return torch.softmax(similarity.double() / self.temperature, dim=1).float()
 
 
 def _cosine(feature: Tensor, tokens: Sequence[Tensor]) -> Tensor:

@@ -1,14 +1,19 @@
-"""Frozen text features: what a client's identity token and a sample's gate are computed from (DISCO, section 3).
+"""Frozen features of instructions and pictures: what identity tokens and gates are computed from (DISCO, section 3).
 
-Legend: B texts, D features, V vocabulary.
+A sample's feature is its instruction's (`text`), its picture's (`image`), or both in one. Source of the three: FCIT's
+ablation (Guo et al., ICCV 2025, arXiv 2503.12897), which does not say how it joins the two; `join` is our reading.
+
+Legend: B texts or images, D features, H and W pixels, V vocabulary.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
+
+Identity = Literal["text", "image", "both"]
 
 
 class TextEncoder(Protocol):
@@ -42,3 +47,39 @@ class TokenEmbeddingEncoder:
             assert ids, "an empty instruction has no feature; the loader refuses such records"
             rows.append(self.table[torch.tensor(ids)].mean(0))
         return torch.stack(rows)  # (B, D)
+
+
+class VisionTowerEncoder:
+    """The base's own frozen vision tower: its pooled output, scaled to length one.
+
+    For CLIP that is the class token behind the last layer norm. A tower without a head (SigLIP as some models carry
+    it) gives the mean of its last layer's tokens. Each image is encoded on its own, so the bits do not depend on what
+    else is in the batch.
+
+    Args:
+        tower: in evaluation mode; takes `pixel_values`.
+    """
+
+    def __init__(self, tower: nn.Module):
+        self.tower = tower
+
+    @torch.inference_mode()
+    def encode(self, pixel_values: Tensor) -> Tensor:
+        """Features of normalised images (B, 3, H, W), float32 (B, D)."""
+        rows = []
+        for image in pixel_values:
+            output: Any = self.tower(pixel_values=image[None])
+            pooled = getattr(output, "pooler_output", None)
+            rows.append(output.last_hidden_state[0].mean(0) if pooled is None else pooled[0])
+        return nn.functional.normalize(torch.stack(rows).float(), dim=1)  # (B, D)
+
+
+def join(text: Tensor, image: Tensor) -> Tensor:
+    """One feature of two, (D,) and (D',) to (D + D',): the cosine of two joined ones is the mean of the two cosines.
+
+    Each is scaled to length one, so neither outweighs the other by its size, and both by 1 / sqrt(2), so the result
+    has length one again. (Identity tokens are means over many records. There a half is the shorter the more the records
+    differ in it, and counts the less.)
+    """
+    halves = [nn.functional.normalize(half, dim=0) for half in (text, image)]
+    return torch.cat(halves) / 2**0.5

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
+import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
@@ -75,6 +76,7 @@ class _Encode:
     part: Part
 
     def __call__(self, batch: pa.Table) -> pa.Table:
+        torch.set_num_threads(1)  # the bits of an image's feature must not depend on how many there are
         records = [_RECORD.validate_json(text) for rows in batch["records"].to_pylist() for text in rows]
         if self.part == "feature":
             return to_table([{"feature": self.encoder.encode_feature(record)} for record in records])
@@ -235,7 +237,8 @@ def sample_encoder(experiment: "Experiment") -> SampleEncoder:
     """The record encoder of a run."""
     config = experiment.config
     root = str(config.benchmark.root.resolve())
-    return SampleEncoder(root, config.model.path, config.model.prompt, config.model.max_length)
+    model = config.model
+    return SampleEncoder(root, model.path, model.prompt, model.max_length, model.identity)
 
 
 def _json(record: Record) -> str:

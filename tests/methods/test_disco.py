@@ -7,10 +7,15 @@ import math
 
 import pytest
 import torch
-from small import client
+from small import COLLATOR, END, PAD, SmallPopulation, client, random_params, sample, small_bank, small_setting, trainer
 
 from fcit_ray.aggregation import Aggregation
+from fcit_ray.config import ConfigError
+from fcit_ray.federation import Federation, simulate
+from fcit_ray.methods import make_method
 from fcit_ray.methods.disco import Disco
+from fcit_ray.methods.finetune import Finetune
+from fcit_ray.server_optim import FedAvg
 from fcit_ray.types import Assignment, Client, ClientUpdate, Setting
 
 SETTING = Setting(num_stages=1, num_rounds=1, num_clients=9, clients_per_round=9, seed=0)
@@ -248,3 +253,89 @@ def test_a_cold_gate_is_the_nearest_subspace_alone(temperature):
 def test_a_hot_gate_weighs_all_alike():
     gate = Disco(temperature=1e6).gate(knowing(0, 90, 45), at(40).feature[None], 3)
     torch.testing.assert_close(gate, torch.full((1, 3), 1 / 3), rtol=0, atol=1e-6)
+
+
+# Ablations of the activation
+
+
+def mixed(activation, features, num_adapters=4):
+    # Tokens at 0 and 90 degrees, of lengths 2 and 0.5: only their directions count.
+    knowledge = {"tokens": torch.tensor([[2.0, 0.0], [0.0, 0.5]]), "mass": torch.ones(2)}
+    return Disco(activation=activation).gate(knowledge, torch.tensor(features), num_adapters)
+
+
+@pytest.mark.parametrize(
+    ("activation", "expected"),
+    [
+        # The features (3, 4), (-5, 0) and (0.8, 0.6) have the cosines (0.6, 0.8), (-1, 0) and (0.8, 0.6).
+        ("argmax", [[0, 1, 0, 0], [0, 1, 0, 0], [1, 0, 0, 0]]),
+        # Neither a sum of one nor only positive weights: the second sample subtracts the first subspace.
+        ("cosine", [[0.6, 0.8, 0, 0], [-1, 0, 0, 0], [0.8, 0.6, 0, 0]]),
+        ("concatenation", [[1, 1, 0, 0]] * 3),
+    ],
+)
+def test_the_ablations_weigh_as_their_names_say(activation, expected):
+    gate = mixed(activation, [[3.0, 4.0], [-5.0, 0.0], [0.8, 0.6]])
+    torch.testing.assert_close(gate, torch.tensor(expected, dtype=torch.float32), rtol=0, atol=1e-6)
+    assert torch.equal(gate[:, 2:], torch.zeros(3, 2)), "subspaces not opened weigh exactly nothing"
+
+
+def test_without_an_activation_named_disco_is_the_papers():
+    features = [[3.0, 4.0], [-5.0, 0.0]]
+    knowledge = {"tokens": torch.tensor([[2.0, 0.0], [0.0, 0.5]]), "mass": torch.ones(2)}
+    assert torch.equal(Disco().gate(knowledge, torch.tensor(features), 4), mixed("softmax", features))
+
+
+def test_argmax_is_the_limit_of_a_cold_softmax():
+    draw = torch.Generator().manual_seed(0)
+    knowledge = {"tokens": torch.randn(6, 5, generator=draw), "mass": torch.ones(6)}
+    features = torch.randn(40, 5, generator=draw)
+    nearest = Disco(activation="argmax").gate(knowledge, features, 8)
+    assert torch.equal(nearest, Disco(temperature=1e-9).gate(knowledge, features, 8))
+    assert set(nearest.argmax(1).tolist()) == set(range(6)), "a limit that says something: every token is somebody's"
+
+
+def test_of_two_tokens_equally_near_argmax_takes_one():
+    # A softmax, however cold, would give them half each.
+    knowledge = {"tokens": torch.tensor([[1.0, 0.0], [1.0, 0.0]]), "mass": torch.ones(2)}
+    gate = Disco(activation="argmax").gate(knowledge, torch.tensor([[1.0, 0.0]]), 2)
+    assert gate.tolist() == [[1.0, 0.0]]
+
+
+@pytest.mark.parametrize("activation", ["argmax", "cosine", "concatenation"])
+def test_no_ablation_gates_before_anything_is_learned(activation):
+    assert Disco(activation=activation).gate(empty(), torch.ones(2, 2), 8) is None
+
+
+def test_an_activation_nobody_has_heard_of_is_refused():
+    with pytest.raises(ConfigError, match=r"method\.activation: .*'softmax', 'argmax', 'cosine' or 'concatenation'"):
+        make_method({"name": "disco", "activation": "nearest"})
+
+
+def answers(method, knowledge, params=None):
+    """What a bank of these values says to two prompts."""
+    bank = small_bank(method.num_adapters(SETTING))
+    bank.pack(params or random_params(bank.params()))
+    batch = COLLATOR.prompts([sample(1), sample(2)])
+    gate = method.gate(knowledge, batch["features"], bank.num_adapters)
+    return bank.generate(batch, gate, 12, eos_token_id=END, pad_token_id=PAD)
+
+
+def test_concatenating_all_subspaces_is_adding_them_without_a_gate():
+    draw = torch.Generator().manual_seed(1)
+    knowledge = {"tokens": torch.randn(2, 4, generator=draw), "mass": torch.ones(2)}
+    concatenated = Disco(num_subspaces=2, activation="concatenation")
+    assert torch.equal(answers(concatenated, knowledge), answers(concatenated, empty()))  # no knowledge, no gate
+    assert not torch.equal(answers(concatenated, knowledge), answers(Disco(num_subspaces=2), knowledge))
+
+
+def test_concatenating_one_subspace_answers_as_finetune():
+    setting = small_setting()
+    learned = {}
+    for method in (Finetune(), Disco(num_subspaces=1, activation="concatenation")):
+        bank = small_bank()
+        federation = Federation(method, FedAvg(), SmallPopulation(((0, 0), (1, 2))), setting)
+        state = simulate(federation, bank.params(), trainer(bank, method, setting))
+        learned[type(method).__name__] = answers(method, state.knowledge, state.params)
+    assert torch.equal(learned["Disco"], learned["Finetune"])
+    assert not torch.equal(learned["Disco"], answers(Finetune(), {}, small_bank().params())), "nothing was learned"

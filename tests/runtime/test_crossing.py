@@ -108,6 +108,12 @@ def test_every_choice_runs_under_finetune(configure: Configure, axis: str, name:
     check(configure(method={"name": "finetune"}, benchmark=SMALL | ROBUST, **{axis: {"name": name}}, **weights))
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs_on_the_pictures_features(configure: Configure, method: str) -> None:
+    # Of another length than the texts', 96 for 128.
+    check(configure(method={"name": method}, benchmark=SMALL, model={"identity": "image"}))
+
+
 @pytest.mark.usefixtures("cluster")
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_runs_on_ray(configure: Configure, method: str, tmp_path: Path) -> None:
