@@ -261,6 +261,22 @@ def test_hooks_see_the_run_and_their_answers_come_back(bank):
     assert update.memory == {"method": {"times": 5}}
 
 
+def test_hooks_are_told_the_servers_knowledge_and_it_is_moved_once(bank):
+    seen = []
+
+    @dataclass(frozen=True, kw_only=True)
+    class Listening(Method):
+        def loss(self, run, batch, output):
+            seen.append(run.told("anchor"))
+            return output.loss
+
+    knowledge = {"anchor": {"w": torch.tensor([1.0, 2.0])}}
+    run(bank, replace(make_job(bank), knowledge=knowledge), method=Listening())
+    assert seen[0]["w"].tolist() == [1.0, 2.0]
+    assert seen[0]["w"].device == bank.device
+    assert seen[1] is seen[0]
+
+
 def test_gradients_are_clipped(bank):
     seen = []
     train = TRAIN.model_copy(update={"max_grad_norm": 1e-3})

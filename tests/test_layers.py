@@ -69,8 +69,6 @@ def test_methods_know_neither_files_nor_models():
         "fcit_ray.models.adapters",
         "fcit_ray.models.names",
         "fcit_ray.algorithm",
-        "fcit_ray.lora",
-        "fcit_ray.privacy",
         "fcit_ray.seeds",
     )
     for file in (ROOT / "fcit_ray" / "methods").glob("*.py"):

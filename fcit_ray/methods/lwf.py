@@ -18,7 +18,7 @@ Legend: N answer tokens, V vocabulary.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import Field
 from torch import Tensor
@@ -27,9 +27,6 @@ from torch.nn.functional import kl_div, log_softmax
 from fcit_ray.client import LocalRun
 from fcit_ray.methods.base import Method
 from fcit_ray.types import Params, Tree
-
-if TYPE_CHECKING:
-    from fcit_ray.algorithm import Algorithm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +57,6 @@ class Lwf(Method):
     def consolidate(self, knowledge: Tree, params: Params, stage: int) -> Tree:
         """The stage's last global values become the teacher."""
         return {"teacher": dict(params)} if self.strength else knowledge
-
-    def conflict(self, algorithm: "Algorithm") -> str | None:
-        lora = algorithm.aggregation.lora
-        if any(lora.stays(f"layer.lora_{factor}.s0.weight") for factor in "AB"):
-            return "LwF's teacher is the global model, and lora lets clients keep a factor that it lacks"
-        return None
 
 
 def distillation(old: Tensor, new: Tensor, temperature: float) -> Tensor:

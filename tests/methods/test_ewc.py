@@ -22,16 +22,11 @@ from small import (
 )
 
 from fcit_ray import checkpoint
-from fcit_ray.aggregation import Aggregation
-from fcit_ray.algorithm import Algorithm
 from fcit_ray.client import LocalRun, run_client
 from fcit_ray.federation import Federation, simulate
-from fcit_ray.local_optim import Plain
-from fcit_ray.lora import LoraRule
 from fcit_ray.methods.ewc import Ewc
 from fcit_ray.methods.finetune import Finetune
 from fcit_ray.params import params_sha256, tree_bytes
-from fcit_ray.privacy import Privacy
 from fcit_ray.server_optim import FedAvg
 from fcit_ray.types import Assignment, ClientJob, ClientUpdate
 
@@ -330,35 +325,3 @@ def test_what_is_learned_survives_a_checkpoint(two_stages, tmp_path):
     back = checkpoint.load(tmp_path / "state").knowledge
     for key in ("fisher", "anchor"):
         assert params_sha256(back[key]) == params_sha256(state.knowledge[key])
-
-
-# What it does not go with
-
-
-class Keeping(LoraRule):
-    def stays(self, name):
-        return ".lora_B." in name
-
-
-class Noisy(Privacy):
-    def noise(self, delta, updates, seed):
-        return dict(delta)
-
-
-class Hiding(Privacy):
-    def hide(self, clients, seed):
-        return list(clients)
-
-
-@pytest.mark.parametrize(
-    ("aggregation", "told"),
-    [
-        (Aggregation(lora=Keeping()), "lora lets clients keep a factor"),
-        (Aggregation(privacy=Noisy()), "which privacy neither clips nor noises"),
-        (Aggregation(privacy=Hiding()), None),
-        (Aggregation(), None),
-    ],
-)
-def test_combinations_without_sense_are_refused(aggregation, told):
-    reason = Ewc().conflict(Algorithm(method=Ewc(), local=Plain(), server=FedAvg(), aggregation=aggregation))
-    assert reason is None if told is None else told in reason

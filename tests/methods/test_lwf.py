@@ -1,7 +1,6 @@
 """LwF: the teacher's pull by hand, on the right tokens, and Finetune at lambda = 0 to the bit."""
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,12 +21,8 @@ from small import (
 )
 
 from fcit_ray import checkpoint
-from fcit_ray.aggregation import Aggregation
-from fcit_ray.algorithm import Algorithm
 from fcit_ray.client import LocalRun, run_client
 from fcit_ray.federation import Federation, simulate
-from fcit_ray.local_optim import Plain
-from fcit_ray.lora import LoraRule
 from fcit_ray.methods.finetune import Finetune
 from fcit_ray.methods.lwf import Lwf, distillation
 from fcit_ray.params import params_sha256, tree_bytes
@@ -233,23 +228,3 @@ def test_the_teacher_survives_a_checkpoint(two_stages, tmp_path):
     checkpoint.save(state, tmp_path / "state")
     back = checkpoint.load(tmp_path / "state").knowledge
     assert params_sha256(back["teacher"]) == params_sha256(state.knowledge["teacher"])
-
-
-class Keeping(LoraRule):
-    def stays(self, name):
-        return ".lora_A." in name
-
-
-def test_a_factor_that_stays_with_clients_has_no_teacher():
-    def reason(aggregation):
-        return Lwf().conflict(Algorithm(method=Lwf(), local=Plain(), server=FedAvg(), aggregation=aggregation))
-
-    assert "lora lets clients keep a factor" in reason(Aggregation(lora=Keeping()))
-    assert reason(Aggregation()) is None
-
-
-def test_prompts_in_front_shift_no_answer():
-    # Logits (1, 2 + 4, 3) with two prompts in front; the labelled tokens 2 and 3 are predicted at 2 + 1 and 2 + 2.
-    logits = torch.arange(18.0).view(1, 6, 3)
-    got = small_bank().answer_logits({"labels": torch.tensor([[-100, -100, 5, 6]])}, SimpleNamespace(logits=logits))
-    assert got.tolist() == [[9.0, 10.0, 11.0], [12.0, 13.0, 14.0]]

@@ -1,6 +1,7 @@
 """The adapter bank against stock PEFT, against a per-sample computation in float64, and against itself."""
 
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -319,6 +320,13 @@ def test_answer_logits_are_those_that_the_loss_is_the_mean_over(values):
     answers = batch["labels"][batch["labels"] != -100]
     assert logits.shape == (9, 20)  # three answers of three tokens, a vocabulary of 20
     torch.testing.assert_close(nn.functional.cross_entropy(logits, answers), output.loss)
+
+
+def test_prompts_in_front_shift_no_answers_logits():
+    # Logits (1, 2 + 4, 3) with two prompts in front; the labelled tokens 2 and 3 are predicted at 2 + 1 and 2 + 2.
+    logits = torch.arange(18.0).view(1, 6, 3)
+    got = small_bank().answer_logits({"labels": torch.tensor([[-100, -100, 5, 6]])}, SimpleNamespace(logits=logits))
+    assert got.tolist() == [[9.0, 10.0, 11.0], [12.0, 13.0, 14.0]]
 
 
 # Packed, against one adapter alone and against float64
