@@ -69,6 +69,8 @@ class ZeroPad(UnequalRanks):
             return f"weights: {self.weights} is a weighted mean of its own, so robust.name must be mean"
         if self.weights != "samples" and conflicts.noised(algorithm):
             return f"weights: {self.weights} gives some clients more say than noise is meant for, so take samples"
+        if self.ranks and conflicts.noised(algorithm):
+            return "zeros for the ranks that a client lacks change a mean by more than clipping allows; no noise fits"
         return super().conflict(algorithm)
 
     def _padded(self, params: Params, update: ClientUpdate) -> dict[str, Tensor]:

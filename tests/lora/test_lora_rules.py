@@ -286,7 +286,7 @@ REFUSED = [
     (FFA(), set()),
     (FedSA(), {"teacher", "anchor", "variates"}),
     (ZeroPad(), set()),
-    (ZeroPad(ranks=(1,)), {"anchor", "variates"}),
+    (ZeroPad(ranks=(1,)), {"noise", "anchor", "variates"}),
     (ZeroPad(weights="norm"), {"median", "noise"}),
     (ZeroPad(weights="dimension", ranks=(1,)), {"median", "noise", "anchor", "variates"}),
 ]
