@@ -36,5 +36,5 @@ class Aggregation:
         """The change of the global values, in the order of the updates' sums; `seed` is the round's."""
         clipped = self.privacy.clip(updates)
         weights = [float(u.client.num_examples) if self.weights == "samples" else 1.0 for u in clipped]
-        delta = self.lora.combine(params, clipped, weights, self.rule.combine)
+        delta = self.lora.combine(params, clipped, weights, self.rule.combine, seed)
         return self.privacy.noise(delta, clipped, seed)

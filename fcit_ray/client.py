@@ -138,7 +138,9 @@ def run_client(
     local_report, local_memory = local.report(run, extra)
     personal = {name: value.clone() for name, value in after.items() if lora.stays(name)}
     delta: Params = {name: value - start[name] for name, value in after.items() if name not in personal}
-    memories = {"method": memory, "local": local_memory, "personal": personal}
+    # What it did not train this time it keeps as well: a client of many adapters trains one of them now and then.
+    kept = {**job.memory.get("personal", {}), **personal}
+    memories = {"method": memory, "local": local_memory, "personal": kept}
     return ClientUpdate(
         stage=job.stage,
         round=job.round,

@@ -12,6 +12,7 @@ from fcit_ray.config import Config, ConfigError, Train, with_absolute_paths
 from fcit_ray.data.layout import Record, check_images, load_test
 from fcit_ray.data.stream import Stream, StreamPopulation, open_stream
 from fcit_ray.federation import Federation
+from fcit_ray.lora import make_lora_rule
 from fcit_ray.methods import make_method
 from fcit_ray.models.adapters import AdapterBank
 from fcit_ray.models.load import find_vision_tower, load_base
@@ -64,6 +65,8 @@ def open_experiment(config: Config) -> Experiment:
     num_adapters = make_method(config.method).num_adapters(setting)
     if num_adapters and config.model.rank % num_adapters:
         raise ConfigError(f"model.rank: {config.model.rank} cannot be shared out over {num_adapters} adapters")
+    if misfit := make_lora_rule(config.lora).misfit(config.model.rank // num_adapters):
+        raise ConfigError(misfit)
     stream = open_stream(config)
     tests = {
         name: load_test(benchmark.root, name, benchmark.split, benchmark.max_test_records)

@@ -6,14 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from fcit_ray.params import num_bytes
-from fcit_ray.types import Client, ClientUpdate, Params
+from fcit_ray.types import Client, ClientUpdate, Params, Tree
 
 if TYPE_CHECKING:
     from fcit_ray.algorithm import Algorithm
     from fcit_ray.models.adapters import AdapterBank
 
-Combine = Callable[[Sequence[Params], Sequence[float]], dict]
+Combine = Callable[[Sequence[Params], Sequence[float]], dict[str, Tensor]]
 """A rule over clients (mean, median ...): items and their weights to one mapping; each name over who has it."""
 
 
@@ -40,9 +42,28 @@ class LoraRule:
         """Whether a client keeps its own value of this parameter and sends nothing of it."""
         return False
 
-    def combine(self, params: Params, updates: Sequence[ClientUpdate], weights: Sequence[float], rule: Combine) -> dict:
-        """Server: one delta of the global values from the clients' (names that nobody sent are absent)."""
+    def combine(
+        self, params: Params, updates: Sequence[ClientUpdate], weights: Sequence[float], rule: Combine, seed: int
+    ) -> dict[str, Tensor]:
+        """Server: one delta of the global values from the clients' (names that nobody sent are absent).
+
+        Args:
+            params: the global values; a client's own are `give` of them plus its delta.
+            updates: in the order of the sums.
+            weights: of each update, at least 0, not summing to one.
+            rule: how several clients' values become one.
+            seed: the round's, for rules that draw.
+        """
         return rule([update.delta for update in updates], weights)
+
+    def views(self, params: Params, memories: Tree) -> dict[str, Params]:
+        """The models to evaluate, by name: the global one, called "", or one for each client that has its own.
+
+        Args:
+            params: the global values.
+            memories: the clients' memories by client index, as in `ServerState`.
+        """
+        return {"": params}
 
     def bytes_down(self, params: Params, client: Client) -> int:
         """Bytes that bring a client the values of its job, had it kept what cannot have changed since the start."""
@@ -51,6 +72,10 @@ class LoraRule:
     def bytes_up(self, update: ClientUpdate) -> int:
         """Bytes of a client's answer."""
         return num_bytes(update.delta)
+
+    def misfit(self, rank: int) -> str | None:
+        """Why this rule cannot work on adapters of this rank, or None."""
+        return None
 
     def conflict(self, algorithm: Algorithm) -> str | None:
         """Why this rule makes no sense with the rest of the algorithm, or None."""

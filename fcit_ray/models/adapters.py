@@ -147,7 +147,9 @@ class AdapterBank:
     def add_residuals(self) -> None:
         """Give every adapted layer a matrix beside its frozen weight that no client trains: `<layer>.residual`.
 
-        Dense, (outputs, inputs), float32, zero at the start; its product with the input is added to the output.
+        Dense, (outputs, inputs), float32, zero at the start. It is kept in the units of the products B A, so that a
+        server need not know the scaling: y = W x + scaling * (residual + B A) x. It never meets the dropout, being
+        part of the base by its meaning, and is added apart, as bfloat16 weights would round it away.
         """
         for module in self._modules():
             name = f"{self._paths[module]}.residual"
@@ -321,7 +323,8 @@ class AdapterBank:
 
     def _add_residual(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         residual = self._named[f"{self._paths[module]}.residual"]
-        return output + nn.functional.linear(inputs[0], residual.to(inputs[0].dtype)).to(output.dtype)
+        product = nn.functional.linear(inputs[0], residual.to(inputs[0].dtype))
+        return output + (self.scaling * product).to(output.dtype)
 
     def _inputs(self, batch: Mapping[str, Tensor], prompts: Tensor | None) -> dict[str, Tensor]:
         """What the model takes, with room for the prompts in front."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from fcit_ray.config import Config
 from fcit_ray.data.catalog import CATALOG
-from fcit_ray.data.scores import score
+from fcit_ray.data.scores import Scores, score
 from fcit_ray.data.shards import ShardSource
 from fcit_ray.display import Status
 from fcit_ray.evaluate import Answer
@@ -53,6 +53,7 @@ class Driver:
         self._initial: Params | None = None
         self._begun = threading.Event()
         self._versions = 0
+        self._view, self._num_views = 0, 1  # of the models being evaluated
         self._clock = _Clock()
         self._status = Status(label=self._config.name, phase="preparing", num_stages=experiment.setting.num_stages)
 
@@ -101,6 +102,7 @@ class Driver:
     def status(self) -> Status:
         """Where the run stands, for the display."""
         done, total = self._queue.progress()
+        done, total = done + self._view * total, total * self._num_views
         return replace(self._status, done=done, total=total, seconds_left=self._seconds_left(done, total))
 
     def run(self) -> dict[str, Any]:
@@ -262,34 +264,36 @@ class Driver:
         self._shards.prepare(stage)
         clock.lap("prepare")
         datasets = list(dict.fromkeys(name for task in seen for name in tasks[task].datasets))
-        answers = self._answers(state, datasets)
+        views = self._federation.aggregation.lora.views(state.params, state.memories)
+        self._num_views = len(views)
+        knowledge = self._store.put(state.knowledge)
+        answers = {}
+        for index, (view, params) in enumerate(views.items()):
+            self._view = index
+            answers[view] = self._answers(params, knowledge, datasets)
+        self._view, self._num_views = 0, 1
         clock.lap("answer")
         label = f"stage_{stage:04d}" if stage >= 0 else "zero_shot"
         percents: dict[str, float] = {}
         details: dict[str, Any] = {}
         for name in datasets:
-            records = self._experiment.tests[name]
-            predictions = [
-                Prediction(record.id, text, str(record.answer), gate)
-                for record, (text, gate) in zip(records, answers[name], strict=True)
-            ]
-            scores = score(CATALOG[name].kind, predictions, records)
-            gates = np.array([prediction.gate for prediction in predictions])
-            percents[name] = scores.percent
-            details[name] = {"percent": scores.percent, **scores.parts, "mean_gate": gates.mean(0).tolist()}
-            rows = [
-                {
-                    "question_id": prediction.question_id,
-                    "prediction": prediction.prediction,
-                    "answer": prediction.answer,
-                    "score": value,
-                    "gate": [round(weight, 6) for weight in prediction.gate],
-                }
-                for prediction, value in zip(predictions, scores.per_sample, strict=True)
-            ]
+            parts: list[dict[str, float]] = []
+            gates: list[tuple[float, ...]] = []
+            rows: list[dict[str, Any]] = []
+            for view in views:
+                own, scored = self._scored(name, view, answers[view][name])
+                parts.append({"percent": scored.percent, **scored.parts})
+                gates += [weights for _, weights in answers[view][name]]
+                rows += own
+            # Every view has answered the same questions, so each counts alike.
+            details[name] = {key: sum(part[key] for part in parts) / len(parts) for key in parts[0]}
+            percents[name] = details[name]["percent"]
+            details[name]["mean_gate"] = np.array(gates).mean(0).tolist()
+            if "" not in views:
+                details[name]["views"] = {view: part["percent"] for view, part in zip(views, parts, strict=True)}
             self._folder.write_predictions(label, name, rows)
         clock.lap("score")
-        count = sum(len(answers[name]) for name in datasets)
+        count = sum(len(self._experiment.tests[name]) for name in datasets)
         self._clock.add("record", sum(clock.laps.values()), count)
         self._folder.log(
             {
@@ -305,10 +309,31 @@ class Driver:
             }
         )
 
-    def _answers(self, state: ServerState, datasets: Sequence[str]) -> dict[str, list[Answer]]:
+    def _scored(self, dataset: str, view: str, answers: Sequence[Answer]) -> tuple[list[dict[str, Any]], Scores]:
+        """One view's lines of the predictions, and its scores. The global model's lines name no view."""
+        records = self._experiment.tests[dataset]
+        predictions = [
+            Prediction(record.id, text, str(record.answer), gate)
+            for record, (text, gate) in zip(records, answers, strict=True)
+        ]
+        scores = score(CATALOG[dataset].kind, predictions, records)
+        rows = [
+            {
+                "question_id": prediction.question_id,
+                **({"view": view} if view else {}),
+                "prediction": prediction.prediction,
+                "answer": prediction.answer,
+                "score": value,
+                "gate": [round(weight, 6) for weight in prediction.gate],
+            }
+            for prediction, value in zip(predictions, scores.per_sample, strict=True)
+        ]
+        return rows, scores
+
+    def _answers(self, model: Params, knowledge: Any, datasets: Sequence[str]) -> dict[str, list[Answer]]:
+        """Every record's answer of one model, by dataset; `knowledge` is a handle."""
         self._versions += 1
-        params = [self._store.put(state.params)]
-        knowledge = self._store.put(state.knowledge)
+        params = [self._store.put(model)]
         size = self._config.evaluation.batch_size
         pieces = [
             (name, start, min(start + size, len(self._experiment.tests[name])))

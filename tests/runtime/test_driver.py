@@ -224,3 +224,44 @@ def test_in_a_heterogeneous_schedule_clients_of_one_stage_learn_different_tasks(
     ]
     evaluations = [record for record in RunFolder(tmp_path / "run").records() if record["kind"] == "evaluation"]
     assert all(record["scores"].keys() == {"ArxivQA", "IconQA"} for record in evaluations)
+
+
+# A rule without a global model
+
+
+def test_every_clients_own_model_is_asked_and_their_scores_are_averaged(configure: Configure, tmp_path: Path) -> None:
+    config = configure(method={"name": "finetune"}, lora={"name": "fedsa"}, benchmark={"num_rounds": 1})
+    path = tmp_path / "run"
+    run(config, path)
+    folder = RunFolder(path)
+    last = folder.latest_checkpoint()
+    assert last is not None
+    trained = [f"client_{index}" for index in sorted(map(int, last.memories))]
+    assert len(trained) > 1
+    record = folder.records()[-1]
+    differ = 0
+    assert record["num_records"] == 12  # two datasets of six questions, however many answer them
+    for name in ("ArxivQA", "IconQA"):
+        text = (path / f"predictions/stage_0001/{name}.jsonl").read_text()
+        rows = [json.loads(line) for line in text.splitlines()]
+        assert [row["view"] for row in rows] == [view for view in trained for _ in range(6)]
+        by_view = {view: [row["score"] for row in rows if row["view"] == view] for view in trained}
+        percents = {view: 100 * sum(scores) / 6 for view, scores in by_view.items()}
+        texts = {view: [row["prediction"] for row in rows if row["view"] == view] for view in trained}
+        differ += any(text != texts[trained[0]] for text in texts.values())
+        detail = record["datasets"][name]
+        assert detail["views"] == pytest.approx(percents)
+        assert record["scores"][name] == detail["percent"] == pytest.approx(sum(percents.values()) / len(trained))
+    assert differ  # or one packed model has answered for all
+
+
+def test_before_anybody_has_trained_the_global_model_answers_under_no_name(
+    configure: Configure, tmp_path: Path
+) -> None:
+    config = configure(regime="zero_shot", method={"name": "finetune"}, lora={"name": "fedsa"})
+    run(config, tmp_path / "run")
+    record = RunFolder(tmp_path / "run").records()[-1]
+    assert "views" not in record["datasets"]["IconQA"]
+    rows = (tmp_path / "run/predictions/zero_shot/IconQA.jsonl").read_text().splitlines()
+    assert len(rows) == 6
+    assert "view" not in json.loads(rows[0])

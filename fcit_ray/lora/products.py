@@ -1,0 +1,52 @@
+"""The clients' LoRAs as pairs of factors, for rules that look at the product B A rather than at A and B alone."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from fcit_ray.models.names import layer_of, lora_factor, partner
+from fcit_ray.types import ClientUpdate, Params
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """One LoRA as the clients that trained it have it now.
+
+    Attributes:
+        a: name of its A, (r, in).
+        b: name of its B, (out, r).
+        shares: the clients' weights, summing to one; clients of weight zero are not among them.
+        factors: their values (A_k, B_k) after training, float32.
+    """
+
+    a: str
+    b: str
+    shares: list[float]
+    factors: list[tuple[Tensor, Tensor]]
+
+    @property
+    def residual(self) -> str:
+        """Name of the matrix beside the layer's weight, (out, in)."""
+        return f"{layer_of(self.a)}.residual"
+
+
+def pairs(given: Sequence[Params], updates: Sequence[ClientUpdate], weights: Sequence[float]) -> Iterator[Pairs]:
+    """Every LoRA that somebody of weight above zero sent, in the order of the first to send it.
+
+    Args:
+        given: what each client started from; only the factors are looked at.
+        updates: in the order of the sums.
+        weights: of each update.
+    """
+    names = dict.fromkeys(name for update in updates for name in update.delta if lora_factor(name) == "A")
+    for a in names:
+        b = partner(a)
+        senders = [
+            (weight, (start[a] + update.delta[a], start[b] + update.delta[b]))
+            for start, update, weight in zip(given, updates, weights, strict=True)
+            if a in update.delta and weight
+        ]
+        total = sum(weight for weight, _ in senders)
+        if senders:
+            yield Pairs(a, b, [weight / total for weight, _ in senders], [factors for _, factors in senders])
