@@ -64,6 +64,7 @@ def make_results(
     num_records: Mapping[str, int],
     seconds: float,
     params: Params,
+    spent: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """What `results.json` holds.
 
@@ -76,10 +77,12 @@ def make_results(
         num_records: test records by task, behind the final scores.
         seconds: wall clock of the session that finished the run.
         params: the final global parameters.
+        spent: what the run's privacy rule counted, by name.
 
     Returns:
         `label`, `seed`, `tasks`, `matrix` (S x T, None where not evaluated), `last`, `avg`, `forgetting`, `bwt` (None
-        where undefined; a run of at most one stage has no `avg`), `num_records`, `seconds`, `adapters_sha256`.
+        where undefined; a run of at most one stage has no `avg`), `num_records`, `seconds`, `adapters_sha256`; with
+        differential privacy also `epsilon` and `dp_delta`.
     """
     matrix = metrics.accuracy_matrix(records, tasks, num_stages)
     return {
@@ -94,6 +97,7 @@ def make_results(
         "num_records": dict(num_records),
         "seconds": seconds,
         "adapters_sha256": params_sha256(params),
+        **(spent or {}),
     }
 
 
