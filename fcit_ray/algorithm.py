@@ -23,12 +23,14 @@ class Algorithm:
         local: what a client adds to its steps.
         server: what the server makes of the combined delta.
         aggregation: how the clients' deltas are combined.
+        clients_per_round: how many deltas there are to combine; None if the run is no federation.
     """
 
     method: Method
     local: LocalRule
     server: ServerOptimizer
     aggregation: Aggregation
+    clients_per_round: int | None = None
 
 
 def make_algorithm(config: Config) -> Algorithm:
@@ -47,6 +49,7 @@ def make_algorithm(config: Config) -> Algorithm:
             rule=make_rule(config.robust),
             privacy=make_privacy(config.privacy),
         ),
+        clients_per_round=config.benchmark.clients_per_round if config.regime == "federated" else None,
     )
     aggregation = algorithm.aggregation
     axes: dict[str, Any] = {

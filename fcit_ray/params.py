@@ -44,6 +44,21 @@ def norm(params: Params) -> float:
     return math.sqrt(sum(float(value.double().square().sum()) for value in params.values()))
 
 
+def clip_to_norm(params: Params, max_norm: float) -> Params:
+    """The mapping as it is if its norm is at most `max_norm`, else scaled down so that it is, after rounding too.
+
+    A mapping with an entry that is not finite has no direction to keep: it becomes zero.
+    """
+    length = norm(params)
+    if length <= max_norm:
+        return params
+    if not math.isfinite(length):
+        return {name: torch.zeros_like(value) for name, value in params.items()}
+    # The factor and each product are rounded to float32, by at most 2^-24 of themselves each.
+    scale = max_norm / length * (1 - 2**-22)
+    return {name: value * scale for name, value in params.items()}
+
+
 def num_bytes(params: Params) -> int:
     """Bytes on the wire."""
     return sum(value.numel() * value.element_size() for value in params.values())

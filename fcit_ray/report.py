@@ -67,6 +67,7 @@ def make_results(
     records: Iterable[Mapping[str, Any]],
     num_records: Mapping[str, int],
     params: Params,
+    spent: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """What `results.json` holds.
 
@@ -78,12 +79,13 @@ def make_results(
         records: of metrics.jsonl.
         num_records: test records by task, behind the final scores.
         params: the final global parameters.
+        spent: what the run's privacy rule counted, by name.
 
     Returns:
         `label`, `seed`, `tasks`, `matrix` (S x T, None where not evaluated), `last`, `avg`, `forgetting`, `bwt` (None
         where undefined; a run of at most one stage has no `avg`), `num_records`, `seconds` (wall clock of all rounds
         and evaluations, whatever sessions they fell in; without the start of the workers), `moved_bytes` (parameters
-        and reports, down and up), `adapters_sha256`.
+        and reports, down and up), `adapters_sha256`; with differential privacy also `epsilon` and `dp_delta`.
     """
     records = list(records)
     matrix = metrics.accuracy_matrix(records, tasks, num_stages)
@@ -100,6 +102,7 @@ def make_results(
         "seconds": math.fsum(s for record in records for s in record.get("seconds", {}).values()),
         "moved_bytes": sum(record.get("bytes_down", 0) + record.get("bytes_up", 0) for record in records),
         "adapters_sha256": params_sha256(params),
+        **(spent or {}),
     }
 
 

@@ -142,6 +142,7 @@ class Driver:
                 task.name: sum(len(tests[name]) for name in task.datasets) for task in self._config.benchmark.tasks
             },
             params=state.params,
+            spent=self._spent(state),
         )
         matrix, tasks = matrix_from_results(results), results["tasks"]
         plot_accuracy_matrix(matrix, tasks, self._folder.path / "accuracy_matrix.png", self._config.name)
@@ -242,8 +243,14 @@ class Driver:
             "global_delta_norm": norm(moved),
             "bytes_down": sum(lora.bytes_down(j.params, j.client) + tree_bytes(j.knowledge, j.local) for j in jobs),
             "bytes_up": sum(lora.bytes_up(u) + tree_bytes(u.report, u.local) for u in updates),
+            **self._spent(after),
             "clients": clients,
         }
+
+    def _spent(self, state: ServerState) -> dict[str, float]:
+        """What privacy the rounds before this state have cost, where the privacy rule counts it."""
+        setting = self._experiment.setting
+        return self._federation.aggregation.privacy.spent(setting, state.stage * setting.num_rounds + state.round)
 
     # Evaluation.
 

@@ -15,6 +15,7 @@ from fcit_ray.data.shards import LocalShards
 from fcit_ray.experiment import open_experiment
 from fcit_ray.federation import simulate
 from fcit_ray.params import params_sha256
+from fcit_ray.privacy import epsilon
 from fcit_ray.run_folder import RunFolder
 from fcit_ray.runtime.data import sample_encoder
 from fcit_ray.runtime.driver import Driver
@@ -102,6 +103,7 @@ def test_a_run_leaves_all_its_records(whole: Path) -> None:
     first = folder.records()[0]
     assert len(first["clients"]) == 2
     assert first["bytes_down"] > first["bytes_up"] / 2 > 0
+    assert "epsilon" not in first  # only where privacy is counted
 
 
 def test_the_driver_gives_the_bits_of_the_reference_loop(configure: Configure, whole: Path) -> None:
@@ -265,3 +267,15 @@ def test_before_anybody_has_trained_the_global_model_answers_under_no_name(
     rows = (tmp_path / "run/predictions/zero_shot/IconQA.jsonl").read_text().splitlines()
     assert len(rows) == 6
     assert "view" not in json.loads(rows[0])
+
+
+def test_a_private_run_records_what_it_has_spent_round_by_round(configure: Configure, tmp_path: Path) -> None:
+    privacy = {"name": "dp_fedavg", "noise_multiplier": 1.0, "delta": 1e-3}
+    evaluation = {"every_stage": False, "max_new_tokens": 1}
+    config = configure(weights="uniform", method={"name": "finetune"}, privacy=privacy, evaluation=evaluation)
+    results = run(config, tmp_path / "run")
+    records = [record for record in RunFolder(tmp_path / "run").records() if record["kind"] == "round"]
+    # Two clients of three in each of the four rounds.
+    spent = [epsilon(noise_multiplier=1.0, sampling_frac=2 / 3, rounds=n, delta=1e-3) for n in (1, 2, 3, 4)]
+    assert [record["epsilon"] for record in records] == spent
+    assert (results["epsilon"], results["dp_delta"]) == (spent[-1], 1e-3)
