@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,10 +64,11 @@ def open_experiment(config: Config) -> Experiment:
         find_vision_tower(config.model.path)
     setting = make_setting(config)
     num_adapters = make_method(config.method).num_adapters(setting)
-    if num_adapters and config.model.rank % num_adapters:
-        raise ConfigError(f"model.rank: {config.model.rank} cannot be shared out over {num_adapters} adapters")
-    if misfit := make_lora_rule(config.lora).misfit(config.model.rank // num_adapters):
-        raise ConfigError(misfit)
+    if num_adapters:
+        if config.model.rank % num_adapters:
+            raise ConfigError(f"model.rank: {config.model.rank} cannot be shared out over {num_adapters} adapters")
+        if misfit := make_lora_rule(config.lora).misfit(config.model.rank // num_adapters):
+            raise ConfigError(misfit)
     stream = open_stream(config)
     tests = {
         name: load_test(benchmark.root, name, benchmark.split, benchmark.max_test_records)
@@ -104,9 +106,13 @@ def local_training(config: Config) -> Train:
 
 def make_bank(config: Config, algorithm: Algorithm) -> AdapterBank:
     """Load the frozen base and give it what the algorithm needs, on the GPU if the run uses one."""
-    base = load_base(config.model.path, config.model.dtype)
+    base: Any = load_base(config.model.path, config.model.dtype)
     setting = make_setting(config)
-    bank = AdapterBank(base, config.model, algorithm.method.num_adapters(setting), config.seed)
+    widths = {"text": base.get_input_embeddings().weight.shape[1]}
+    if config.model.identity != "text":
+        widths["image"] = base.config.vision_config.hidden_size  # of a tower's pooled output
+    width = sum(widths.values()) if config.model.identity == "both" else widths[config.model.identity]
+    bank = AdapterBank(base, config.model, algorithm.method.num_adapters(setting), config.seed, width)
     algorithm.method.install(bank, setting)
     algorithm.aggregation.lora.install(bank)
     bank.to(torch.device("cuda") if config.runtime.gpu else torch.device("cpu"))

@@ -27,7 +27,7 @@ from fcit_ray.server_optim import SERVER_OPTIMIZERS
 from fcit_ray.types import ServerState
 
 SMALL = {"num_rounds": 1, "num_clients": 2, "clients_per_round": 2}
-ROBUST = {"num_clients": 3, "clients_per_round": 3}
+ROBUST = {"num_clients": 4, "clients_per_round": 4}
 
 
 def run(config: Config) -> tuple[ServerState, dict[str, torch.Tensor], list[str]]:
