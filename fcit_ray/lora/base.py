@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
@@ -26,6 +26,9 @@ class LoraRule:
     The server's values are `params`; a client starts from `give(params, client)`, trains the names that `trains`
     admits, keeps those that `stays` names and sends the change of the others.
     """
+
+    keeps_residual: ClassVar[bool] = False
+    """Whether part of what is learned goes into a matrix beside the frozen weights, where no adapter's gate is."""
 
     def install(self, bank: AdapterBank) -> None:
         """Once, when a bank is made: parameters that the rule needs beside the adapters."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -42,6 +42,8 @@ class FedEx(LoraRule):
     is the sum of all residuals so far, as a client needs it that has not taken part in every round; the paper sends
     the last round's as factors, 4 n r (in + out) of n clients, which each client must have had from every round.
     """
+
+    keeps_residual: ClassVar[bool] = True
 
     def install(self, bank: AdapterBank) -> None:
         """A residual beside every adapted weight."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -46,9 +46,10 @@ class FLoRA(UnequalRanks):
     stacks instead, 4 (sum of r_k) (in + out), which each client must have had from every round.
     """
 
+    keeps_residual: ClassVar[bool] = True
+
     def install(self, bank: AdapterBank) -> None:
-        """A residual beside every adapted weight; a rank beyond the bank's raises `ConfigError`."""
-        super().install(bank)
+        """A residual beside every adapted weight."""
         bank.add_residuals()
 
     def combine(

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 from torch import Tensor
 
-from fcit_ray.config import ConfigError
 from fcit_ray.lora import conflicts
 from fcit_ray.lora.base import LoraRule
 from fcit_ray.models.names import lora_factor
@@ -17,7 +16,6 @@ from fcit_ray.types import Client, ClientUpdate, Params
 
 if TYPE_CHECKING:
     from fcit_ray.algorithm import Algorithm
-    from fcit_ray.models.adapters import AdapterBank
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +34,6 @@ class UnequalRanks(LoraRule):
     """
 
     ranks: tuple[Annotated[int, Field(ge=1)], ...] = ()
-
-    def install(self, bank: AdapterBank) -> None:
-        """Nothing is added; a rank beyond the bank's raises `ConfigError`."""
-        if misfit := self.misfit(bank.rank):
-            raise ConfigError(misfit)
 
     def misfit(self, rank: int) -> str | None:
         if self.ranks and max(self.ranks) > rank:

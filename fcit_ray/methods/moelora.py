@@ -27,7 +27,6 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import linear
 
-from fcit_ray.lora import LoraRule
 from fcit_ray.methods.base import Method
 from fcit_ray.models.adapters import AdapterBank
 from fcit_ray.types import Assignment, Client, Setting, Tree
@@ -66,7 +65,7 @@ class MoELoRA(Method):
         return [Assignment(train=tuple(range(self.num_experts))) for _ in clients]
 
     def conflict(self, algorithm: "Algorithm") -> str | None:
-        if type(algorithm.aggregation.lora).install is not LoraRule.install:
+        if algorithm.aggregation.lora.keeps_residual:
             return "lora.name puts products of factors beside the frozen weights, where no router weighs them"
         return None
 

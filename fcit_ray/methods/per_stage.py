@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fcit_ray.lora import LoraRule
 from fcit_ray.methods.base import Method
 from fcit_ray.models.names import adapter_index, adapter_name, layer_of, lora_factor
 from fcit_ray.types import Assignment, Client, Params, Setting, Tree
@@ -46,7 +45,7 @@ class MergedPerStage(AdapterPerStage):
     def conflict(self, algorithm: "Algorithm") -> str | None:
         # Such a rule (an exact or a stacking one) writes part of every stage beside the adapters, where no weight
         # of the merge reaches it.
-        if type(algorithm.aggregation.lora).install is not LoraRule.install:
+        if algorithm.aggregation.lora.keeps_residual:
             return "it merges adapters, and this lora rule puts part of what is learned elsewhere"
         return super().conflict(algorithm)
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -171,6 +172,8 @@ def test_an_answer_is_what_was_trained():
 def test_a_rule_that_leaves_products_where_no_router_weighs_them_is_refused():
     @dataclass(frozen=True, kw_only=True)
     class Residual(LoraRule):
+        keeps_residual: ClassVar[bool] = True
+
         def install(self, bank):
             bank.add_residuals()
 

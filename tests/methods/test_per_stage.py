@@ -1,6 +1,7 @@
 """What methods with an adapter per stage share, and the merge of factors."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
@@ -35,6 +36,8 @@ class TrainsB(LoraRule):
 
 @dataclass(frozen=True, kw_only=True)
 class Adds(LoraRule):
+    keeps_residual: ClassVar[bool] = True
+
     def install(self, bank):
         bank.add_residuals()
 
