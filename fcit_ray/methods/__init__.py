@@ -18,15 +18,15 @@ from fcit_ray.registry import build
 
 METHODS: dict[str, type[Method]] = {
     "finetune": Finetune,
-    "ewc": Ewc,
     "lwf": Lwf,
-    "disco": Disco,
-    "moelora": MoELoRA,
+    "ewc": Ewc,
     "l2p": L2P,
-    "modal_prompt": ModalPrompt,
     "olora": OLora,
     "merged_loras": MergedLoras,
+    "moelora": MoELoRA,
+    "modal_prompt": ModalPrompt,
     "hide": Hide,
+    "disco": Disco,
 }
 
 

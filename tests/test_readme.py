@@ -1,0 +1,59 @@
+"""The README's tables of algorithms are true: complete, naming files that exist and say the same source."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from fcit_ray.local_optim import LOCAL_RULES
+from fcit_ray.lora import LORA_RULES
+from fcit_ray.methods import METHODS
+from fcit_ray.privacy import PRIVACY
+from fcit_ray.robust import RULES
+from fcit_ray.server_optim import SERVER_OPTIMIZERS
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+AXES = {
+    "continual method": METHODS,
+    "local rule": LOCAL_RULES,
+    "server optimiser": SERVER_OPTIMIZERS,
+    "LoRA rule": LORA_RULES,
+    "rule over clients": RULES,
+    "privacy rule": PRIVACY,
+}
+
+
+def rows(axis: str) -> dict[str, list[str]]:
+    """The cells of an axis's table by name."""
+    _, _, table = README.partition(f"| {axis} | file |")
+    lines = table.split("\n\n")[0].splitlines()[2:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {row[0].strip("`"): row[1:] for row in cells}
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_a_table_has_what_the_registry_has_and_in_its_file(axis: str) -> None:
+    assert rows(axis).keys() == AXES[axis].keys()
+    for name, (file, *_) in rows(axis).items():
+        assert AXES[axis][name].__module__ == f"fcit_ray/{file.strip('`')}".removesuffix(".py").replace("/", ".")
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_a_source_in_a_table_is_the_files_own(axis: str) -> None:
+    for name, (file, source, *_) in rows(axis).items():
+        text = (ROOT / "fcit_ray" / file.strip("`")).read_text()
+        for number in re.findall(r"\[(\d{4}\.\d{5})\]", source):
+            assert re.search(rf"arXiv\s+{number}", text), (name, number)
+
+
+def test_what_is_a_proposal_in_a_table_is_one_in_its_file() -> None:
+    marked = [(name, row[0]) for axis in AXES for name, row in rows(axis).items() if "(proposal)" in " ".join(row)]
+    assert len(marked) >= 4
+    for name, file in marked:
+        assert "proposal" in (ROOT / "fcit_ray" / file.strip("`")).read_text(), name
+
+
+def test_every_file_that_the_tree_names_exists() -> None:
+    for name in re.findall(r"`((?:fcit_ray|pipelines|benchmarks|configs)/[\w/.]+)`", README):
+        assert (ROOT / name).exists(), name
