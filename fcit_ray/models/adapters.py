@@ -92,7 +92,6 @@ class AdapterBank:
         self._route: Route | None = None
         self._weights: dict[nn.Module, Tensor | None] = {}
         self._gate: Tensor | None = None
-        self._prompts: Tensor | None = None
         self._hooked = False
         self.feature_dim = feature_dim or self.width
 
