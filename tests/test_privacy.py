@@ -222,7 +222,7 @@ def test_a_run_reports_what_it_has_spent():
     results = make_results(
         label="x", seed=0, tasks=["a"], num_stages=0,
         records=[{"kind": "evaluation", "stage": -1, "scores": {"a": 1.0}}],
-        num_records={"a": 1}, seconds=0.0, params={}, spent=spent,
+        num_records={"a": 1}, params={}, spent=spent,
     )  # fmt: skip
     assert (results["epsilon"], results["dp_delta"]) == (spent["epsilon"], 1e-3)
 
