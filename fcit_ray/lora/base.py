@@ -32,6 +32,8 @@ class LoraRule:
 
     def install(self, bank: AdapterBank) -> None:
         """Once, when a bank is made: parameters that the rule needs beside the adapters."""
+        if self.keeps_residual:
+            bank.add_residuals()
 
     def give(self, params: Params, client: Client) -> Params:
         """What a client makes of the global values that were sent to it (e.g. fewer ranks)."""

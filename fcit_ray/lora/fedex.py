@@ -31,7 +31,6 @@ from fcit_ray.types import ClientUpdate, Params
 
 if TYPE_CHECKING:
     from fcit_ray.algorithm import Algorithm
-    from fcit_ray.models.adapters import AdapterBank
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +43,6 @@ class FedEx(LoraRule):
     """
 
     keeps_residual: ClassVar[bool] = True
-
-    def install(self, bank: AdapterBank) -> None:
-        """A residual beside every adapted weight."""
-        bank.add_residuals()
 
     def combine(
         self, params: Params, updates: Sequence[ClientUpdate], weights: Sequence[float], rule: Combine, seed: int

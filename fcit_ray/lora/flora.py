@@ -25,16 +25,14 @@ from torch import Tensor
 
 from fcit_ray.lora import conflicts
 from fcit_ray.lora.base import Combine
-from fcit_ray.lora.products import pairs
+from fcit_ray.lora.products import pairs, without_factors
 from fcit_ray.lora.ranks import UnequalRanks
-from fcit_ray.models.names import lora_factor
 from fcit_ray.params import num_bytes
 from fcit_ray.seeds import derive_seed
 from fcit_ray.types import Client, ClientUpdate, Params
 
 if TYPE_CHECKING:
     from fcit_ray.algorithm import Algorithm
-    from fcit_ray.models.adapters import AdapterBank
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,16 +46,11 @@ class FLoRA(UnequalRanks):
 
     keeps_residual: ClassVar[bool] = True
 
-    def install(self, bank: AdapterBank) -> None:
-        """A residual beside every adapted weight."""
-        bank.add_residuals()
-
     def combine(
         self, params: Params, updates: Sequence[ClientUpdate], weights: Sequence[float], rule: Combine, seed: int
     ) -> dict[str, Tensor]:
         """The mean product to the residual, a new A, B to zero; what is no factor as the rule says."""
-        others = [{name: v for name, v in update.delta.items() if lora_factor(name) is None} for update in updates]
-        delta = rule(others, weights)
+        delta = rule([without_factors(update.delta) for update in updates], weights)
         for lora in pairs(self._given(params, updates), updates, weights):
             product = torch.zeros_like(params[lora.residual])  # (out, in)
             for share, (a_k, b_k) in zip(lora.shares, lora.factors, strict=True):
@@ -68,7 +61,7 @@ class FLoRA(UnequalRanks):
         return delta
 
     def bytes_down(self, params: Params, client: Client) -> int:
-        return num_bytes({name: value for name, value in params.items() if lora_factor(name) is None})
+        return num_bytes(without_factors(params))
 
     def conflict(self, algorithm: Algorithm) -> str | None:
         if conflicts.several_adapters(algorithm):

@@ -26,9 +26,8 @@ from torch import Tensor
 
 from fcit_ray.lora import conflicts
 from fcit_ray.lora.base import Combine
-from fcit_ray.lora.products import pairs
+from fcit_ray.lora.products import pairs, without_factors
 from fcit_ray.lora.ranks import UnequalRanks
-from fcit_ray.models.names import lora_factor
 from fcit_ray.types import ClientUpdate, Params
 
 if TYPE_CHECKING:
@@ -43,8 +42,7 @@ class HLoRA(UnequalRanks):
         self, params: Params, updates: Sequence[ClientUpdate], weights: Sequence[float], rule: Combine, seed: int
     ) -> dict[str, Tensor]:
         """To the best factors of the mean product; what is no factor as the rule says."""
-        others = [{name: v for name, v in update.delta.items() if lora_factor(name) is None} for update in updates]
-        delta = rule(others, weights)
+        delta = rule([without_factors(update.delta) for update in updates], weights)
         for lora in pairs(self._given(params, updates), updates, weights):
             roots = [sqrt(share) for share in lora.shares]
             left = torch.cat([root * b for root, (_, b) in zip(roots, lora.factors, strict=True)], dim=1)  # (out, n r)

@@ -31,6 +31,11 @@ class Pairs:
         return f"{layer_of(self.a)}.residual"
 
 
+def without_factors(params: Params) -> dict[str, Tensor]:
+    """What is no LoRA factor: the projector, and what a method added."""
+    return {name: value for name, value in params.items() if lora_factor(name) is None}
+
+
 def pairs(given: Sequence[Params], updates: Sequence[ClientUpdate], weights: Sequence[float]) -> Iterator[Pairs]:
     """Every LoRA that somebody of weight above zero sent, in the order of the first to send it.
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from fcit_ray.lora import conflicts
 from fcit_ray.lora.base import Combine
+from fcit_ray.lora.products import without_factors
 from fcit_ray.lora.ranks import UnequalRanks, full_rank, ranks_of
 from fcit_ray.models.names import lora_factor, partner
 from fcit_ray.types import ClientUpdate, Params
@@ -53,7 +54,7 @@ class ZeroPad(UnequalRanks):
         padded = [self._padded(params, update) for update in updates]
         if self.weights == "samples":
             return rule(padded, weights)
-        delta = rule([{n: v for n, v in item.items() if lora_factor(n) is None} for item in padded], weights)
+        delta = rule([without_factors(item) for item in padded], weights)
         for a in dict.fromkeys(name for item in padded for name in item if lora_factor(name) == "A"):
             b = partner(a)
             norms = [
@@ -87,7 +88,7 @@ class ZeroPad(UnequalRanks):
     def _by_dimension(
         self, params: Params, updates: Sequence[ClientUpdate], weights: Sequence[float], rule: Combine
     ) -> dict[str, Tensor]:
-        delta = rule([{n: v for n, v in update.delta.items() if lora_factor(n) is None} for update in updates], weights)
+        delta = rule([without_factors(update.delta) for update in updates], weights)
         for name in dict.fromkeys(name for update in updates for name in update.delta if lora_factor(name)):
             senders = [
                 (update.delta[name], self._rank(name, update.delta[name], update.client), weight)

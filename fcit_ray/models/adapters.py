@@ -92,6 +92,7 @@ class AdapterBank:
         self._route: Route | None = None
         self._weights: dict[nn.Module, Tensor | None] = {}
         self._gate: Tensor | None = None
+        self._packed_gate: Tensor | None = None
         self._hooked = False
         self.feature_dim = feature_dim or self.width
 
@@ -209,7 +210,7 @@ class AdapterBank:
         Trained are the assigned adapters, the projector if asked for, and what else the method added, of these the
         names that `trains` admits.
         """
-        self._gate = None
+        self._gate = self._packed_gate = None
         self._use([adapter_name(k) for k in (*assignment.frozen, *assignment.train)])
         trained = {}
         for name, parameter in self._named.items():
@@ -290,18 +291,17 @@ class AdapterBank:
         if gate is not None:
             assert gate.shape == (len(inputs["input_ids"]), self.num_adapters), f"a gate of shape {tuple(gate.shape)}"
             gate = gate.to(self.device)
+            self._packed_gate = gate.repeat_interleave(self.rank, dim=1)[:, None]  # (B, 1, K*r)
         self._gate = gate
         try:
             with self._precision(), self._prompted(prompts):
                 out = self.model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens, **tokens)
         finally:
-            self._gate = None
+            self._gate = self._packed_gate = None
         return out[:, inputs["input_ids"].shape[1] :]
 
     def _weigh(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-        if self._gate is None:
-            return None
-        return output * self._gate.repeat_interleave(self.rank, dim=1)[:, None]  # (B, L, K*r)
+        return None if self._packed_gate is None else output * self._packed_gate  # (B, L, K*r)
 
     def _weigh_layer(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert self._route is not None
