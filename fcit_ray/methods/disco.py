@@ -35,6 +35,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fcit_ray.methods.base import Method
+from fcit_ray.methods.similarity import cosines, softmax_weights
 from fcit_ray.types import Assignment, Client, ClientUpdate, Params, Setting, Tree
 
 
@@ -125,8 +126,7 @@ class Disco(Method):
         tokens = knowledge["tokens"]  # (U, D)
         if not len(tokens):
             return None
-        similarity = normalize(features.float(), dim=1) @ normalize(tokens, dim=1).T  # (B, U)
-        weights = self._activate(similarity)  # (B, U)
+        weights = self._activate(cosines(features, tokens))  # (B, U)
         return torch.nn.functional.pad(weights, (0, num_adapters - len(tokens)))  # (B, K)
 
     def _activate(self, similarity: Tensor) -> Tensor:
@@ -136,8 +136,7 @@ class Disco(Method):
             return similarity
         if self.activation == "concatenation":
             return torch.ones_like(similarity)
-        # In float64, where even the coldest temperature leaves numbers that a softmax can tell apart.
-        return torch.softmax(similarity.double() / self.temperature, dim=1).float()
+        return softmax_weights(similarity, self.temperature)
 
 
 def _cosine(feature: Tensor, tokens: Sequence[Tensor]) -> Tensor:

@@ -33,9 +33,10 @@ from typing import Annotated
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import normalize, pad
+from torch.nn.functional import pad
 
 from fcit_ray.methods.per_stage import MergedPerStage, merge_factors
+from fcit_ray.methods.similarity import cosines, softmax_weights
 from fcit_ray.models.adapters import AdapterBank
 from fcit_ray.models.names import layer_of, lora_factor
 from fcit_ray.types import ClientUpdate, Params, Setting, Tree
@@ -93,9 +94,7 @@ class Hide(MergedPerStage):
         anchors = knowledge["anchors"]  # (S, D)
         if not len(anchors):
             return None
-        similarity = normalize(features.float(), dim=1) @ normalize(anchors, dim=1).T  # (B, S)
-        # In float64, where even the coldest temperature leaves numbers that a softmax can tell apart.
-        weights = torch.softmax(similarity.double() / self.temperature, dim=1).float()
+        weights = softmax_weights(cosines(features, anchors), self.temperature)  # (B, S)
         return pad(weights, (0, num_adapters - len(anchors)))
 
 
