@@ -228,21 +228,31 @@ class AdapterBank:
     def forward(self, batch: Mapping[str, Tensor], prompts: Tensor | None = None) -> Any:
         """The model's output on a collated batch (`.loss` where it has labels).
 
+        Where it has labels, `.logits` are those of the last positions alone, from the one that predicts the batch's
+        first labelled token: the loss needs no others, and at 32,000 words they would be the largest tensor of a step.
+
         Args:
             batch: as the collator makes it.
             prompts: embeddings in front of every sample's own, (B, P, width); their positions have no label.
         """
+        inputs = self._inputs(batch, prompts)
+        if "labels" in inputs:
+            # One more, as the first of them is predicted a position earlier.
+            keep = _labelled_span(inputs["labels"]) + 1
+            inputs |= {"labels": inputs["labels"][:, -keep:], "logits_to_keep": keep}  # type: ignore[dict-item]
         with self._precision(), self._prompted(prompts):
-            return self.model(**self._inputs(batch, prompts))
+            return self.model(**inputs)
 
     @staticmethod
     def answer_logits(batch: Mapping[str, Tensor], output: Any) -> Tensor:
         """Logits at the positions that predict a batch's answer tokens, (N, V) float32; N as in `output.loss`'s mean.
 
-        A token is predicted one position before its own, as in the language model's loss; prompts stand in front.
+        A token is predicted one position before its own, as in the language model's loss; what stands in front of the
+        labelled ones, prompts or questions, need not have logits.
         """
-        labels = batch["labels"][:, 1:].to(output.logits.device)  # (B, L - 1)
-        logits: Tensor = output.logits[:, -batch["labels"].shape[1] : -1]
+        span = _labelled_span(batch["labels"])
+        labels = batch["labels"][:, -span:].to(output.logits.device)  # (B, span)
+        logits: Tensor = output.logits[:, -span - 1 : -1]
         return logits[labels != _UNLABELLED].float()
 
     @torch.no_grad()
@@ -377,6 +387,15 @@ class AdapterBank:
     def _precision(self) -> torch.autocast:
         enabled = self.autocast is not None
         return torch.autocast(self.device.type, dtype=self.autocast or torch.bfloat16, enabled=enabled)
+
+
+def _labelled_span(labels: Tensor) -> int:
+    """Positions from the first that is labelled in any sample to the last of all, of (B, L): 1 to L - 1.
+
+    The first token of all has no position before it that could predict it; its label counts for nothing.
+    """
+    labelled = (labels[:, 1:] != _UNLABELLED).any(dim=0)  # (L - 1,)
+    return len(labelled) - int(labelled.to(torch.uint8).argmax())
 
 
 def _language_targets(base: nn.Module, targets: tuple[str, ...]) -> list[str]:

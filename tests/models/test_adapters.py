@@ -3,6 +3,7 @@
 from itertools import pairwise
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel
@@ -111,12 +112,14 @@ def test_initial_values_depend_on_seed_adapter_and_layer_alone():
 def test_a_bank_of_untrained_adapters_is_the_base():
     base, bank = small_base(), small_bank(4, config=FOUR)
     batch = {name: value for name, value in train_batch().items() if name != "features"}
-    expected = base(**batch).logits
+    expected = base(**batch)
     bank.activate(Assignment(train=(2,)), with_projector=True)
     bank.model.eval()
-    assert torch.equal(bank.forward(train_batch()).logits, expected)
-    bank.pack(bank.params())
-    assert torch.equal(bank.forward(train_batch()).logits, expected)
+    for _ in range(2):
+        output = bank.forward(train_batch())
+        assert torch.equal(output.loss, expected.loss)
+        assert torch.equal(output.logits, expected.logits[:, -output.logits.shape[1] :])
+        bank.pack(bank.params())
 
 
 def test_the_rank_must_be_shared_out_evenly():
@@ -320,6 +323,24 @@ def test_answer_logits_are_those_that_the_loss_is_the_mean_over(values):
     answers = batch["labels"][batch["labels"] != -100]
     assert logits.shape == (9, 20)  # three answers of three tokens, a vocabulary of 20
     torch.testing.assert_close(nn.functional.cross_entropy(logits, answers), output.loss)
+
+
+def test_no_logits_are_computed_before_the_first_answer_and_the_gradient_is_the_same(values):
+    # Questions of different lengths: the shortest sample's answer begins first and says how many positions are needed.
+    short, long = sample(0, 5), sample(1, 5)
+    long["input_ids"] = np.concatenate([long["input_ids"][:-3], [6, 7], long["input_ids"][-3:]])
+    long["labels"] = np.concatenate([[-100, -100], long["labels"]])
+    batch = COLLATOR.train([short, long])
+    assert (batch["labels"] != -100).any(dim=0).nonzero()[0] == len(short["input_ids"]) - 3
+    bank = small_bank(4, config=FOUR)
+    bank.load(values)
+    trained = bank.activate(Assignment(train=(1,)), with_projector=True)
+    bank.model.eval()
+    outputs = [bank.forward(batch), bank.model(**{k: v for k, v in batch.items() if k != "features"})]
+    assert outputs[0].logits.shape[1] == 3 + 2 + 1  # three answer tokens, two that the long one is behind, one before
+    assert torch.equal(outputs[0].loss, outputs[1].loss)
+    for ours, whole in zip(*(torch.autograd.grad(o.loss, list(trained.values())) for o in outputs), strict=True):
+        assert torch.equal(ours, whole)
 
 
 def test_prompts_in_front_shift_no_answers_logits():
@@ -652,7 +673,9 @@ def test_a_bank_of_none_is_the_base_to_the_bit():
     # And rank 4, which nothing can be divided into, is no obstacle.
     base, bank = small_base(), small_bank(0)
     batch = {name: value for name, value in train_batch().items() if name != "features"}
-    assert torch.equal(bank.forward(train_batch()).logits, base(**batch).logits)
+    found, expected = bank.forward(train_batch()), base(**batch)
+    assert torch.equal(found.loss, expected.loss)
+    assert torch.equal(found.logits, expected.logits[:, -found.logits.shape[1] :])
     assert not any(isinstance(module, LoraLayer) for module in bank.model.modules())
     bank.pack(bank.params())
     inputs = {name: value for name, value in prompts().items() if name != "features"}
@@ -721,24 +744,29 @@ def test_prompts_stand_in_front_of_the_embeddings(count):
     mask = torch.cat([torch.ones(3, count, dtype=torch.long), batch["attention_mask"]], dim=1)
     together = torch.cat([ours, embeddings], dim=1)
     hidden = model.model.language_model(inputs_embeds=together, attention_mask=mask).last_hidden_state
-    found = small_bank(0).forward(batch, ours).logits
+    unlabelled = {name: value for name, value in batch.items() if name != "labels"}  # logits of every position
+    found = small_bank(0).forward(unlabelled, ours).logits
     assert found.shape == (3, count + batch["input_ids"].shape[1], 20)
     torch.testing.assert_close(found, model.lm_head(hidden), rtol=1e-5, atol=1e-5)
-    assert (found[:, count:] - small_bank(0).forward(batch).logits).abs().max() > 0.01  # prompts do matter
+    labelled = small_bank(0).forward(batch, ours).logits
+    torch.testing.assert_close(labelled, found[:, -labelled.shape[1] :], rtol=1e-5, atol=1e-5)
+    assert (found[:, count:] - small_bank(0).forward(unlabelled).logits).abs().max() > 0.01  # prompts do matter
 
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_behind_prompts_every_label_meets_its_own_logits(count):
     # The token at place j of a sample is at place P + j now, and is told by the logits one place before.
     batch = train_batch()
-    out = small_bank(0).forward(batch, in_front(count))
+    unlabelled = {name: value for name, value in batch.items() if name != "labels"}
+    out = small_bank(0).forward(unlabelled, in_front(count))
+    loss = small_bank(0).forward(batch, in_front(count)).loss
     losses = []
     for index, labels in enumerate(batch["labels"]):
         for place, label in enumerate(labels.tolist()):
             if label != -100:
                 losses.append(-out.logits[index, count + place - 1].log_softmax(0)[label])
     assert len(losses) == 9  # three words of answer in each sample
-    torch.testing.assert_close(out.loss, torch.stack(losses).mean(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(loss, torch.stack(losses).mean(), rtol=1e-5, atol=1e-5)
 
 
 def test_gradients_reach_the_prompts_and_no_word():
