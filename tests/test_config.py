@@ -182,7 +182,7 @@ def test_files_that_are_none(tmp_path, write):
         (with_benchmark(beta=0), "benchmark.beta: Input should be greater than 0 (got 0)"),
         (with_benchmark(min_samples=0.5), "benchmark.min_samples: "),
         (with_benchmark(split="train"), "benchmark.split: Input should be 'test' or 'validation'"),
-        (with_benchmark(schedule="het"), "benchmark.schedule: Input should be 'homogeneous' (got 'het')"),
+        (with_benchmark(schedule="het"), "benchmark.schedule: Input should be 'homogeneous' or 'released' (got 'het')"),
         (with_benchmark(schedule=[]), "benchmark.schedule: names no stage"),
         (
             with_benchmark(schedule=[[0, 1], [0]], clients_per_round=2),
