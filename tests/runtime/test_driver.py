@@ -237,3 +237,32 @@ def test_a_private_run_records_what_it_has_spent_round_by_round(configure: Confi
     spent = [epsilon(noise_multiplier=1.0, sampling_frac=2 / 3, rounds=n, delta=1e-3) for n in (1, 2, 3, 4)]
     assert [record["epsilon"] for record in records] == spent
     assert (results["epsilon"], results["dp_delta"]) == (spent[-1], 1e-3)
+
+
+def test_unseen_datasets_are_answered_once_and_reported_apart(
+    configure: Configure, whole: Path, tmp_path: Path
+) -> None:
+    results = run(configure(benchmark={"transfer": ["OCRVQA", "DVQA"]}), tmp_path / "run")
+    assert [name for name in predictions(tmp_path / "run") if "OCRVQA" in name or "DVQA" in name] == [
+        "predictions/stage_0001/DVQA.jsonl",
+        "predictions/stage_0001/OCRVQA.jsonl",
+    ]
+    plain = RunFolder(whole).results()
+    # The run is otherwise the same to the bit: the unseen are neither trained on nor part of Last and Avg.
+    for key in ("adapters_sha256", "matrix", "last", "avg", "tasks", "num_records"):
+        assert results[key] == plain[key]
+    assert "transfer" not in plain
+    scores = results["transfer"]["scores"]
+    assert results["transfer"] == {
+        "mean": (scores["OCRVQA"] + scores["DVQA"]) / 2, "scores": scores, "num_records": {"OCRVQA": 6, "DVQA": 6},
+    }  # fmt: skip
+    for name, score in scores.items():
+        rows = (tmp_path / f"run/predictions/stage_0001/{name}.jsonl").read_text().splitlines()
+        assert score == pytest.approx(100 * sum(json.loads(row)["score"] for row in rows) / 6)
+
+
+def test_zero_shot_answers_the_unseen_too(configure: Configure, tmp_path: Path) -> None:
+    config = configure(regime="zero_shot", method={"name": "finetune"}, benchmark={"transfer": ["DVQA"]})
+    results = run(config, tmp_path / "run")
+    assert results["transfer"]["scores"].keys() == {"DVQA"}
+    assert len(results["matrix"][0]) == 2
