@@ -62,16 +62,33 @@ class Benchmark(_Section):
     """K, clients in the federation."""
     clients_per_round: int = Field(5, ge=1)
     """Selected at random without replacement in each round."""
-    schedule: Literal["homogeneous"] | tuple[tuple[int, ...], ...] = "homogeneous"
-    """`homogeneous`, or for each stage the task (from 0) of every selected client by position (heterogeneous)."""
+    selection: Literal["seeded", "released"] = "seeded"
+    """How they are drawn: by `seed`, stage and round, or as the released code does, by stage and round alone."""
+    schedule: Literal["homogeneous", "released"] | tuple[tuple[int, ...], ...] = "homogeneous"
+    """`homogeneous`, or for each stage the task (from 0) of every selected client by position (heterogeneous);
+    `released` draws such a list, with as many stages as tasks, as the released code does where it is given none."""
     num_rounds: int = Field(3, ge=1)
     """Communication rounds a stage."""
+    partition: Literal["dirichlet", "labels", "equal", "field", "files"] = "dirichlet"
+    """How a task's records are shared out: `dirichlet` (unequal sizes), `labels` (each answer unequally, hence skewed
+    labels), `equal` (sizes differ by at most one), `field` (a natural split: all records of one site, author ... stay
+    together) or `files` (one that is there, such as the authors' `partitioned_data`)."""
     beta: float = Field(1.0, gt=0)
-    """Dirichlet concentration of the quantity split: the smaller, the more unequal the clients."""
+    """Dirichlet concentration of `dirichlet` and `labels`: the smaller, the more unequal the clients."""
     min_samples: int = Field(10, ge=1)
-    """Every client has at least this many records of every task. The paper's intent: 50."""
+    """Every client has at least this many records of every task; `files` are taken as they are. The paper's intent:
+    50."""
+    partition_field: str | None = Field(None, min_length=1)
+    """For `field`: the key of the training records whose values are dealt to the clients."""
+    partition_files: Path | None = None
+    """For `files`: the folder that holds `Task<k>/client_<i>.json` (k from 1, i from 0), relative to `root` or
+    absolute; in the authors' data `partitioned_data/Task-related/seq/<beta>`."""
+    partition_tasks: tuple[int, ...] | None = None
+    """For `files`: the k of each task's folder, in the order of `tasks`; null finds them by what the files hold."""
     max_test_records: int | None = Field(None, ge=1)
     """Evaluate only this many records of each dataset, in file order; null evaluates all."""
+    transfer: tuple[str, ...] = ()
+    """Datasets that nobody trains on, answered once at the end: zero-shot transfer to unseen tasks."""
     split: Literal["test", "validation"] = "test"
     """What evaluation answers. Tune on `validation` (miniature only: the authors ship none)."""
 
@@ -92,6 +109,40 @@ class Benchmark(_Section):
 
     # The checks below see only the fields above theirs, and those only if they are sound themselves.
 
+    @field_validator("transfer")
+    @classmethod
+    def _unseen(cls, transfer: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if unknown := [name for name in transfer if name not in CATALOG]:
+            raise ValueError(f"unknown dataset {unknown[0]!r}; known: {', '.join(CATALOG)}")
+        if len(set(transfer)) < len(transfer):
+            raise ValueError("names a dataset twice")
+        trained = {name for task in info.data.get("tasks", ()) for name in task.datasets}
+        if seen := [name for name in transfer if name in trained]:
+            raise ValueError(f"{seen[0]!r} is trained on in benchmark.tasks; transfer is to unseen datasets")
+        return transfer
+
+    @field_validator("partition_field", "partition_files", "partition_tasks")
+    @classmethod
+    def _belongs_to_the_partition(cls, value: Any, info: ValidationInfo) -> Any:
+        name = str(info.field_name)
+        needed = {"partition_field": "field", "partition_files": "files"}.get(name)
+        partition = info.data.get("partition")
+        if value is None and needed and partition == needed:
+            raise ValueError(f"needed by benchmark.partition={partition}")
+        if value is not None and partition not in (None, needed or "files"):
+            raise ValueError(f"has no meaning with benchmark.partition={partition}")
+        return value
+
+    @field_validator("partition_tasks")
+    @classmethod
+    def _one_folder_a_task(cls, folders: tuple[int, ...] | None, info: ValidationInfo) -> tuple[int, ...] | None:
+        tasks = info.data.get("tasks")
+        if folders is None or tasks is None:
+            return folders
+        if len(folders) != len(tasks) or len(set(folders)) < len(folders) or min(folders) < 1:
+            raise ValueError(f"expected {len(tasks)} different numbers from 1, one a task")
+        return folders
+
     @field_validator("clients_per_round")
     @classmethod
     def _enough_clients(cls, clients_per_round: int, info: ValidationInfo) -> int:
@@ -103,7 +154,7 @@ class Benchmark(_Section):
     @field_validator("schedule")
     @classmethod
     def _fits(cls, schedule: Any, info: ValidationInfo) -> Any:
-        if schedule == "homogeneous" or not {"tasks", "clients_per_round"} <= info.data.keys():
+        if isinstance(schedule, str) or not {"tasks", "clients_per_round"} <= info.data.keys():
             return schedule
         if not schedule:
             raise ValueError("names no stage; the regime zero_shot trains nothing")

@@ -11,6 +11,7 @@ from torch import Tensor
 from fcit_ray.algorithm import Algorithm, make_algorithm
 from fcit_ray.config import Config, ConfigError, Train, with_absolute_paths
 from fcit_ray.data.layout import Record, check_images, load_test
+from fcit_ray.data.selection import SELECTIONS
 from fcit_ray.data.stream import Stream, StreamPopulation, open_stream
 from fcit_ray.federation import Federation
 from fcit_ray.lora import make_lora_rule
@@ -36,6 +37,17 @@ class Experiment:
     stream: Stream
     tests: dict[str, list[Record]]
 
+    def evaluated(self, stage: int) -> list[str]:
+        """The datasets answered after a stage, -1 for zero-shot: those of the tasks seen, at the end the unseen too."""
+        benchmark = self.config.benchmark
+        seen = self.stream.evaluated[stage] if stage >= 0 else range(len(benchmark.tasks))
+        names = [name for task in seen for name in benchmark.tasks[task].datasets]
+        return list(dict.fromkeys([*names, *(benchmark.transfer if self.is_last(stage) else ())]))
+
+    def is_last(self, stage: int) -> bool:
+        """Whether nothing is trained after this stage; -1 is zero-shot."""
+        return stage == self.setting.num_stages - 1
+
     def federation(self, feature: Callable[[int, int], Tensor]) -> Federation:
         """The server's side of the run.
 
@@ -46,7 +58,9 @@ class Experiment:
         return Federation(
             method=algorithm.method,
             server=algorithm.server,
-            population=StreamPopulation(self.stream, self.setting, feature),
+            population=StreamPopulation(
+                self.stream, self.setting, feature, SELECTIONS[self.config.benchmark.selection]
+            ),
             setting=self.setting,
             local=algorithm.local,
             aggregation=algorithm.aggregation,
@@ -72,8 +86,7 @@ def open_experiment(config: Config) -> Experiment:
     stream = open_stream(config)
     tests = {
         name: load_test(benchmark.root, name, benchmark.split, benchmark.max_test_records)
-        for task in benchmark.tasks
-        for name in task.datasets
+        for name in (*(name for task in benchmark.tasks for name in task.datasets), *benchmark.transfer)
     }
     check_images(benchmark.root, [record for records in (*stream.records, *tests.values()) for record in records])
     return Experiment(with_absolute_paths(config), setting, stream, tests)
@@ -83,7 +96,7 @@ def make_setting(config: Config) -> Setting:
     """Sizes of the run in its regime: centralised is one stage of one round of one client."""
     benchmark = config.benchmark
     if config.regime == "federated":
-        stages = len(benchmark.tasks) if benchmark.schedule == "homogeneous" else len(benchmark.schedule)
+        stages = len(benchmark.tasks) if isinstance(benchmark.schedule, str) else len(benchmark.schedule)
         return Setting(
             num_stages=stages,
             num_rounds=benchmark.num_rounds,

@@ -86,6 +86,19 @@ def forgetting(matrix: Matrix) -> float:
     return float(np.mean(np.nanmax(matrix[:-1, old], axis=0) - matrix[-1, old])) if old.size else float("nan")
 
 
+def transfer_scores(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Percent on each dataset that nobody trained on, by name; empty if the run has none.
+
+    Args:
+        records: of any kind; an `evaluation` that answered unseen datasets has them under `transfer`. The last counts.
+    """
+    scores: dict[str, float] = {}
+    for record in records:
+        if record.get("kind") == "evaluation" and "transfer" in record:
+            scores = dict(record["transfer"])
+    return scores
+
+
 def _first(matrix: Matrix) -> NDArray[np.intp]:
     """f, (T,); S for a task that was never evaluated."""
     evaluated = ~np.isnan(matrix)

@@ -4,8 +4,9 @@ from typing import Any
 
 from fcit_ray.config import Config
 from fcit_ray.data.catalog import CATALOG
-from fcit_ray.data.layout import load_test, load_train
+from fcit_ray.data.layout import load_test
 from fcit_ray.data.scores import majority_score
+from fcit_ray.data.stream import training_data
 from fcit_ray.report import make_results
 
 
@@ -17,12 +18,12 @@ def majority_results(config: Config, label: str = "Majority answer") -> dict[str
     """
     benchmark = config.benchmark
     percents, counts = {}, {}
-    for task in benchmark.tasks:
+    for task, records in zip(benchmark.tasks, training_data(benchmark)[0], strict=True):
         scores = []
         counts[task.name] = 0
         for name in task.datasets:
             tests = load_test(benchmark.root, name, benchmark.split, benchmark.max_test_records)
-            scores.append(majority_score(CATALOG[name].kind, load_train(benchmark.root, name), tests).percent)
+            scores.append(majority_score(CATALOG[name].kind, [r for r in records if r.dataset == name], tests).percent)
             counts[task.name] += len(tests)
         percents[task.name] = sum(scores) / len(scores)
     return make_results(

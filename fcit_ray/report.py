@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,8 @@ class Row:
         bwt: backward transfer, percentage points.
         seconds: wall clock of rounds and evaluations.
         moved_bytes: down and up, over the whole run.
+        transfer: for each seed the mean over the datasets that nobody trained on; () if the run has none.
+        unseen: for each such dataset its scores, an entry a seed.
     """
 
     label: str
@@ -52,10 +54,16 @@ class Row:
     bwt: tuple[float, ...]
     seconds: tuple[float, ...]
     moved_bytes: tuple[float, ...]
+    transfer: tuple[float, ...] = ()
+    unseen: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     def score(self, task: str) -> tuple[float, ...]:
         """One task's scores, an entry a seed; empty if the runs have no such task."""
         return tuple(row[self.tasks.index(task)] for row in self.scores) if task in self.tasks else ()
+
+    def unseen_score(self, dataset: str) -> tuple[float, ...]:
+        """One unseen dataset's scores, an entry a seed; empty if the runs did not answer it, or trained on it."""
+        return self.unseen.get(dataset, ())
 
 
 def make_results(
@@ -68,6 +76,7 @@ def make_results(
     num_records: Mapping[str, int],
     params: Params,
     spent: Mapping[str, float] | None = None,
+    num_unseen: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """What `results.json` holds.
 
@@ -80,15 +89,23 @@ def make_results(
         num_records: test records by task, behind the final scores.
         params: the final global parameters.
         spent: what the run's privacy rule counted, by name.
+        num_unseen: test records by dataset that nobody trained on.
 
     Returns:
         `label`, `seed`, `tasks`, `matrix` (S x T, None where not evaluated), `last`, `avg`, `forgetting`, `bwt` (None
         where undefined; a run of at most one stage has no `avg`), `num_records`, `seconds` (wall clock of all rounds
         and evaluations, whatever sessions they fell in; without the start of the workers), `moved_bytes` (parameters
-        and reports, down and up), `adapters_sha256`; with differential privacy also `epsilon` and `dp_delta`.
+        and reports, down and up), `adapters_sha256`; with differential privacy also `epsilon` and `dp_delta`; where
+        datasets were kept unseen `transfer`: `mean`, `scores` and `num_records` by dataset.
     """
     records = list(records)
     matrix = metrics.accuracy_matrix(records, tasks, num_stages)
+    unseen = metrics.transfer_scores(records)
+    transfer = {
+        "mean": _number(sum(unseen.values()) / max(len(unseen), 1)),
+        "scores": unseen,
+        "num_records": dict(num_unseen or {}),
+    }
     return {
         "label": label,
         "seed": seed,
@@ -103,6 +120,7 @@ def make_results(
         "moved_bytes": sum(record.get("bytes_down", 0) + record.get("bytes_up", 0) for record in records),
         "adapters_sha256": params_sha256(params),
         **(spent or {}),
+        **({"transfer": transfer} if unseen else {}),
     }
 
 
@@ -126,6 +144,8 @@ def row_from_results(results: Mapping[str, Any]) -> Row:
         tasks=tuple(results["tasks"]),
         seeds=(results["seed"],),
         scores=(tuple(matrix_from_results(results)[-1].tolist()),),
+        transfer=(results["transfer"]["mean"],) if "transfer" in results else (),
+        unseen={name: (score,) for name, score in results.get("transfer", {}).get("scores", {}).items()},
         **figures,
     )
 
@@ -146,6 +166,8 @@ def merge_seeds(rows: Iterable[Row]) -> list[Row]:
             raise ValueError(f"{label!r}: seeds {seeds} repeat; give runs that differ another `name`")
         if len({row.tasks for row in group}) > 1:
             raise ValueError(f"{label!r}: runs of different tasks; give them different `name`s")
+        if len({tuple(row.unseen) for row in group}) > 1:
+            raise ValueError(f"{label!r}: runs of different benchmark.transfer; give them different `name`s")
         merged.append(
             Row(
                 label=label,
@@ -158,6 +180,8 @@ def merge_seeds(rows: Iterable[Row]) -> list[Row]:
                 bwt=tuple(value for row in group for value in row.bwt),
                 seconds=tuple(value for row in group for value in row.seconds),
                 moved_bytes=tuple(value for row in group for value in row.moved_bytes),
+                transfer=tuple(value for row in group for value in row.transfer),
+                unseen={name: tuple(v for row in group for v in row.unseen[name]) for name in group[0].unseen},
             )
         )
     return merged
@@ -178,7 +202,7 @@ def comparison_table(rows: Iterable[Row], title: str | None = None) -> Table:
     Where the terminal is narrower labels are folded, then columns cut off at the right; a number is never cut short.
     """
     rows = merge_seeds(rows)
-    tasks = _tasks(rows)
+    tasks, unseen = _tasks(rows), _unseen(rows)
     table = Table(title=title, caption=_caption(rows), box=box.SIMPLE_HEAD, padding=0)
     table.add_column("Method", overflow="fold", min_width=8, max_width=24)
     columns: list[tuple[list[tuple[float, ...]], bool, bool]] = [
@@ -187,7 +211,12 @@ def comparison_table(rows: Iterable[Row], title: str | None = None) -> Table:
         ([row.forgetting for row in rows], False, True),
         *(([row.score(task) for row in rows], True, False) for task in tasks),
     ]
-    for name, (cells, _, spread) in zip(("Last", "Avg", "Forg.", *shorten(tasks)), columns, strict=True):
+    names = ["Last", "Avg", "Forg.", *shorten(tasks)]
+    if unseen:
+        columns.append(([row.transfer for row in rows], True, True))
+        columns += [([row.unseen_score(name) for row in rows], True, False) for name in unseen]
+        names += ["Transfer", *shorten(unseen)]
+    for name, (cells, _, spread) in zip(names, columns, strict=True):
         widest = max(len(text) for text in (name, *(_cell(values, spread) for values in cells)))
         table.add_column(Text(name), justify="right", no_wrap=True, min_width=widest)
     best = [_best(cells, higher) for cells, higher, _ in columns]
@@ -203,14 +232,18 @@ def comparison_table(rows: Iterable[Row], title: str | None = None) -> Table:
 def markdown_table(rows: Iterable[Row]) -> str:
     """For a README: full task names, backward transfer and cost too, spread over seeds everywhere."""
     rows = merge_seeds(rows)
-    tasks = _tasks(rows)
+    tasks, unseen = _tasks(rows), _unseen(rows)
     header = ["Method", "Last", "Avg", "Forgetting", "BWT", "Seconds", "MB moved", *tasks]
+    if unseen:
+        header += ["Transfer", *(f"{name} (unseen)" for name in unseen)]
     lines = [_markdown_line(header), "|---|" + "---:|" * (len(header) - 1)]
     for row in rows:
         figures = [_cell(value, spread=True) for value in (row.last, row.avg, row.forgetting, row.bwt)]
         megabytes = mean_and_spread(row.moved_bytes)[0] / 1e6
         cost = [f"{mean_and_spread(row.seconds)[0]:.0f}", f"{megabytes:.1f}"] if sum(row.seconds) else [UNDEFINED] * 2
         scores = [_cell(row.score(task), spread=True) for task in tasks]
+        if unseen:
+            scores += [_cell(values, spread=True) for values in (row.transfer, *map(row.unseen_score, unseen))]
         lines.append(_markdown_line([row.label, *figures, *cost, *scores]))
     if caption := _caption(rows):
         lines += ["", caption]
@@ -225,6 +258,10 @@ def shorten(tasks: Sequence[str]) -> list[str]:
 
 def _tasks(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(task for row in rows for task in row.tasks))
+
+
+def _unseen(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row.unseen))
 
 
 def _caption(rows: Sequence[Row]) -> str | None:

@@ -2,6 +2,7 @@
 
     config.yaml        the resolved configuration; reproduces the run
     environment.json   versions, platform, commit, command line; also what marks the folder as a run's
+    partition.json     who holds how many records of what, and what decided it; partition.png shows it
     metrics.jsonl      one record a round and an evaluation
     checkpoints/       stage_0003_round_0002/: the state before round 2 of stage 3 (both from 0)
     predictions/       <label>/<dataset>.jsonl
@@ -227,6 +228,15 @@ class RunFolder:
         lines = (json.dumps(_finite(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
         durable.write_text(path, "".join(lines))
         return path
+
+    def write_partition(self, counts: Mapping[str, Any]) -> None:
+        """Write partition.json as a whole; a resumed run writes the same again."""
+        durable.write_text(self.path / "partition.json", _dump_json(_finite(counts)))
+
+    @property
+    def partition_picture(self) -> Path:
+        """Where the picture of the partition goes."""
+        return self.path / "partition.png"
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Write results.json as a whole, last of all: from here on the run is finished."""

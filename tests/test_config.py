@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from fcit_ray import config as config_module
 from fcit_ray.config import Config, ConfigError, dump_config, load_config, parse_config
 from fcit_ray.data.catalog import CATALOG
+from fcit_ray.experiment import local_training, make_setting
 from fcit_ray.methods import METHODS, make_method
 from fcit_ray.methods.disco import Disco
 from fcit_ray.runtime.tune import load_sweep
@@ -182,7 +183,7 @@ def test_files_that_are_none(tmp_path, write):
         (with_benchmark(beta=0), "benchmark.beta: Input should be greater than 0 (got 0)"),
         (with_benchmark(min_samples=0.5), "benchmark.min_samples: "),
         (with_benchmark(split="train"), "benchmark.split: Input should be 'test' or 'validation'"),
-        (with_benchmark(schedule="het"), "benchmark.schedule: Input should be 'homogeneous' (got 'het')"),
+        (with_benchmark(schedule="het"), "benchmark.schedule: Input should be 'homogeneous' or 'released' (got 'het')"),
         (with_benchmark(schedule=[]), "benchmark.schedule: names no stage"),
         (
             with_benchmark(schedule=[[0, 1], [0]], clients_per_round=2),
@@ -194,6 +195,20 @@ def test_files_that_are_none(tmp_path, write):
         ),
         (with_benchmark(schedule=[[0, -1]], clients_per_round=2), "benchmark.schedule: stage 0 names task -1"),
         (with_benchmark(schedule=[["a", 1]], clients_per_round=2), "benchmark.schedule.0.0: "),
+        (with_benchmark(selection="random"), "benchmark.selection: Input should be 'seeded' or 'released'"),
+        (with_benchmark(partition="sites"), "benchmark.partition: Input should be 'dirichlet', 'labels', 'equal'"),
+        (with_benchmark(partition="field"), "benchmark.partition_field: needed by benchmark.partition=field"),
+        (with_benchmark(partition="files"), "benchmark.partition_files: needed by benchmark.partition=files"),
+        (with_benchmark(partition_field="site"), "partition_field: has no meaning with benchmark.partition=dirichlet"),
+        (with_benchmark(partition_files="x"), "partition_files: has no meaning with benchmark.partition=dirichlet"),
+        (with_benchmark(partition_tasks=[1]), "partition_tasks: has no meaning with benchmark.partition=dirichlet"),
+        (
+            with_benchmark(partition="files", partition_files="x", partition_tasks=[2, 2]),
+            "benchmark.partition_tasks: expected 2 different numbers from 1, one a task",
+        ),
+        (with_benchmark(transfer=["VQAv2"]), "benchmark.transfer: unknown dataset 'VQAv2'; known: ArxivQA"),
+        (with_benchmark(transfer=["DVQA", "DVQA"]), "benchmark.transfer: names a dataset twice"),
+        (with_benchmark(transfer=["DVQA", "IconQA"]), "benchmark.transfer: 'IconQA' is trained on in benchmark.tasks"),
     ],
 )
 def test_a_mistake_is_told_by_its_key(values, message):
@@ -350,3 +365,70 @@ def test_no_key_parses_and_does_nothing():
     for name, section in sections().items():
         used = set().union(*(read.get(alias, set()) for alias in {name, "config", *aliases.get(name, ())}))
         assert section.model_fields.keys() <= used, f"{name}: {sorted(section.model_fields.keys() - used)}"
+
+
+# The paper's four settings: the numbers of fcit.md, sections 1 to 3, one by one.
+
+TASKS = ["ArxivQA", "Flickr30k-cap", "ImageNet-R", "OCRVQA", "IconQA", "CLEVR-Math", "FigureQA", "super-CLEVR"]
+CAPABILITIES = {
+    "General": ("AOKVQA", "IconQA", "Grounding", "ImageNet-R"),
+    "Chart": ("ArxivQA", "FigureQA", "DVQA"),
+    "Math": ("CLEVR-Math", "super-CLEVR", "TabMWP"),
+    "Other": ("Flickr30k-cap", "OCRVQA"),
+}
+SCHEDULES = {
+    "task_homogeneous": "homogeneous",
+    "capability_homogeneous": "homogeneous",
+    "task_heterogeneous": (
+        (1, 2, 4, 5, 6), (3, 4, 5, 7, 7), (0, 2, 3, 4, 5), (0, 0, 1, 3, 7),
+        (1, 2, 4, 4, 5), (0, 3, 5, 7, 7), (2, 2, 5, 7, 7), (5, 5, 5, 6, 6),
+    ),
+    "capability_heterogeneous": ((0, 1, 1, 3, 3), (0, 2, 2, 2, 3), (1, 2, 2, 3, 3), (0, 0, 0, 1, 1)),
+}  # fmt: skip
+
+
+def paper(setting: str, method: str = "disco"):
+    return load_config([ROOT / "configs" / f"{setting}.yaml", ROOT / "configs" / "methods" / f"{method}.yaml"])
+
+
+@pytest.mark.parametrize("setting", SCHEDULES)
+def test_a_paper_setting_has_the_papers_values(setting):
+    config = paper(setting)
+    benchmark, model, train = config.benchmark, config.model, config.train
+    task_related = setting.startswith("task")
+    if task_related:
+        assert [(task.name, task.datasets) for task in benchmark.tasks] == [(name, (name,)) for name in TASKS]
+    else:
+        assert {task.name: task.datasets for task in benchmark.tasks} == CAPABILITIES
+        assert [task.name for task in benchmark.tasks] == list(CAPABILITIES)
+    assert benchmark.schedule == SCHEDULES[setting]
+    assert (benchmark.num_clients, benchmark.clients_per_round, benchmark.num_rounds) == (50, 5, 10)
+    assert (benchmark.partition, benchmark.beta, benchmark.min_samples) == ("dirichlet", 1.0, 50)
+    assert (benchmark.selection, benchmark.split, benchmark.max_test_records) == ("released", "test", None)
+    assert (model.rank, model.alpha) == ((64, 128.0) if task_related else (32, 64.0))
+    assert model.alpha / model.rank == 2.0
+    assert (model.dropout, model.init_std, model.max_length) == (0.05, 0.01, 2048)
+    assert (model.dtype, model.prompt, model.identity) == ("bfloat16", "vicuna_v1", "text")
+    assert model.targets == ("gate_proj", "up_proj", "down_proj")
+    assert (train.lr, train.projector_lr, train.weight_decay, train.warmup_frac) == (2e-4, 2e-5, 0.0, 0.03)
+    assert (train.epochs, train.batch_size) == (1, 32 if task_related else 16)
+    assert config.evaluation.max_new_tokens == 128
+    assert config.evaluation.every_stage
+    assert config.runtime.gpu
+    # Last, the method: a subspace of rank 8 for each task or capability
+    subspaces = 8 if task_related else 4
+    assert Disco(**{key: value for key, value in config.method.items() if key != "name"}) == Disco(
+        num_subspaces=subspaces, threshold=0.9, temperature=0.05, min_group_frac=1e-3
+    )
+    assert model.rank // subspaces == 8
+    assert (config.server, config.weights) == ({"name": "fedavg"}, "samples")
+
+
+@pytest.mark.parametrize("setting", SCHEDULES)
+def test_the_bounds_run_on_every_paper_setting(setting):
+    central, lowest = paper(setting, "centralised"), paper(setting, "zero_shot")
+    assert make_setting(central).num_stages == 1
+    # 1 epoch * 10 rounds * 5 of 50 clients = one pass over everything
+    assert local_training(central).epochs == 1
+    assert make_setting(lowest).num_stages == 0
+    assert make_setting(paper(setting)).num_stages == (8 if setting.startswith("task") else 4)

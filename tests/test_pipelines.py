@@ -12,6 +12,7 @@ import torch
 
 from fcit_ray.config import load_config
 from fcit_ray.data.miniature import write_miniature
+from fcit_ray.experiment import open_experiment
 from fcit_ray.run_folder import RunFolder
 from fcit_ray.types import ServerState
 
@@ -170,3 +171,18 @@ def test_every_pipeline_explains_itself(monkeypatch, capsys, pipeline):
     text = capsys.readouterr().out
     assert exit.value.code == 0
     assert f"python pipelines/{pipeline}" in text, "no example of how it is called"
+
+
+def test_a_partition_is_written_and_read_back(monkeypatch, capsys, data, tmp_path):
+    keys = [f"benchmark.root={data}", "benchmark.tasks=[ArxivQA, IconQA]"]
+    call(monkeypatch, "prepare.py", "partition", *BASE, *keys, "--out", tmp_path / "split")
+    said = capsys.readouterr().out
+    assert "220, none held twice, none missing" in said  # 110 records of two datasets
+    files = ["benchmark.partition=files", f"benchmark.partition_files={tmp_path / 'split'}"]
+    again = open_experiment(load_config(BASE, [*keys, *files])).stream
+    drawn = open_experiment(load_config(BASE, keys)).stream
+    assert [[len(shard) for shard in part] for part in again.shards] == [[len(s) for s in p] for p in drawn.shards]
+    with pytest.raises(SystemExit) as exit:
+        call(monkeypatch, "prepare.py", "partition", *BASE, *keys, "seed=1", "--out", tmp_path / "split")
+    assert exit.value.code == 2
+    assert "holds another partition" in capsys.readouterr().err

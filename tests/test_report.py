@@ -155,3 +155,37 @@ def test_the_digest_of_parameters_sees_names_shapes_dtypes_and_bytes_but_not_ord
     ]  # fmt: skip
     assert len({digest, *map(params_sha256, others)}) == len(others) + 1
     params_sha256({"empty": torch.ones(0), "scalar": torch.tensor(1.0), "half": torch.ones(2, dtype=torch.bfloat16)})
+
+
+def make_transfer(label: str, seed: int, scores: dict[str, float]) -> dict[str, Any]:
+    records = [
+        {"kind": "evaluation", "stage": 0, "scores": {"a": 50.0}},
+        {"kind": "evaluation", "stage": 1, "scores": {"a": 50.0, "b": 60.0}, "transfer": scores},
+    ]
+    return make_results(
+        label=label, seed=seed, tasks=["a", "b"], num_stages=2, records=records, num_records={"a": 4, "b": 4},
+        params={}, num_unseen=dict.fromkeys(scores, 9),
+    )  # fmt: skip
+
+
+def test_transfer_is_reported_apart_from_the_tasks() -> None:
+    results = make_transfer("disco", 0, {"DVQA": 30.0, "TabMWP": 36.0})
+    # Last is of a and b alone; (30 + 36) / 2 = 33
+    assert results["last"] == 55.0
+    assert results["transfer"] == {
+        "mean": 33.0, "scores": {"DVQA": 30.0, "TabMWP": 36.0}, "num_records": {"DVQA": 9, "TabMWP": 9},
+    }  # fmt: skip
+    other = make_transfer("disco", 1, {"DVQA": 32.0, "TabMWP": 38.0})
+    plain = make_run("finetune", 0, 50.0, num_stages=2, tasks=["a", "b"])
+    assert "transfer" not in plain
+    rows = [row_from_results(run) for run in (results, other, plain)]
+    lines = markdown_table(rows).splitlines()
+    assert lines[0].endswith("| a | b | Transfer | DVQA (unseen) | TabMWP (unseen) |")
+    # 33 and 35: mean 34, deviation sqrt(2) = 1.4
+    assert lines[2].endswith("| 34.0±1.4 | 31.0±1.4 | 37.0±1.4 |")
+    assert lines[3].endswith(f"| {UNDEFINED} | {UNDEFINED} | {UNDEFINED} |")
+    assert [str(column.header) for column in comparison_table(rows).columns][-3:] == ["Transfer", "DVQA", "TabMWP"]
+    assert "Transfer" not in markdown_table([rows[2]])
+    assert "Transfer" not in [str(column.header) for column in comparison_table([rows[2]]).columns]
+    with pytest.raises(ValueError, match=r"'disco': runs of different benchmark\.transfer"):
+        merge_seeds([rows[0], row_from_results(make_transfer("disco", 2, {"DVQA": 30.0}))])

@@ -38,3 +38,10 @@ CATALOG: dict[str, Dataset] = {
     "DVQA": Dataset("train.json", "test.json"),
     "TabMWP": Dataset("train.json", "test.json"),
 }
+
+IMAGE_FOLDERS: dict[str, str] = {
+    "ArxivQA": "ArxivQA", "Flickr30k-cap": "Flickr30k", "ImageNet-R": "ImageNet-R", "OCRVQA": "OCR-VQA",
+    "IconQA": "IconQA", "CLEVR-Math": "CLEVR", "FigureQA": "FigureQA", "super-CLEVR": "super-CLEVR",
+    "AOKVQA": "COCO2014", "Grounding": "COCO2014", "DVQA": "DVQA", "TabMWP": "TabMWP",
+}  # fmt: skip
+"""The folder of `datasets/` in which a dataset's images lie; two datasets share COCO's."""

@@ -8,7 +8,7 @@ import json
 import math
 import posixpath
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -80,18 +80,55 @@ def load_train(root: Path | str, dataset: str) -> list[Record]:
     Raises:
         DataError: names the file and every kind of offending record.
     """
-    spec = _spec(dataset)
-    source, items = _read_list(root, dataset, spec.train)
+    source, items = _read_list(root, dataset, _spec(dataset).train)
+    return training_records(Path(root) / source, source, items, lambda image, turns: dataset)
+
+
+def training_records(
+    path: Path, source: str, items: Sequence[Any], dataset_of: Callable[[str, Sequence[Turn]], str]
+) -> list[Record]:
+    """Check and read the items of one file of training records, in file order.
+
+    Args:
+        path: the file, for messages.
+        source: what the records name as their file.
+        items: as `json` has read them.
+        dataset_of: the dataset of a record by its image and conversation; a `DataError` of it counts as the record's.
+
+    Raises:
+        DataError: names the file and every kind of offending record.
+    """
     records: list[Record] = []
     problems: list[str] = []
     for index, item in enumerate(items):
         name = _name(item, default=str(index))
         try:
-            records.append(Record(dataset, name, _image_path(item), _conversation(item), source=source, index=index))
+            image, turns = _image_path(item), _conversation(item)
+            records.append(Record(dataset_of(image, turns), name, image, turns, source=source, index=index))
         except DataError as error:
             problems.append(f"record {index} (id {name!r}): {error}")
-    _report(Path(root) / source, problems, len(items))
+    _report(path, problems, len(items))
     return records
+
+
+def field_values(root: Path | str, records: Sequence[Record], field: str) -> list[str]:
+    """What the files say under one key of each record; numbers as they print.
+
+    Raises:
+        DataError: names the records without the field, or whose value is no text and no number.
+    """
+    values: list[str] = []
+    problems: list[str] = []
+    source, items = "", []
+    for record in records:  # those of one file follow each other
+        if record.source != source:
+            source, items = record.source, read_json(Path(root) / record.source)
+        try:
+            values.append(_text(items[record.index], field))
+        except DataError as error:
+            problems.append(f"{record.where}: {error}")
+    _report(Path(root) / "instructions", problems, len(records))
+    return values
 
 
 def load_test(
@@ -171,12 +208,17 @@ def parse_box(text: str) -> Box | None:
     return (left, top, right, bottom) if all(map(math.isfinite, (left, top, right, bottom))) else None
 
 
+def holds_box(text: str) -> bool:
+    """Whether `[x1, y1, x2, y2]` stands anywhere in the text."""
+    return _BOX.search(text) is not None
+
+
 class _Captions:
     """Reference captions of a COCO-format file: `images` (id, file_name) and `annotations` (image_id, caption)."""
 
     def __init__(self, path: Path):
         self.name = path.name
-        data = _read_json(path)
+        data = read_json(path)
         if not isinstance(data, Mapping) or not isinstance(data.get("annotations"), list):
             raise DataError(f"{path}: no list 'annotations'; expected COCO caption format")
         self.by_image: dict[str, list[str]] = {}
@@ -212,7 +254,12 @@ def _spec(dataset: str) -> Dataset:
     return CATALOG[dataset]
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        DataError: names the file, and what lies beside it if it is not there.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -230,7 +277,7 @@ def _read_list(root: Path | str, dataset: str, file: str) -> tuple[str, list[Any
     if not Path(root).is_dir():
         raise DataError(f"benchmark.root={str(root)!r}: no such folder; expected instructions/ and datasets/ in it")
     source = f"instructions/{dataset}/{file}"
-    items = _read_json(Path(root) / source)
+    items = read_json(Path(root) / source)
     if not isinstance(items, list):
         raise DataError(f"{Path(root) / source}: holds a JSON {type(items).__name__}; expected a list of records")
     if not items:

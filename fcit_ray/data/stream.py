@@ -6,9 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from fcit_ray.config import Config, ConfigError, Task
-from fcit_ray.data.layout import Record, load_train
-from fcit_ray.data.partition import dirichlet_split
+from fcit_ray.config import Benchmark, Config, ConfigError, Task
+from fcit_ray.data.layout import DataError, Record, field_values, load_train
+from fcit_ray.data.partition import dirichlet_split, equal_split, group_split, label_split
+from fcit_ray.data.partition_files import load_partition
+from fcit_ray.data.selection import Selection, released_schedule, seeded
 from fcit_ray.seeds import derive_seed
 from fcit_ray.types import Client, Setting
 
@@ -42,35 +44,31 @@ class Stream:
 def open_stream(config: Config) -> Stream:
     """Read, check and split the training data.
 
-    The federated regime gives task t's records to the clients in Dirichlet proportions. The centralised regime gives
-    all tasks' records to its one client.
+    The federated regime gives task t's records to the clients as `benchmark.partition` says. The centralised regime
+    gives all tasks' records to its one client.
 
     Raises:
         DataError: a file or record cannot be used.
-        ConfigError: a task has too few records for its clients.
+        ConfigError: a task's records cannot be shared out as asked.
     """
     benchmark = config.benchmark
     if config.regime == "zero_shot":
         return Stream((), (), (), (), ())
-    records = [
-        tuple(record for name in task.datasets for record in load_train(benchmark.root, name))
-        for task in benchmark.tasks
-    ]
+    records, shards = training_data(benchmark)
     everything = tuple(range(len(benchmark.tasks)))
     if config.regime == "centralised":
         union = tuple(record for part in records for record in part)
         task = Task(name="all tasks", datasets=tuple(d for t in benchmark.tasks for d in t.datasets))
         return Stream((task,), (union,), ((np.arange(len(union)),),), ((0,),), (everything,))
-    shards = []
-    for task, part in zip(benchmark.tasks, records, strict=True):
-        seed = derive_seed(config.seed, "partition", task.name)
-        try:
-            split = dirichlet_split(len(part), benchmark.num_clients, benchmark.beta, benchmark.min_samples, seed)
-        except ValueError as error:
-            raise ConfigError(f"task {task.name}: {error}") from error
-        shards.append(tuple(split))
+    if shards is None:
+        shards = [
+            _split(benchmark, task, part, config.seed) for task, part in zip(benchmark.tasks, records, strict=True)
+        ]
     if benchmark.schedule == "homogeneous":
         schedule = tuple((stage,) * benchmark.clients_per_round for stage in everything)
+    elif benchmark.schedule == "released":
+        num_tasks = len(benchmark.tasks)
+        schedule = released_schedule(num_tasks, benchmark.clients_per_round, num_tasks)
     else:
         schedule = benchmark.schedule
     seen: set[int] = set()
@@ -81,24 +79,66 @@ def open_stream(config: Config) -> Stream:
     return Stream(benchmark.tasks, tuple(records), tuple(shards), schedule, tuple(evaluated))
 
 
+def training_data(benchmark: Benchmark) -> tuple[list[tuple[Record, ...]], list[tuple[np.ndarray, ...]] | None]:
+    """Each task's training records, and each client's indices into them where the files already say who holds what.
+
+    Raises:
+        DataError: a file or record cannot be used.
+    """
+    if benchmark.partition != "files":
+        return [
+            tuple(record for name in task.datasets for record in load_train(benchmark.root, name))
+            for task in benchmark.tasks
+        ], None
+    held = load_partition(benchmark)
+    shards = []
+    for parts in held:
+        ends = np.cumsum([len(part) for part in parts])
+        shards.append(tuple(np.arange(end - len(part), end) for part, end in zip(parts, ends, strict=True)))
+    return [tuple(record for part in parts for record in part) for parts in held], shards
+
+
+def _split(benchmark: Benchmark, task: Task, records: tuple[Record, ...], seed: int) -> tuple[np.ndarray, ...]:
+    """One task's records over the clients, by a seed of (run's seed, name of the task)."""
+    seed = derive_seed(seed, "partition", task.name)
+    num_clients, beta, least = benchmark.num_clients, benchmark.beta, benchmark.min_samples
+    try:
+        match benchmark.partition:
+            case "labels":
+                labels = [str(record.turns[0].answer).casefold() for record in records]
+                return tuple(label_split(labels, num_clients, beta, least, seed))
+            case "equal":
+                return tuple(equal_split(len(records), num_clients, least, seed))
+            case "field":
+                groups = field_values(benchmark.root, records, str(benchmark.partition_field))
+                return tuple(group_split(groups, num_clients, least))
+            case _:
+                return tuple(dirichlet_split(len(records), num_clients, beta, least, seed))
+    except DataError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"task {task.name}: {error}") from error
+
+
 @dataclass(frozen=True)
 class StreamPopulation:
-    """Selects a round's clients at random without replacement, by a seed of (seed, stage, round).
+    """The clients of a round, with what they hold.
 
     Attributes:
         stream: who holds what.
         setting: sizes and seed.
         feature: the identity token of a client's shard by (task, client), (D,).
+        selection: who is selected.
     """
 
     stream: Stream
     setting: Setting
     feature: Callable[[int, int], Tensor]
+    selection: Selection = seeded
 
     def select(self, stage: int, round: int) -> list[Client]:
-        draw = np.random.default_rng(derive_seed(self.setting.seed, "select", stage, round))
-        chosen = draw.choice(self.setting.num_clients, self.setting.clients_per_round, replace=False)
+        chosen = self.selection(self.setting, stage, round)
         return [
-            Client(int(index), task, self.stream.num_examples(task, int(index)), self.feature(task, int(index)))
+            Client(index, task, self.stream.num_examples(task, index), self.feature(task, index))
             for index, task in zip(chosen, self.stream.schedule[stage], strict=True)
         ]

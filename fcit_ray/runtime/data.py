@@ -205,11 +205,11 @@ class RayShards:
         return [records[start : start + self._chunk] for start in range(0, len(records), self._chunk)]
 
     def _units(self, stage: int) -> list[Unit]:
-        stream, tasks = self._experiment.stream, self._experiment.config.benchmark.tasks
-        if stage < 0 or not stream.schedule:
-            return [("test", name) for task in tasks for name in task.datasets]
-        trained: list[Unit] = [("train", task) for task in sorted(set(stream.schedule[stage]))]
-        return trained + [("test", name) for task in stream.evaluated[stage] for name in tasks[task].datasets]
+        schedule = self._experiment.stream.schedule
+        trained: list[Unit] = []
+        if stage >= 0 and schedule:
+            trained = [("train", task) for task in sorted(set(schedule[stage]))]
+        return trained + [("test", name) for name in self._experiment.evaluated(stage)]
 
     def _size(self, unit: Unit) -> int:
         """Bytes of a unit once prepared, from its first record; images of one model are of one size."""

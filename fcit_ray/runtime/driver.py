@@ -141,6 +141,7 @@ class Driver:
             num_records={
                 task.name: sum(len(tests[name]) for name in task.datasets) for task in self._config.benchmark.tasks
             },
+            num_unseen={name: len(tests[name]) for name in self._config.benchmark.transfer},
             params=state.params,
             spent=self._spent(state),
         )
@@ -267,10 +268,11 @@ class Driver:
         clock = _Stopwatch()
         tasks = self._config.benchmark.tasks
         seen = self._experiment.stream.evaluated[stage] if stage >= 0 else range(len(tasks))
+        unseen = self._config.benchmark.transfer if self._experiment.is_last(stage) else ()
         self._status = replace(self._status, phase="evaluating", stage=max(stage, 0), task="", loss=None)
         self._shards.prepare(stage)
         clock.lap("prepare")
-        datasets = list(dict.fromkeys(name for task in seen for name in tasks[task].datasets))
+        datasets = self._experiment.evaluated(stage)
         views = self._federation.aggregation.lora.views(state.params, state.memories)
         self._num_views = len(views)
         knowledge = self._store.put(state.knowledge)
@@ -310,6 +312,7 @@ class Driver:
                     tasks[task].name: sum(percents[name] for name in tasks[task].datasets) / len(tasks[task].datasets)
                     for task in seen
                 },
+                **({"transfer": {name: percents[name] for name in unseen}} if unseen else {}),
                 "datasets": details,
                 "num_records": count,
                 "seconds": clock.laps,
@@ -359,15 +362,15 @@ class Driver:
 
     def _seconds_left(self, done: int, total: int) -> float | None:
         """From the mean time of a round and of an answered record so far; None until there is one of each needed."""
-        stream, setting, status = self._experiment.stream, self._experiment.setting, self._status
+        setting, status = self._experiment.setting, self._status
         part = done / total if total else 0.0
         evaluating = status.phase == "evaluating"
         rounds = (setting.num_stages - status.stage) * setting.num_rounds - (
             setting.num_rounds if evaluating else status.round + part
         )
         tests = self._experiment.tests
-        tasks = self._config.benchmark.tasks
-        sizes = [sum(len(tests[name]) for task in seen for name in tasks[task].datasets) for seen in stream.evaluated]
+        stages = range(setting.num_stages)
+        sizes = [sum(len(tests[name]) for name in self._experiment.evaluated(stage)) for stage in stages]
         due = sizes[status.stage :] if self._config.evaluation.every_stage else sizes[-1:]
         records = sum(due) - (due[0] * part if evaluating and due else 0.0)
         return self._clock.estimate({"round": max(rounds, 0.0), "record": records})

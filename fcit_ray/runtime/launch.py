@@ -15,6 +15,7 @@ from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fcit_ray.config import Config, ConfigError
+from fcit_ray.data.partition_writing import partition_counts, plot_counts
 from fcit_ray.display import Status
 from fcit_ray.experiment import Experiment, open_experiment
 from fcit_ray.run_folder import RunFolder
@@ -179,6 +180,10 @@ def launch(
     experiment = experiment or open_experiment(config)
     config = experiment.config
     check_room(config)
+    if experiment.stream.tasks:  # zero-shot has no clients
+        counts = partition_counts(config, experiment.stream)
+        folder.write_partition(counts)
+        plot_counts(counts, folder.partition_picture)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     driver: Any = (
         ray.remote(_RayDriver)

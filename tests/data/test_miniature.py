@@ -1,8 +1,10 @@
 """The miniature benchmark: its files are the authors', its answers are right, and no answer is more likely."""
 
 import json
+import os
 import random
 import re
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -193,6 +195,33 @@ def test_an_interrupted_run_leaves_nothing_that_looks_finished(tmp_path: Path, m
         with pytest.raises(KeyboardInterrupt):
             write_miniature(tmp_path / "root", num_train=2, num_validation=1, num_test=1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_run_leaves_does_not_look_finished_and_the_next_run_completes_it(tmp_path: Path):
+    """Killed between two datasets: nothing is cleaned up, as nothing gets the chance to."""
+    counts = {"num_train": 2, "num_validation": 1, "num_test": 1}
+    child = os.fork()
+    if child == 0:
+        try:
+            task = TASKS["TabMWP"]
+            die = task.__class__(**{**vars(task), "build": lambda rng, label: os.kill(os.getpid(), signal.SIGKILL)})
+            TASKS["TabMWP"] = die
+            write_miniature(tmp_path / "root", **counts)
+        finally:
+            os._exit(1)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".root.partial-")
+    assert (left / "instructions").is_dir()  # it had begun
+    alive = tmp_path / f"{left.name.rpartition('-')[0]}-{os.getppid()}"  # of a process that is still writing
+    alive.mkdir()
+    write_miniature(tmp_path / "root", **counts)
+    assert {path.name for path in tmp_path.iterdir()} == {"root", alive.name}
+    write_miniature(tmp_path / "whole", **counts)
+    files = [path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*") if path.is_file()]
+    assert files
+    for file in files:
+        assert (tmp_path / "root" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
 
 
 def test_writing_again_does_nothing_and_writing_over_something_else_is_refused(root: Path, tmp_path: Path):

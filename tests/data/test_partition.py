@@ -1,9 +1,9 @@
-"""The quantity split: covering, disjoint, seeded, and never below the minimum."""
+"""The splits: covering, disjoint, seeded, and never below the minimum."""
 
 import numpy as np
 import pytest
 
-from fcit_ray.data.partition import dirichlet_split
+from fcit_ray.data.partition import dirichlet_split, equal_split, group_split, label_split
 
 
 @pytest.mark.parametrize("beta", [0.05, 0.5, 1.0, 5.0])
@@ -73,3 +73,76 @@ def test_too_few_records_name_the_key_and_the_numbers():
         dirichlet_split(300, 10, 0, 1, seed=0)
     with pytest.raises(ValueError, match=r"benchmark\.num_clients=0"):
         dirichlet_split(300, 0, 1.0, 1, seed=0)
+
+
+# By label
+
+
+LABELS = ["yes", "no", "maybe", "four"] * 500
+
+
+@pytest.mark.parametrize("min_samples", [0, 30])
+def test_a_label_split_covers_every_record_once_and_keeps_the_minimum(min_samples):
+    parts = label_split(LABELS, 50, 0.1, min_samples, seed=2)
+    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(2000))
+    assert min(map(len, parts)) >= min_samples
+    assert len(parts) == 50
+
+
+def test_a_smaller_beta_gives_each_client_fewer_labels():
+    def purity(beta: float) -> float:
+        """Mean over clients of the share of the most frequent label; 1/4 if all are mixed alike."""
+        parts = [np.array(LABELS)[part] for seed in range(5) for part in label_split(LABELS, 10, beta, 1, seed)]
+        return float(np.mean([max(np.unique(part, return_counts=True)[1]) / len(part) for part in parts]))
+
+    assert purity(0.05) > purity(0.5) > purity(50.0)
+    assert purity(0.05) > 0.7
+    assert purity(50.0) < 0.35
+
+
+def test_the_label_not_its_place_decides():
+    # The same proportions whatever the order of the file: each client has as many of each label.
+    def table(labels):
+        return [
+            {label: sum(labels[index] == label for index in part) for label in "ab"}
+            for part in label_split(labels, 3, 1.0, 0, seed=4)
+        ]
+
+    assert table(["a"] * 30 + ["b"] * 20) == table(["b", "a"] * 20 + ["a"] * 10)
+
+
+def test_exactly_enough_labelled_records_gives_everyone_the_minimum():
+    assert [len(part) for part in label_split(LABELS[:70], 7, 0.05, 10, seed=0)] == [10] * 7
+    with pytest.raises(ValueError, match=r"benchmark\.min_samples=11: 7 clients need 77 records"):
+        label_split(LABELS[:70], 7, 0.05, 11, seed=0)
+
+
+# Equally
+
+
+def test_equal_shares_differ_by_one_record_at_most():
+    # 11 = 4 + 4 + 3
+    parts = equal_split(11, 3, 3, seed=0)
+    assert [len(part) for part in parts] == [4, 4, 3]
+    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(11))
+    assert [part.tolist() for part in equal_split(11, 3, 3, seed=1)] != [part.tolist() for part in parts]
+    with pytest.raises(ValueError, match=r"benchmark\.min_samples=4: 3 clients need 12 records"):
+        equal_split(11, 3, 4, seed=0)
+
+
+# By a natural group
+
+
+def test_groups_are_dealt_whole_largest_first_to_the_client_with_fewest():
+    # b has 4, d 3, a 2, c 2 (a appears before c). b to client 0; d to 1; a to 1 (3 < 4), now 5; c to 0 (4 < 5).
+    groups = ["a", "b", "c", "b", "d", "b", "a", "d", "c", "d", "b"]
+    parts = group_split(groups, 2, 1)
+    assert [sorted({groups[index] for index in part}) for part in parts] == [["b", "c"], ["a", "d"]]
+    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(11))
+
+
+def test_too_few_groups_or_a_client_below_the_minimum_is_refused():
+    with pytest.raises(ValueError, match=r"benchmark\.num_clients=3: .* has only 2 different values"):
+        group_split(["a", "b", "a", "b"], 3, 1)
+    with pytest.raises(ValueError, match=r"benchmark\.min_samples=2: a client gets 1 records, since groups stay whole"):
+        group_split(["a", "b", "a", "a"], 2, 2)

@@ -197,3 +197,81 @@ def test_an_experiment_holds_the_test_records_asked_for(root):
     experiment = open_experiment(make_config(root, {"max_test_records": 3}))
     assert {name: len(records) for name, records in experiment.tests.items()} == dict.fromkeys(COUNTS, 3)
     assert json.loads(json.dumps(experiment.config.model_dump(mode="json")))["benchmark"]["max_test_records"] == 3
+
+
+# Other partitions
+
+
+def test_a_natural_split_keeps_the_values_of_a_field_together(write):
+    # sites of 12, 9, 6 and 3 records; 12 to client 0, 9 to 1, 6 to 1? no: client 1 has 9 < 12, so 15; 3 to client 0
+    sites = ["north"] * 12 + ["south"] * 9 + ["east"] * 6 + ["west"] * 3
+    root = write("train.json", [training(str(index), site=site) for index, site in enumerate(sites)])
+    keys = {"tasks": ["ImageNet-R"], "num_clients": 2, "partition": "field", "partition_field": "site"}
+    stream = open_stream(make_config(root, keys))
+    assert [sorted({sites[index] for index in shard}) for shard in stream.shards[0]] == [
+        ["north", "west"],
+        ["east", "south"],
+    ]
+    with pytest.raises(ConfigError, match=r"task ImageNet-R: benchmark\.num_clients=5: .* only 4 different values"):
+        open_stream(make_config(root, {**keys, "num_clients": 5, "min_samples": 1}))
+
+
+def test_a_record_without_the_field_is_named(write):
+    items = [training(str(index), site="a") for index in range(9)]
+    del items[4]["site"]
+    root = write("train.json", items)
+    keys = {"tasks": ["ImageNet-R"], "num_clients": 2, "partition": "field", "partition_field": "site"}
+    with pytest.raises(DataError, match=r"ImageNet-R/train\.json: record 4 \(id '4'\): has no 'site' \(only id, image"):
+        open_stream(make_config(root, keys))
+
+
+def test_answers_that_differ_in_case_are_one_label(write):
+    # With so small a beta a label's records all go to one client, so both cases of a word meet there.
+    def item(index, answer):
+        conversation = [{"from": "human", "value": "<image>\nwhich ?"}, {"from": "gpt", "value": answer}]
+        return training(str(index), conversations=conversation)
+
+    answers = ["Red", "red", "Blue", "BLUE"] * 10
+    root = write("train.json", [item(index, answer) for index, answer in enumerate(answers)])
+    keys = {"tasks": ["ImageNet-R"], "num_clients": 2, "partition": "labels", "beta": 1e-3, "min_samples": 1}
+    stream = open_stream(make_config(root, keys, seed=3))
+    words = [{record.turns[0].answer for record in stream.shard(0, client)} for client in range(2)]
+    assert sum("Red" in held for held in words) == sum("red" in held for held in words) <= 2
+    assert sum(len(stream.shard(0, client)) for client in range(2)) == 40
+    most = max((stream.shard(0, client) for client in range(2)), key=len)
+    assert sum(record.turns[0].answer == "Red" for record in most) == sum(r.turns[0].answer == "red" for r in most)
+
+
+def test_a_released_schedule_has_as_many_stages_as_tasks(root):
+    config = make_config(root, {"schedule": "released", "clients_per_round": 4})
+    stream = open_stream(config)
+    # numpy.random.seed(0), choice(3, 4): 0 1 0 1; seed 10: 1 1 0 0; seed 20: 2 0 2 1 (worked out apart), sorted
+    assert stream.schedule == ((0, 0, 1, 1), (0, 0, 1, 1), (0, 1, 2, 2))
+    assert stream.evaluated == ((0, 1), (0, 1), (0, 1, 2))
+    assert make_setting(config).num_stages == 3
+
+
+def test_the_released_selection_is_the_one_that_a_run_uses(root):
+    config = make_config(root, {"num_clients": 4, "clients_per_round": 2, "selection": "released"}, seed=9)
+    experiment = open_experiment(config)
+    federation = experiment.federation(lambda task, client: torch.zeros(1))
+    for stage, round in ((0, 0), (2, 1)):
+        chosen = [client.index for client in federation.population.select(stage, round)]
+        assert chosen == list(set(np.random.RandomState(10 * stage + round).permutation(4)[:2].tolist()))
+
+
+# Transfer
+
+
+def test_unseen_datasets_are_answered_at_the_end_alone(root, write):
+    write("test.json", [question(str(index)) for index in range(5)], "DVQA")
+    experiment = open_experiment(make_config(root, {"transfer": ["DVQA"]}))
+    assert [experiment.evaluated(stage) for stage in range(3)] == [
+        ["ArxivQA"],
+        ["ArxivQA", "ImageNet-R"],
+        ["ArxivQA", "ImageNet-R", "OCRVQA", "DVQA"],
+    ]
+    assert len(experiment.tests["DVQA"]) == 5
+    assert all(record.dataset != "DVQA" for records in experiment.stream.records for record in records)
+    zero_shot = open_experiment(make_config(root, {"transfer": ["DVQA"]}, regime="zero_shot"))
+    assert zero_shot.evaluated(-1) == ["ArxivQA", "ImageNet-R", "OCRVQA", "DVQA"]

@@ -2,15 +2,13 @@
 
 import json
 import shutil
-import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Configure
+from in_process import Lost, run
 
-from fcit_ray.config import Config
 from fcit_ray.data.shards import LocalShards
 from fcit_ray.experiment import open_experiment
 from fcit_ray.federation import simulate
@@ -18,49 +16,9 @@ from fcit_ray.params import params_sha256
 from fcit_ray.privacy import epsilon
 from fcit_ray.run_folder import RunFolder
 from fcit_ray.runtime.data import sample_encoder
-from fcit_ray.runtime.driver import Driver
-from fcit_ray.runtime.messages import AnswerWork, DirectStore, Over, TrainWork
+from fcit_ray.runtime.messages import AnswerWork, DirectStore, TrainWork
 from fcit_ray.runtime.work_queue import RunFailed
 from fcit_ray.runtime.worker import Worker
-
-Perform = Callable[[Worker, Any], Any]
-
-
-class Lost(BaseException):
-    """Ends a worker without a word, as a kill would."""
-
-
-def run(
-    config: Config, path: Path, *, workers: int = 1, resume: bool = False, perform: Perform = Worker.perform
-) -> dict[str, Any]:
-    """Launch without Ray: the driver here, each worker in a thread."""
-    experiment = open_experiment(config)
-    folder = RunFolder.open(path, config, resume=resume, overwrite=False)
-    shards = LocalShards(experiment.stream, experiment.tests, sample_encoder(experiment))
-    driver = Driver(experiment, folder, shards, DirectStore())
-
-    def serve(rank: int) -> None:
-        try:
-            worker = Worker(config, DirectStore())
-            if driver.join(rank):
-                driver.begin(worker.initial_params())
-            while not isinstance(lease := driver.next(rank, 0.1), Over):
-                if lease is not None:
-                    driver.submit(lease.token, perform(worker, lease.work))
-        except Lost:
-            pass
-        except Exception as error:
-            driver.fail(str(error))
-
-    threads = [threading.Thread(target=serve, args=(rank,), daemon=True) for rank in range(workers)]
-    for thread in threads:
-        thread.start()
-    try:
-        return driver.run()
-    finally:
-        for thread in threads:
-            thread.join(timeout=60.0)
-            assert not thread.is_alive(), "a worker was not told that the run is over"
 
 
 def timeless(value: Any) -> Any:
@@ -279,3 +237,32 @@ def test_a_private_run_records_what_it_has_spent_round_by_round(configure: Confi
     spent = [epsilon(noise_multiplier=1.0, sampling_frac=2 / 3, rounds=n, delta=1e-3) for n in (1, 2, 3, 4)]
     assert [record["epsilon"] for record in records] == spent
     assert (results["epsilon"], results["dp_delta"]) == (spent[-1], 1e-3)
+
+
+def test_unseen_datasets_are_answered_once_and_reported_apart(
+    configure: Configure, whole: Path, tmp_path: Path
+) -> None:
+    results = run(configure(benchmark={"transfer": ["OCRVQA", "DVQA"]}), tmp_path / "run")
+    assert [name for name in predictions(tmp_path / "run") if "OCRVQA" in name or "DVQA" in name] == [
+        "predictions/stage_0001/DVQA.jsonl",
+        "predictions/stage_0001/OCRVQA.jsonl",
+    ]
+    plain = RunFolder(whole).results()
+    # The run is otherwise the same to the bit: the unseen are neither trained on nor part of Last and Avg.
+    for key in ("adapters_sha256", "matrix", "last", "avg", "tasks", "num_records"):
+        assert results[key] == plain[key]
+    assert "transfer" not in plain
+    scores = results["transfer"]["scores"]
+    assert results["transfer"] == {
+        "mean": (scores["OCRVQA"] + scores["DVQA"]) / 2, "scores": scores, "num_records": {"OCRVQA": 6, "DVQA": 6},
+    }  # fmt: skip
+    for name, score in scores.items():
+        rows = (tmp_path / f"run/predictions/stage_0001/{name}.jsonl").read_text().splitlines()
+        assert score == pytest.approx(100 * sum(json.loads(row)["score"] for row in rows) / 6)
+
+
+def test_zero_shot_answers_the_unseen_too(configure: Configure, tmp_path: Path) -> None:
+    config = configure(regime="zero_shot", method={"name": "finetune"}, benchmark={"transfer": ["DVQA"]})
+    results = run(config, tmp_path / "run")
+    assert results["transfer"]["scores"].keys() == {"DVQA"}
+    assert len(results["matrix"][0]) == 2

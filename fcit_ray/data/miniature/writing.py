@@ -5,6 +5,7 @@ import logging
 import os
 import random
 import shutil
+import socket
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -25,8 +26,9 @@ def write_miniature(
 ) -> None:
     """Write the twelve datasets in miniature under `root`.
 
-    Everything is written into a sibling folder that is renamed at the end: an interrupted run leaves no `root`. The
-    bytes of records and pixels depend on the arguments alone.
+    Everything is written into a hidden sibling folder that is renamed at the end: an interrupted run leaves no `root`.
+    What a killed one leaves of its sibling the next one on the same machine removes. The bytes of records and pixels
+    depend on the arguments alone.
 
     Args:
         root: where to; must not exist, be empty, or hold the miniature of the same arguments (then nothing is done).
@@ -47,7 +49,8 @@ def write_miniature(
     if _is_there(root, manifest):
         log.info("%s already holds this miniature", root)
         return
-    partial = root.with_name(f".{root.name}.partial-{os.getpid()}")
+    _remove_leftovers(root)
+    partial = root.with_name(f"{_partial_prefix(root)}{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
@@ -108,6 +111,30 @@ def _is_there(root: Path, manifest: dict[str, Any]) -> bool:
     if not root.is_dir() or any(root.iterdir()):
         raise ValueError(f"root: {root} exists and is not a miniature benchmark; name another folder")
     return False
+
+
+def _partial_prefix(root: Path) -> str:
+    """Of what this machine's processes are still writing; a process id follows, which other machines have too."""
+    return f".{root.name}.partial-{socket.gethostname()}-"
+
+
+def _remove_leftovers(root: Path) -> None:
+    """Remove what processes of this machine were writing when they were killed; those alive go on."""
+    prefix = _partial_prefix(root)
+    for path in list(root.parent.iterdir()) if root.parent.is_dir() else []:
+        process = path.name.removeprefix(prefix)
+        if path.name.startswith(prefix) and process.isdigit() and not _is_alive(int(process)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # somebody else's, but there
+    return True
 
 
 def _write_task(root: Path, task: Task, counts: dict[str, int], seed: int) -> None:

@@ -1,0 +1,54 @@
+"""A whole run without Ray: the driver in this process, its workers in threads."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fcit_ray.config import Config
+from fcit_ray.data.shards import LocalShards
+from fcit_ray.experiment import open_experiment
+from fcit_ray.run_folder import RunFolder
+from fcit_ray.runtime.data import sample_encoder
+from fcit_ray.runtime.driver import Driver
+from fcit_ray.runtime.messages import DirectStore, Over
+from fcit_ray.runtime.worker import Worker
+
+Perform = Callable[[Worker, Any], Any]
+
+
+class Lost(BaseException):
+    """Ends a worker without a word, as a kill would."""
+
+
+def run(
+    config: Config, path: Path, *, workers: int = 1, resume: bool = False, perform: Perform = Worker.perform
+) -> dict[str, Any]:
+    """Launch without Ray: the driver here, each worker in a thread."""
+    experiment = open_experiment(config)
+    folder = RunFolder.open(path, config, resume=resume, overwrite=False)
+    shards = LocalShards(experiment.stream, experiment.tests, sample_encoder(experiment))
+    driver = Driver(experiment, folder, shards, DirectStore())
+
+    def serve(rank: int) -> None:
+        try:
+            worker = Worker(config, DirectStore())
+            if driver.join(rank):
+                driver.begin(worker.initial_params())
+            while not isinstance(lease := driver.next(rank, 0.1), Over):
+                if lease is not None:
+                    driver.submit(lease.token, perform(worker, lease.work))
+        except Lost:
+            pass
+        except Exception as error:
+            driver.fail(str(error))
+
+    threads = [threading.Thread(target=serve, args=(rank,), daemon=True) for rank in range(workers)]
+    for thread in threads:
+        thread.start()
+    try:
+        return driver.run()
+    finally:
+        for thread in threads:
+            thread.join(timeout=60.0)
+            assert not thread.is_alive(), "a worker was not told that the run is over"
