@@ -168,6 +168,21 @@ def test_tall_images_with_an_odd_rest_put_the_larger_half_after():
     assert square[0, :, 0].tolist() == [0, 255, 255, 0, 0]  # 3 columns over: 3 // 2 = 1 before
 
 
+def test_very_wide_and_single_pixels_become_squares_too():
+    mean = (0.48145466, 0.4578275, 0.40821073)  # CLIP's; times 255: 122.77, 116.75, 104.09, of which the whole part
+    ink = (1, 2, 3)
+    single = Image.new("RGB", (1, 1), ink)
+    assert np.array(pad_to_square(single, mean)).tolist() == [[[1, 2, 3]]]
+    # 7 wide, 2 high: 5 rows over, 5 // 2 = 2 above and 3 below.
+    square = np.array(pad_to_square(Image.new("RGB", (7, 2), ink), mean))
+    assert square[:, 0].tolist() == [[122, 116, 104]] * 2 + [[1, 2, 3]] * 2 + [[122, 116, 104]] * 3
+    assert (square == square[:, :1]).all()
+    # 2001 wide, 1 high: (2001 - 1) // 2 = 1000 above and as many below.
+    square = np.array(pad_to_square(Image.new("RGB", (2001, 1), ink), mean))
+    assert square.shape == (2001, 2001, 3)
+    assert np.flatnonzero(square[:, 5, 0] == 1).tolist() == [1000]
+
+
 def test_a_wide_record_is_padded_before_it_is_resized(tmp_path, encoder):
     place(tmp_path, Image.new("RGB", (80, 20), (255, 255, 255)))
     pixels = encoder.encode_train(ONE)["pixels"]
