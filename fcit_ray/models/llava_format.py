@@ -50,6 +50,7 @@ _NAMES = {  # of the original to the result's; the first that fits counts
 _VOCABULARY = ("language_model.model.embed_tokens.weight", "language_model.lm_head.weight")
 _MEANT = {  # keys of an original's config.json and what they are in LLaVA-1.5
     "mm_projector_type": ("mlp2x_gelu",),
+    "mm_vision_select_layer": (-2,),
     "mm_vision_select_feature": ("patch", None),
     "mm_use_im_start_end": (False, None),
     "mm_use_im_patch_token": (False, None),
@@ -61,7 +62,7 @@ _LANGUAGE = (
     *("num_key_value_heads", "hidden_act", "max_position_embeddings", "initializer_range", "rms_norm_eps"),
     *("rope_theta", "rope_scaling", "bos_token_id", "eos_token_id"),
 )
-_VIT_L_336 = {  # openai/clip-vit-large-patch14-336, for a checkpoint that holds the tower itself
+_VIT_L_336: dict[str, Any] = {  # openai/clip-vit-large-patch14-336, for a checkpoint that holds the tower itself
     "hidden_size": 1024,
     "intermediate_size": 4096,
     "num_hidden_layers": 24,
@@ -137,18 +138,19 @@ def _llava_plan(source: Path, config: Mapping[str, Any], clip: str | None) -> Pl
     with reading(file) as tensors:
         dtype = tensors.tensor(name).dtype
     language.vocab_size = num_rows
+    more: dict[str, Any] = {"pad_token_id": vocabulary + 1}  # not among the declared fields, but read by transformers
     whole = LlavaConfig(
         text_config=language,
         vision_config=vision,
         image_token_index=vocabulary,
-        pad_token_id=vocabulary + 1,
         projector_hidden_act="gelu",
-        vision_feature_layer=config["mm_vision_select_layer"],
+        vision_feature_layer=-2,
         vision_feature_select_strategy="default",
         image_seq_length=(vision.image_size // vision.patch_size) ** 2,
         tie_word_embeddings=False,
         architectures=["LlavaForConditionalGeneration"],
         dtype=dtype,
+        **more,
     )
     ends = {"bos_token_id": language.bos_token_id, "eos_token_id": language.eos_token_id}
 
@@ -226,9 +228,7 @@ def _compare(
     )
 
 
-def _vision(
-    source: Path, config: Mapping[str, Any], clip: str | None, inside: bool
-) -> tuple[Path | None, CLIPVisionConfig]:
+def _vision(source: Path, config: Mapping[str, Any], clip: str | None, inside: bool) -> tuple[Path | None, Any]:
     """The CLIP folder, if one is at hand, and its vision half's configuration."""
     named = str(config.get("mm_vision_tower"))
     folder: Path | None = None

@@ -257,6 +257,22 @@ def test_real_records_encode(dataset, model):
         assert encoder.encode_test(real)["pixels"].shape == (8, 8, 3)
 
 
+def test_the_packaged_tokenizer_cuts_alike_in_one_go(tmp_path):
+    # Before and after the image apart, as LLaVA does: the same for this tokenizer, which sets no mark before a text.
+    root = tmp_path / "mini"
+    write_miniature(root, num_train=8, num_validation=1, num_test=2)
+    tiny = SampleEncoder(str(root), "tiny", "bare", 512)
+    processor = load_processor("tiny")
+    for dataset in CATALOG:
+        for item in load_test(root, dataset):
+            text = f"USER: <image>\n{item.turns[0].question} ASSISTANT:".replace("<image>", "<image>" * 16)
+            assert tiny.encode_test(item)["input_ids"].tolist() == processor.tokenizer(text)["input_ids"]
+        for item in load_train(root, dataset):
+            text = "".join(f"USER: {turn.question} ASSISTANT: {turn.answer}</s>" for turn in item.turns)
+            ids = processor.tokenizer(text.replace("<image>", "<image>" * 16))["input_ids"]
+            assert tiny.encode_train(item)["input_ids"].tolist() == ids
+
+
 def test_the_packaged_model_takes_what_is_encoded_for_it(tmp_path):
     # Word pieces, newlines and capitals as they come: what is supervised reads back as the answers, and the model
     # finds as many image tokens as it has patches.

@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+import runpy
 import shutil
 from pathlib import Path
 
@@ -36,6 +38,7 @@ LLAMA = {
     "rms_norm_eps": 1e-05,
     "hidden_act": "silu",
 }
+PIPELINE = Path(__file__).parents[2] / "pipelines" / "convert.py"
 VOCABULARY = len(llama_tokenizer(True))
 
 
@@ -245,6 +248,16 @@ def test_what_is_no_llava_1_5_is_refused(tmp_path, parts, clip):
         make_plan(source, str(clip))
 
 
+def test_a_tower_of_its_own_needs_no_clip_folder_where_its_sizes_are_known(tmp_path, parts):
+    # Those of ViT-L/14-336: 24 layers where this tower has 3, of 16 tensors each (four projections of attention, two of
+    # the feed-forward part, two norms, each with a bias): 21 * 16 = 336 missing. The projector takes 1024 from it.
+    source = write(tmp_path / "llava", parts, mm_vision_tower="openai/clip-vit-large-patch14-336")
+    with pytest.raises(ModelError) as error:
+        make_plan(source)
+    assert "336 missing" in str(error.value)
+    assert "multi_modal_projector.linear_1.weight (16, 8) for (16, 1024)" in str(error.value)
+
+
 class Harm:
     def __reduce__(self):
         return (print, ("harm",))
@@ -311,6 +324,20 @@ def test_check_finds_a_changed_and_a_missing_tensor(tmp_path, parts, clip):
     save_file(tensors, file)
     with pytest.raises(ModelError, match=r"1 missing: language_model\.lm_head\.weight"):
         check(plan, tmp_path / "out")
+
+
+def test_the_pipeline_converts_checks_and_says_what_is_wrong(tmp_path, source, clip, monkeypatch, capsys):
+    def run(*arguments: object) -> None:
+        monkeypatch.setattr("sys.argv", ["convert.py", *map(str, arguments)])
+        runpy.run_path(str(PIPELINE), run_name="__main__")
+
+    out = tmp_path / "converted"
+    run(source, out, "--clip", clip)
+    run(source, out, "--clip", clip, "--check")
+    assert len(re.findall(r"\d+ tensors, all as in", capsys.readouterr().out.replace("\n", " "))) == 2
+    with pytest.raises(SystemExit, match="2"):
+        run(source, out, "--clip", clip)
+    assert "exists already" in capsys.readouterr().err
 
 
 def test_clips_pickle_becomes_safetensors(tmp_path):
