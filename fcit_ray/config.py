@@ -181,6 +181,9 @@ class Model(_Section):
     identity: Literal["text", "image", "both"] = "text"
     """What samples and clients are told apart by: frozen features of the instruction (the paper's choice), of the
     picture (pooled output of the base's vision tower, which every process that reads data then loads), or both."""
+    identity_encoder: str = Field("base", min_length=1)
+    """Whose frozen features those are: `base` (the model's own token embeddings and vision tower), or the folder or hub
+    name of a CLIP model, whose two encoders then give them (the paper: openai/clip-vit-large-patch14-336)."""
     rank: int = Field(64, ge=1)
     """LoRA rank in total, shared out over the method's adapters."""
     alpha: float = Field(128.0, gt=0)
@@ -330,12 +333,16 @@ def parse_config(values: Mapping[str, Any]) -> Config:
 
 def with_absolute_paths(config: Config) -> Config:
     """The same run from any working directory: processes of a Ray cluster have their own."""
-    path = config.model.path
-    model = str(Path(path).resolve()) if path != "tiny" and Path(path).exists() else path
+    paths = {"path": config.model.path, "identity_encoder": config.model.identity_encoder}
+    local = {
+        key: str(Path(path).resolve())
+        for key, path in paths.items()
+        if path not in ("tiny", "base") and Path(path).exists()
+    }
     return config.model_copy(
         update={
             "benchmark": config.benchmark.model_copy(update={"root": config.benchmark.root.resolve()}),
-            "model": config.model.model_copy(update={"path": model}),
+            "model": config.model.model_copy(update=local),
         }
     )
 

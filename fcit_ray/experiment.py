@@ -1,5 +1,6 @@
 """From a configuration to the parts of a run; every check that needs no model happens here, before anything starts."""
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,14 +12,18 @@ from torch import Tensor
 from fcit_ray.algorithm import Algorithm, make_algorithm
 from fcit_ray.config import Config, ConfigError, Train, with_absolute_paths
 from fcit_ray.data.layout import Record, check_images, load_test
+from fcit_ray.data.prompt import instruction_text
 from fcit_ray.data.selection import SELECTIONS
 from fcit_ray.data.stream import Stream, StreamPopulation, open_stream
 from fcit_ray.federation import Federation
 from fcit_ray.lora import make_lora_rule
 from fcit_ray.methods import make_method
 from fcit_ray.models.adapters import AdapterBank
+from fcit_ray.models.clip import check_clip, clip_widths, count_cut
 from fcit_ray.models.load import find_vision_tower, load_base
 from fcit_ray.types import Setting
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,8 +79,11 @@ def open_experiment(config: Config) -> Experiment:
         ConfigError, DataError, ModelError: say what cannot be used.
     """
     benchmark = config.benchmark
-    if config.model.identity != "text":
-        find_vision_tower(config.model.path)
+    model = config.model
+    if model.identity_encoder != "base":
+        check_clip(model.identity_encoder, model.identity)
+    elif model.identity != "text":
+        find_vision_tower(model.path)
     setting = make_setting(config)
     num_adapters = make_method(config.method).num_adapters(setting)
     if num_adapters:
@@ -89,6 +97,10 @@ def open_experiment(config: Config) -> Experiment:
         for name in (*(name for task in benchmark.tasks for name in task.datasets), *benchmark.transfer)
     }
     check_images(benchmark.root, [record for records in (*stream.records, *tests.values()) for record in records])
+    if model.identity_encoder != "base" and model.identity != "image":
+        texts = [instruction_text(record.turns) for records in (*stream.records, *tests.values()) for record in records]
+        if cut := count_cut(model.identity_encoder, texts):
+            _log.warning("identity tokens: %d of %d instructions are longer than CLIP reads, and cut", cut, len(texts))
     return Experiment(with_absolute_paths(config), setting, stream, tests)
 
 
@@ -121,9 +133,12 @@ def make_bank(config: Config, algorithm: Algorithm) -> AdapterBank:
     """Load the frozen base and give it what the algorithm needs, on the GPU if the run uses one."""
     base: Any = load_base(config.model.path, config.model.dtype)
     setting = make_setting(config)
-    widths = {"text": base.get_input_embeddings().weight.shape[1]}
-    if config.model.identity != "text":
-        widths["image"] = base.config.vision_config.hidden_size  # of a tower's pooled output
+    if config.model.identity_encoder != "base":
+        widths = clip_widths(config.model.identity_encoder)
+    else:
+        widths = {"text": base.get_input_embeddings().weight.shape[1]}
+        if config.model.identity != "text":
+            widths["image"] = base.config.vision_config.hidden_size  # of a tower's pooled output
     width = sum(widths.values()) if config.model.identity == "both" else widths[config.model.identity]
     bank = AdapterBank(base, config.model, algorithm.method.num_adapters(setting), config.seed, width)
     algorithm.method.install(bank, setting)

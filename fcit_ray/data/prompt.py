@@ -1,8 +1,14 @@
 """Conversation text as LLaVA-1.5 trains on it, with the character spans of the answers.
 
 The `vicuna_v1` template is LLaVA-1.5's (Liu et al., CVPR 2024, arXiv 2310.03744): a system sentence, then
-`USER: <question> ASSISTANT: <answer></s>` for every turn. `bare` is the same without the system sentence, for
-models too small to spend fifty tokens on it.
+`USER: <question> ASSISTANT: <answer></s>` for every turn, the next turn's `USER:` right behind `</s>`. `bare` is the
+same without the system sentence, for models too small to spend fifty tokens on it.
+
+As in LLaVA's code (`preprocess_multimodal`, `preprocess_v1`), the image comes first in its question, whose blank ends
+go; an answer's span begins with the space after `ASSISTANT:`, since Llama's tokens take it along. Two things differ on
+purpose: the image belongs to the first question even where a record names it later or not at all (LLaVA would train
+such a record without its picture), and blank ends of answers go when files are read, so that the model is taught what
+the scorers compare.
 """
 
 from collections.abc import Sequence
@@ -45,9 +51,11 @@ def render(turns: Sequence[Turn], template: str, eos: str) -> tuple[str, list[tu
     text = SYSTEM[template]
     spans: list[tuple[int, int]] = []
     for index, turn in enumerate(turns):
-        question = turn.question.replace(IMAGE_TOKEN, "").strip()
+        question = turn.question
+        if index == 0 or IMAGE_TOKEN in question:
+            question = question.replace(IMAGE_TOKEN, "").strip()
         image = f"{IMAGE_TOKEN}\n" if index == 0 else ""
-        text += f"{' ' if text and not text.endswith(eos) else ''}USER: {image}{question} ASSISTANT:"
+        text += f"{' ' if index == 0 and text else ''}USER: {image}{question} ASSISTANT:"
         if turn.answer is None:
             assert index == len(turns) - 1, "only the last turn may lack an answer"
             break

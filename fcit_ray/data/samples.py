@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fcit_ray.data.layout import DataError, Record
 from fcit_ray.data.prompt import IMAGE_TOKEN, instruction_text, render
+from fcit_ray.models.clip import load_clip_image_encoder, load_clip_processor, load_clip_text_encoder
 from fcit_ray.models.encoder import Identity, TextEncoder, VisionTowerEncoder, join
 from fcit_ray.models.load import load_image_encoder, load_processor, load_text_encoder
 
@@ -39,6 +40,7 @@ class SampleEncoder:
         template: conversation template, a key of `prompt.SYSTEM`.
         max_length: tokens of a record at most, image tokens included.
         identity: what a sample's feature is of. `text` needs no vision tower and loads none.
+        identity_encoder: `base`, or the CLIP model whose encoders give it, as in `model.identity_encoder`.
     """
 
     root: str
@@ -46,6 +48,7 @@ class SampleEncoder:
     template: str
     max_length: int
     identity: Identity = "text"
+    identity_encoder: str = "base"
 
     def encode_train(self, record: Record) -> Sample:
         """Encode a conversation; `labels` are the tokens of the answers, end-of-sequence included, and -100 elsewhere.
@@ -55,11 +58,9 @@ class SampleEncoder:
         """
         processor = _processor(self.model)
         text, spans = render(record.turns, self.template, processor.tokenizer.eos_token)
-        sample, offsets, expanded = self._encode(record, text)
-        # The image grew into many placeholders, in front of the answers: from the end of the text they lie where
-        # they lay. Tokens of no width (the beginning-of-sequence token) belong to no answer.
-        shift = len(expanded) - len(text)
-        starts, ends = offsets[:, 0] - shift, offsets[:, 1] - shift  # (L,)
+        sample, offsets = self._encode(record, text)
+        starts, ends = offsets[:, 0], offsets[:, 1]  # (L,)
+        # Tokens of no width (the beginning of the sequence, the image's) belong to no answer.
         answered = np.zeros(len(offsets), dtype=bool)
         for start, end in spans:
             answered |= (starts < end) & (ends > start) & (ends > starts)
@@ -74,7 +75,8 @@ class SampleEncoder:
         """
         processor = _processor(self.model)
         text, _ = render(record.turns, self.template, processor.tokenizer.eos_token)
-        return self._encode(record, text)[0]
+        sample, _ = self._encode(record, text)
+        return sample
 
     def encode_feature(self, record: Record) -> np.ndarray:
         """The record's frozen feature alone, float32 (D,): what an identity token is the mean of.
@@ -82,27 +84,29 @@ class SampleEncoder:
         Raises:
             DataError: the image is needed and does not decode.
         """
-        return self._feature(record, None if self.identity == "text" else self._pixels(record, _processor(self.model)))
+        return self._feature(record)
 
-    def _feature(self, record: Record, pixels: np.ndarray | None) -> np.ndarray:
+    def _feature(self, record: Record, pixels: np.ndarray | None = None) -> np.ndarray:
+        """Of a record whose pixels, as the base takes them, may be at hand."""
         if self.identity == "text":
             return self._text_feature(record).numpy().astype(np.float32)
-        assert pixels is not None, "a picture's feature needs the picture"
-        values = normalise(torch.from_numpy(pixels)[None], *pixel_scaling(_processor(self.model)))  # (1, 3, H, W)
-        image = _image_encoder(self.model).encode(values)[0]  # (D,)
+        processor = _identity_processor(self.model, self.identity_encoder)
+        if pixels is None or self.identity_encoder != "base":  # CLIP's pictures may be of another size than the base's
+            pixels = self._pixels(record, processor)
+        values = normalise(torch.from_numpy(pixels)[None], *pixel_scaling(processor))  # (1, 3, H, W)
+        image = _image_encoder(self.model, self.identity_encoder).encode(values)[0]  # (D,)
         feature = image if self.identity == "image" else join(self._text_feature(record), image)
         return feature.numpy().astype(np.float32)
 
     def _text_feature(self, record: Record) -> Tensor:
-        return _text_encoder(self.model).encode([instruction_text(record.turns)])[0]
+        return _text_encoder(self.model, self.identity_encoder).encode([instruction_text(record.turns)])[0]
 
-    def _encode(self, record: Record, text: str) -> tuple[Sample, np.ndarray, str]:
-        """The sample without labels, its tokens' character offsets (L, 2), and the text that these refer to."""
+    def _encode(self, record: Record, text: str) -> tuple[Sample, np.ndarray]:
+        """The sample without labels, and its tokens' character offsets in the text, (L, 2)."""
         processor = _processor(self.model)
         pixels = self._pixels(record, processor)
-        expanded = text.replace(IMAGE_TOKEN, processor.image_token * num_image_tokens(processor, pixels), 1)
-        tokens = processor.tokenizer(expanded, return_offsets_mapping=True)
-        length = len(tokens["input_ids"])
+        ids, offsets = tokenise(processor, text, num_image_tokens(processor, pixels))
+        length = len(ids)
         if length > self.max_length:
             raise DataError(
                 f"{record.where}: {length} tokens, image included, exceed model.max_length={self.max_length}; "
@@ -110,10 +114,10 @@ class SampleEncoder:
             )
         sample = {
             "pixels": pixels,
-            "input_ids": np.array(tokens["input_ids"], dtype=np.int64),
+            "input_ids": ids,
             "feature": self._feature(record, pixels),
         }
-        return sample, np.array(tokens["offset_mapping"], dtype=np.int64).reshape(length, 2), expanded
+        return sample, offsets
 
     def _pixels(self, record: Record, processor: Any) -> np.ndarray:
         images = processor.image_processor
@@ -130,6 +134,26 @@ class SampleEncoder:
                 f"expected uint8 (1, 3, H, W) as LLaVA-1.5's"
             )
         return np.ascontiguousarray(output[0].transpose(1, 2, 0))  # (H, W, 3)
+
+
+def tokenise(processor: Any, text: str, num_image: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens (L,) of a text that holds `<image>` once, and their character offsets in it, (L, 2).
+
+    What stands before and what stands after the image are tokenised each by itself, as LLaVA-1.5 trains
+    (`tokenizer_image_token` of its code): Llama's tokenizer puts a mark before the first piece of a text, so there is
+    one before the newline after the image too. In one go some versions of the tokenizer set it there and some do not.
+    """
+    tokenizer = processor.tokenizer
+    before, _, after = text.partition(IMAGE_TOKEN)
+    start = len(before)
+    image = tokenizer.convert_tokens_to_ids(processor.image_token)
+    first = tokenizer(before, return_offsets_mapping=True)
+    rest = tokenizer(after, add_special_tokens=False, return_offsets_mapping=True)
+    ids = [*first["input_ids"], *[image] * num_image, *rest["input_ids"]]
+    shift = start + len(IMAGE_TOKEN)
+    offsets = [*first["offset_mapping"], *[(start, start)] * num_image]
+    offsets += [(left + shift, right + shift) for left, right in rest["offset_mapping"]]
+    return np.array(ids, dtype=np.int64), np.array(offsets, dtype=np.int64).reshape(len(ids), 2)
 
 
 def num_image_tokens(processor: Any, pixels: np.ndarray) -> int:
@@ -189,10 +213,15 @@ def _processor(model: str) -> Any:
 
 
 @lru_cache(maxsize=2)
-def _text_encoder(model: str) -> TextEncoder:
-    return load_text_encoder(model)
+def _text_encoder(model: str, encoder: str) -> TextEncoder:
+    return load_text_encoder(model) if encoder == "base" else load_clip_text_encoder(encoder)
 
 
 @lru_cache(maxsize=2)
-def _image_encoder(model: str) -> VisionTowerEncoder:
-    return load_image_encoder(model)
+def _image_encoder(model: str, encoder: str) -> VisionTowerEncoder:
+    return load_image_encoder(model) if encoder == "base" else load_clip_image_encoder(encoder)
+
+
+@lru_cache(maxsize=2)
+def _identity_processor(model: str, encoder: str) -> Any:
+    return _processor(model) if encoder == "base" else load_clip_processor(encoder)

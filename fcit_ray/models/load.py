@@ -6,6 +6,7 @@ already in the local Hugging Face cache: workers of a cluster must not each star
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,15 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from safetensors import safe_open
-from torch import Tensor
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from fcit_ray.models.encoder import TextEncoder, TokenEmbeddingEncoder, VisionTowerEncoder
 
@@ -23,18 +31,19 @@ TINY = Path(__file__).parent.parent / "assets" / "tiny_llava"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 _VISION = re.compile(r"(?:^|\.)vision_tower\.(?:vision_model\.)?(.+)")
-_INNER = re.compile(r"^vision_model\.")  # some versions of transformers wrap the tower once more than others
+_INNER = re.compile(r"^(?:vision|text)_model\.")  # some versions of transformers wrap the tower once more than others
 
 
 class ModelError(ValueError):
     """A model folder that cannot be used: which, what was found, what was expected."""
 
 
-def model_folder(path: str) -> Path:
+def model_folder(path: str, key: str = "model.path") -> Path:
     """The local folder of a model.
 
     Args:
         path: `tiny`, a folder, or a hub name found in the local cache.
+        key: of the configuration, for errors.
 
     Raises:
         ModelError: there is none.
@@ -45,12 +54,12 @@ def model_folder(path: str) -> Path:
     if path == "tiny":
         raise ModelError(f"model.path='tiny': {TINY} is incomplete; reinstall fcit_ray")
     if folder.is_dir():
-        raise ModelError(f"model.path={path!r}: no config.json in this folder; expected a Hugging Face model")
+        raise ModelError(f"{key}={path!r}: no config.json in this folder; expected a Hugging Face model")
     try:
         return Path(snapshot_download(path, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError):
         raise ModelError(
-            f"model.path={path!r}: neither a folder nor a hub name in the local cache; expected 'tiny', a folder, or "
+            f"{key}={path!r}: neither a folder nor a hub name in the local cache; expected 'tiny', a folder, or "
             f"a model fetched beforehand (`hf download {path}`)"
         ) from None
 
@@ -121,18 +130,34 @@ def load_image_encoder(path: str) -> VisionTowerEncoder:
     names = find_vision_tower(path)
     folder = model_folder(path)
     config: Any = AutoConfig.from_pretrained(folder, local_files_only=True)
+    return VisionTowerEncoder(load_tower(folder, config.vision_config, names, f"model.path={path!r}: its vision tower"))
+
+
+def load_tower(folder: Path, config: PreTrainedConfig, names: Mapping[str, str], what: str) -> nn.Module:
+    """Load one tower of a model, frozen and in float32, reading its tensors alone.
+
+    Args:
+        folder: the model's.
+        config: the tower's.
+        names: names within the tower to names in the checkpoint.
+        what: the tower, for errors.
+
+    Raises:
+        ModelError: a tensor is missing.
+    """
     with torch.random.fork_rng(devices=[]):  # the values drawn here are all replaced
-        tower = AutoModel.from_config(config.vision_config, dtype=torch.float32)
+        tower = AutoModel.from_config(config, dtype=torch.float32)
     wanted = {_INNER.sub("", name): name for name in tower.state_dict()}
     if missing := wanted.keys() - names.keys():
-        raise ModelError(f"model.path={path!r}: its vision tower lacks {len(missing)} tensors, one is {min(missing)}")
-    files = _weight_files(folder)
+        raise ModelError(f"{what} lacks {len(missing)} tensors, one is {min(missing)}")
+    files = weight_files(folder)
     weights = {}
     for file in sorted({files[names[name]] for name in wanted}):
         with safe_open(folder / file, framework="pt") as tensors:
             weights.update({wanted[n]: tensors.get_tensor(names[n]) for n in wanted if files[names[n]] == file})
     tower.load_state_dict(weights)
-    return VisionTowerEncoder(tower.requires_grad_(False).eval())
+    frozen: nn.Module = tower.requires_grad_(False).eval()
+    return frozen
 
 
 def find_vision_tower(path: str) -> dict[str, str]:
@@ -142,7 +167,7 @@ def find_vision_tower(path: str) -> dict[str, str]:
         ModelError: no such model, or none with a vision tower.
     """
     folder = model_folder(path)
-    found = {match[1]: name for name in _weight_files(folder) if (match := _VISION.search(name))}
+    found = {match[1]: name for name in weight_files(folder) if (match := _VISION.search(name))}
     if not found or "vision_config" not in json.loads((folder / "config.json").read_text()):
         raise ModelError(
             f"model.path={path!r}: no vision tower (`vision_config` in config.json and tensors of vision_tower.*); "
@@ -153,7 +178,7 @@ def find_vision_tower(path: str) -> dict[str, str]:
 
 def _embeddings(folder: Path) -> Tensor:
     """The language model's input embeddings, (V, D)."""
-    files = _weight_files(folder)
+    files = weight_files(folder)
     names = [name for name in files if name.endswith("embed_tokens.weight")]
     if len(names) != 1:
         raise ModelError(f"{folder}: {len(names)} tensors end in embed_tokens.weight {names}; expected one")
@@ -161,13 +186,16 @@ def _embeddings(folder: Path) -> Tensor:
         return weights.get_tensor(names[0])
 
 
-def _weight_files(folder: Path) -> dict[str, str]:
+def weight_files(folder: Path) -> dict[str, str]:
     """The file of every tensor, of a whole or a sharded checkpoint."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         files: dict[str, str] = json.loads(index.read_text())["weight_map"]
         return files
     if not (folder / "model.safetensors").is_file():
-        raise ModelError(f"{folder}: neither model.safetensors nor {index.name}; other weight formats are not read")
+        raise ModelError(
+            f"{folder}: neither model.safetensors nor {index.name}; other weight formats are not read. Convert "
+            f"pytorch_model.bin once: python pipelines/convert.py {folder} OUT"
+        )
     with safe_open(folder / "model.safetensors", framework="pt") as weights:
         return dict.fromkeys(weights.keys(), "model.safetensors")

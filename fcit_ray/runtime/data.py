@@ -238,7 +238,7 @@ def sample_encoder(experiment: "Experiment") -> SampleEncoder:
     config = experiment.config
     root = str(config.benchmark.root.resolve())
     model = config.model
-    return SampleEncoder(root, model.path, model.prompt, model.max_length, model.identity)
+    return SampleEncoder(root, model.path, model.prompt, model.max_length, model.identity, model.identity_encoder)
 
 
 def _json(record: Record) -> str:

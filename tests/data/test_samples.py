@@ -168,6 +168,21 @@ def test_tall_images_with_an_odd_rest_put_the_larger_half_after():
     assert square[0, :, 0].tolist() == [0, 255, 255, 0, 0]  # 3 columns over: 3 // 2 = 1 before
 
 
+def test_very_wide_and_single_pixels_become_squares_too():
+    mean = (0.48145466, 0.4578275, 0.40821073)  # CLIP's; times 255: 122.77, 116.75, 104.09, of which the whole part
+    ink = (1, 2, 3)
+    single = Image.new("RGB", (1, 1), ink)
+    assert np.array(pad_to_square(single, mean)).tolist() == [[[1, 2, 3]]]
+    # 7 wide, 2 high: 5 rows over, 5 // 2 = 2 above and 3 below.
+    square = np.array(pad_to_square(Image.new("RGB", (7, 2), ink), mean))
+    assert square[:, 0].tolist() == [[122, 116, 104]] * 2 + [[1, 2, 3]] * 2 + [[122, 116, 104]] * 3
+    assert (square == square[:, :1]).all()
+    # 2001 wide, 1 high: (2001 - 1) // 2 = 1000 above and as many below.
+    square = np.array(pad_to_square(Image.new("RGB", (2001, 1), ink), mean))
+    assert square.shape == (2001, 2001, 3)
+    assert np.flatnonzero(square[:, 5, 0] == 1).tolist() == [1000]
+
+
 def test_a_wide_record_is_padded_before_it_is_resized(tmp_path, encoder):
     place(tmp_path, Image.new("RGB", (80, 20), (255, 255, 255)))
     pixels = encoder.encode_train(ONE)["pixels"]
@@ -240,6 +255,22 @@ def test_real_records_encode(dataset, model):
         assert len(labels) == len((real.turns[0].answer or "").split()) + 1  # one token a word here
     for real in load_test(REAL, dataset)[:20]:
         assert encoder.encode_test(real)["pixels"].shape == (8, 8, 3)
+
+
+def test_the_packaged_tokenizer_cuts_alike_in_one_go(tmp_path):
+    # Before and after the image apart, as LLaVA does: the same for this tokenizer, which sets no mark before a text.
+    root = tmp_path / "mini"
+    write_miniature(root, num_train=8, num_validation=1, num_test=2)
+    tiny = SampleEncoder(str(root), "tiny", "bare", 512)
+    processor = load_processor("tiny")
+    for dataset in CATALOG:
+        for item in load_test(root, dataset):
+            text = f"USER: <image>\n{item.turns[0].question} ASSISTANT:".replace("<image>", "<image>" * 16)
+            assert tiny.encode_test(item)["input_ids"].tolist() == processor.tokenizer(text)["input_ids"]
+        for item in load_train(root, dataset):
+            text = "".join(f"USER: {turn.question} ASSISTANT: {turn.answer}</s>" for turn in item.turns)
+            ids = processor.tokenizer(text.replace("<image>", "<image>" * 16))["input_ids"]
+            assert tiny.encode_train(item)["input_ids"].tolist() == ids
 
 
 def test_the_packaged_model_takes_what_is_encoded_for_it(tmp_path):
