@@ -38,7 +38,7 @@ def main() -> None:
         "config", nargs="+", metavar="FILE | key.path=value", help="YAML files, merged in order, and overrides"
     )
     partition.add_argument("--out", type=Path, required=True, help="folder of the partition")
-    args = parser.parse_intermixed_args()
+    args = parser.parse_args()
     with exit_on_error():
         if args.command == "partition":
             manifest = write_partition(load_config(*split_overrides(args.config)), args.out)

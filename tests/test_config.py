@@ -208,7 +208,7 @@ def test_files_that_are_none(tmp_path, write):
         ),
         (with_benchmark(transfer=["VQAv2"]), "benchmark.transfer: unknown dataset 'VQAv2'; known: ArxivQA"),
         (with_benchmark(transfer=["DVQA", "DVQA"]), "benchmark.transfer: names a dataset twice"),
-        (with_benchmark(transfer=["DVQA", "IconQA"]), "benchmark.transfer: 'IconQA' is trained on in benchmark.tasks"),
+        (with_benchmark(transfer=["DVQA", "OCRVQA"]), "benchmark.transfer: 'OCRVQA' is trained on in benchmark.tasks"),
     ],
 )
 def test_a_mistake_is_told_by_its_key(values, message):

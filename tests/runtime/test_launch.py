@@ -1,5 +1,6 @@
 """Runs on a Ray cluster: the same bits wherever and however they run, and every failure ends with its reason."""
 
+import json
 import shutil
 import time
 from collections.abc import Callable
@@ -116,6 +117,10 @@ def test_one_worker_that_streams_gives_the_same_bits_and_the_terminal_nothing(
     assert results[0]["adapters_sha256"] == results[1]["adapters_sha256"]
     said = capfd.readouterr()
     assert (said.out, said.err) == ("", "")
+    # Every run says who holds what: 24 records of one task over two clients.
+    counts = json.loads((tmp_path / "0/partition.json").read_text())
+    assert (counts["kind"], counts["num_clients"], sum(counts["tasks"][0]["counts"])) == ("dirichlet", 2, 24)
+    assert (tmp_path / "0/partition.png").is_file()
 
 
 def test_a_mistake_in_a_method_ends_the_run_with_its_traceback(configure: Configure, tmp_path: Path) -> None:
