@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fcit_ray.algorithm import Algorithm, make_algorithm
 from fcit_ray.config import Config, ConfigError, Train, with_absolute_paths
+from fcit_ray.data.chat import check_prompt
 from fcit_ray.data.layout import Record, check_images, load_test
 from fcit_ray.data.stream import Stream, StreamPopulation, open_stream
 from fcit_ray.federation import Federation
@@ -60,6 +61,7 @@ def open_experiment(config: Config) -> Experiment:
         ConfigError, DataError, ModelError: say what cannot be used.
     """
     benchmark = config.benchmark
+    check_prompt(config.model.path, config.model.prompt)
     if config.model.identity != "text":
         find_vision_tower(config.model.path)
     setting = make_setting(config)

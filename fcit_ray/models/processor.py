@@ -1,0 +1,63 @@
+"""Which processor a model has, and loading it without what only videos need."""
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoProcessor, LlavaProcessor, ProcessorMixin
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING, processor_class_from_name
+
+_NAMED_IN = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
+
+
+def read_processor(folder: Path) -> Any:
+    """A folder's processor; its image part always PIL-backed, so that pixels are the same on all machines.
+
+    Raises:
+        OSError, ValueError, ImportError: the folder has none, or one that cannot be built here.
+    """
+    loader: Any = AutoProcessor
+    found = processor_class(folder)
+    if found is not None and "video_processor" in found.get_attributes():
+        loader = without_video(found)
+    return loader.from_pretrained(folder, backend="pil", local_files_only=True)
+
+
+def processor_class(folder: Path) -> type[Any] | None:
+    """The class of a folder's processor, or None where nothing says it. Builds no processor.
+
+    Raises:
+        OSError, ValueError: its configuration does not load.
+    """
+    for name in _NAMED_IN:
+        file = folder / name
+        if file.is_file() and (named := json.loads(file.read_text(encoding="utf-8")).get("processor_class")):
+            return processor_class_from_name(named)  # type: ignore[no-any-return]
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    return PROCESSOR_MAPPING.get(type(config), None)
+
+
+def without_video(kind: type[Any]) -> type[Any]:
+    """The same processor class without its part for videos.
+
+    Ours are pictures, and that part cannot even be built where torchvision is not installed.
+    """
+
+    class WithoutVideo(kind):  # type: ignore[misc]
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            return [name for name in kind.get_attributes() if name != "video_processor"]
+
+        @functools.wraps(kind.__init__)  # its settings are found by this signature when it is loaded
+        def __init__(self, *args: Any, **kwargs: Any):
+            kwargs.setdefault("video_processor", None)
+            super().__init__(*args, **kwargs)
+
+    WithoutVideo.__name__ = WithoutVideo.__qualname__ = kind.__name__  # saved as what it is
+    return WithoutVideo
+
+
+def pads_to_square(kind: type[ProcessorMixin] | None) -> bool:
+    """Whether pictures become one square of bytes each, as LLaVA-1.5's do; every other processor runs whole."""
+    return kind is not None and issubclass(kind, LlavaProcessor)
