@@ -1,6 +1,5 @@
 """Which processor a model has, and loading it without what only videos need."""
 
-import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -49,10 +48,10 @@ def without_video(kind: type[Any]) -> type[Any]:
         def get_attributes(cls) -> list[str]:
             return [name for name in kind.get_attributes() if name != "video_processor"]
 
-        @functools.wraps(kind.__init__)  # its settings are found by this signature when it is loaded
-        def __init__(self, *args: Any, **kwargs: Any):
-            kwargs.setdefault("video_processor", None)
-            super().__init__(*args, **kwargs)
+        @classmethod
+        def from_args_and_dict(cls, args: Any, processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+            # Or the settings that were saved for the part would be handed over as if they were it.
+            return super().from_args_and_dict(args, {**processor_dict, "video_processor": None}, **kwargs)
 
     WithoutVideo.__name__ = WithoutVideo.__qualname__ = kind.__name__  # saved as what it is
     return WithoutVideo
