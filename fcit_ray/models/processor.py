@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from transformers import AutoConfig, AutoProcessor, LlavaProcessor, ProcessorMixin
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING, processor_class_from_name
@@ -32,9 +32,10 @@ def processor_class(folder: Path) -> type[Any] | None:
     for name in _NAMED_IN:
         file = folder / name
         if file.is_file() and (named := json.loads(file.read_text(encoding="utf-8")).get("processor_class")):
-            return processor_class_from_name(named)  # type: ignore[no-any-return]
+            return processor_class_from_name(named)
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    return PROCESSOR_MAPPING.get(type(config), None)
+    found: type[Any] | None = cast(Any, PROCESSOR_MAPPING).get(type(config), None)
+    return found
 
 
 def without_video(kind: type[Any]) -> type[Any]:
@@ -43,7 +44,7 @@ def without_video(kind: type[Any]) -> type[Any]:
     Ours are pictures, and that part cannot even be built where torchvision is not installed.
     """
 
-    class WithoutVideo(kind):  # type: ignore[misc]
+    class WithoutVideo(kind):
         @classmethod
         def get_attributes(cls) -> list[str]:
             return [name for name in kind.get_attributes() if name != "video_processor"]
