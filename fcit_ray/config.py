@@ -3,6 +3,7 @@
 Every error is a `ConfigError` that names the dotted key, the value given and what was expected.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -172,8 +173,8 @@ class Model(_Section):
 
     path: str = "tiny"
     """`tiny` (shipped with the package), or a folder or hub name of a Hugging Face image-text model."""
-    prompt: Literal["vicuna_v1", "bare"] = "bare"
-    """Conversation template; LLaVA-1.5 uses `vicuna_v1`."""
+    prompt: Literal["vicuna_v1", "bare", "chat"] = "bare"
+    """Conversation template; LLaVA-1.5 uses `vicuna_v1`, every other model `chat`, the template in its processor."""
     max_length: int = Field(512, ge=8)
     """Tokens of a record, image tokens included; longer records are refused, never cut silently."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -194,6 +195,18 @@ class Model(_Section):
     """Linear layers of the language model that carry adapters (the paper: the FFN)."""
     init_std: float = Field(0.01, gt=0)
     """Standard deviation of A at the start; B starts at zero."""
+    projector: str = Field("auto", min_length=1)
+    """What lies between vision tower and language model and trains with `train.projector_lr`: `auto` finds it, or a
+    regular expression that is searched for in the names of the parameters outside the language model."""
+
+    @field_validator("projector")
+    @classmethod
+    def _expression(cls, projector: str) -> str:
+        try:
+            re.compile(projector)
+        except re.error as error:
+            raise ValueError(f"expected auto or a regular expression: {error}") from None
+        return projector
 
 
 class Train(_Section):

@@ -26,11 +26,14 @@ def answer(
     collator: Collator,
     tokenizer: PreTrainedTokenizerBase,
     evaluation: Evaluation,
+    stop: list[int] | None = None,
 ) -> list[Answer]:
     """Answer the prompts with the packed bank (`bank.pack` has been called).
 
-    Batches are cut in the order given, so the same samples always meet the same neighbours.
+    Batches are cut in the order given, so the same samples always meet the same neighbours. `stop` are the token ids
+    that end an answer (`chat.stop_tokens`), by default the tokenizer's end of sequence.
     """
+    ends = [tokenizer.eos_token_id] if stop is None else stop
     answers: list[Answer] = []
     for start in range(0, len(samples), evaluation.batch_size):
         batch = collator.prompts(samples[start : start + evaluation.batch_size])
@@ -40,8 +43,8 @@ def answer(
             gate,
             evaluation.max_new_tokens,
             method.prompts(bank, knowledge, batch["features"]),
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=ends,
+            pad_token_id=ends[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
         )
         texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
         gates = gate.tolist() if gate is not None else [()] * len(texts)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fcit_ray.algorithm import Algorithm, make_algorithm
 from fcit_ray.config import Config, ConfigError, Train, with_absolute_paths
+from fcit_ray.data.chat import check_prompt
 from fcit_ray.data.layout import Record, check_images, load_test
 from fcit_ray.data.prompt import instruction_text
 from fcit_ray.data.selection import SELECTIONS
@@ -80,6 +81,7 @@ def open_experiment(config: Config) -> Experiment:
     """
     benchmark = config.benchmark
     model = config.model
+    check_prompt(model.path, model.prompt)
     if model.identity_encoder != "base":
         check_clip(model.identity_encoder, model.identity)
     elif model.identity != "text":

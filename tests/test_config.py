@@ -157,7 +157,7 @@ def test_files_that_are_none(tmp_path, write):
         ({**MINIMAL, "train": {"warmup_frac": 1}}, "train.warmup_frac: Input should be less than 1 (got 1)"),
         ({**MINIMAL, "model": {"dropout": 1.0}}, "model.dropout: Input should be less than 1 (got 1.0)"),
         ({**MINIMAL, "model": {"dtype": "float16"}}, "model.dtype: Input should be 'float32' or 'bfloat16'"),
-        ({**MINIMAL, "model": {"prompt": "chatml"}}, "model.prompt: Input should be 'vicuna_v1' or 'bare'"),
+        ({**MINIMAL, "model": {"prompt": "chatml"}}, "model.prompt: Input should be 'vicuna_v1', 'bare' or 'chat'"),
         ({**MINIMAL, "regime": "central"}, "regime: Input should be 'federated', 'centralised' or 'zero_shot'"),
         ({**MINIMAL, "seed": -1}, "seed: "),
         ({**MINIMAL, "runtime": {"num_workers": 0}}, "runtime.num_workers: "),

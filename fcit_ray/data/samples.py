@@ -1,6 +1,7 @@
 """Records to samples: what a worker keeps of a record, ready to be padded into a batch.
 
-Pixels stay bytes until they are collated: a quarter of the memory and of what travels.
+LLaVA-1.5's pictures are padded and resized here; their pixels stay bytes until they are collated, a quarter of the
+memory and of what travels. Every other model's processor runs whole, and all that it returns is kept.
 
 Legend: B images, H and W pixels, L tokens, D features.
 """
@@ -15,14 +16,20 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from fcit_ray.data.chat import render_chat
 from fcit_ray.data.layout import DataError, Record
 from fcit_ray.data.prompt import IMAGE_TOKEN, instruction_text, render
 from fcit_ray.models.clip import load_clip_image_encoder, load_clip_processor, load_clip_text_encoder
 from fcit_ray.models.encoder import Identity, TextEncoder, VisionTowerEncoder, join
 from fcit_ray.models.load import load_image_encoder, load_processor, load_text_encoder
+from fcit_ray.models.processor import pads_to_square
 
 Sample = dict[str, np.ndarray]
-"""One record: `pixels` uint8 (H, W, 3), `input_ids` int64 (L,), `feature` float32 (D,), in training `labels` (L,)."""
+"""One record: `input_ids` int64 (L,), `feature` float32 (D,), in training `labels` (L,), and its picture.
+
+That is `pixels` uint8 (H, W, 3) for LLaVA-1.5. Else it is the processor's own arrays under its own names: those of one
+number a token are (L,), the others have an axis of pictures or patches in front, along which batches are joined.
+"""
 
 _WHITE = (255, 255, 255, 255)
 
@@ -37,7 +44,7 @@ class SampleEncoder:
     Attributes:
         root: data root in the authors' layout.
         model: path of the model whose processor is used, as in `model.path`.
-        template: conversation template, a key of `prompt.SYSTEM`.
+        template: conversation template, a key of `prompt.SYSTEM`, or `chat` for the model's own.
         max_length: tokens of a record at most, image tokens included.
         identity: what a sample's feature is of. `text` needs no vision tower and loads none.
         identity_encoder: `base`, or the CLIP model whose encoders give it, as in `model.identity_encoder`.
@@ -56,11 +63,12 @@ class SampleEncoder:
         Raises:
             DataError: the image does not decode, or the record is too long.
         """
-        processor = _processor(self.model)
-        text, spans = render(record.turns, self.template, processor.tokenizer.eos_token)
+        text, spans = self._render(record)
         sample, offsets = self._encode(record, text)
-        starts, ends = offsets[:, 0], offsets[:, 1]  # (L,)
-        # Tokens of no width (the beginning of the sequence, the image's) belong to no answer.
+        starts, ends = offsets.T  # (L,)
+        # Tokens of no width (the beginning-of-sequence token) belong to no answer.
+        if not (starts[ends > starts] <= spans[0][0]).any():
+            raise DataError(f"{record.where}: the picture changes the tokens of the answer, so it cannot be labelled")
         answered = np.zeros(len(offsets), dtype=bool)
         for start, end in spans:
             answered |= (starts < end) & (ends > start) & (ends > starts)
@@ -73,10 +81,7 @@ class SampleEncoder:
         Raises:
             DataError: the image does not decode, or the record is too long.
         """
-        processor = _processor(self.model)
-        text, _ = render(record.turns, self.template, processor.tokenizer.eos_token)
-        sample, _ = self._encode(record, text)
-        return sample
+        return self._encode(record, self._render(record)[0])[0]
 
     def encode_feature(self, record: Record) -> np.ndarray:
         """The record's frozen feature alone, float32 (D,): what an identity token is the mean of.
@@ -101,32 +106,46 @@ class SampleEncoder:
     def _text_feature(self, record: Record) -> Tensor:
         return _text_encoder(self.model, self.identity_encoder).encode([instruction_text(record.turns)])[0]
 
-    def _encode(self, record: Record, text: str) -> tuple[Sample, np.ndarray]:
-        """The sample without labels, and its tokens' character offsets in the text, (L, 2)."""
+    def _render(self, record: Record) -> tuple[str, list[tuple[int, int]]]:
+        """The text with the picture's mark in it, and the character spans of the answers."""
         processor = _processor(self.model)
-        pixels = self._pixels(record, processor)
-        ids, offsets = tokenise(processor, text, num_image_tokens(processor, pixels))
-        length = len(ids)
-        if length > self.max_length:
+        if self.template == "chat":
+            return render_chat(record.turns, processor)
+        return render(record.turns, self.template, processor.tokenizer.eos_token)
+
+    def _encode(self, record: Record, text: str) -> tuple[Sample, np.ndarray]:
+        """The sample without labels, and its tokens' places in the text, (L, 2); the picture's have no true place."""
+        processor = _processor(self.model)
+        if pads_to_square(type(processor)):
+            pixels = self._pixels(record, processor)
+            ids, offsets = tokenise(processor, text, num_image_tokens(processor, pixels))
+            sample = {"pixels": pixels, "input_ids": ids, "feature": self._feature(record, pixels)}
+        else:
+            image = self._image(record)
+            try:
+                arrays, offsets = run_processor(processor, text, image)
+            except ValueError as error:
+                raise DataError(f"{record.where}: image {record.image} {image.size}, processor: {error}") from error
+            sample = {**arrays, "feature": self._feature(record, None)}
+        if len(offsets) > self.max_length:
             raise DataError(
-                f"{record.where}: {length} tokens, image included, exceed model.max_length={self.max_length}; "
+                f"{record.where}: {len(offsets)} tokens, image included, exceed model.max_length={self.max_length}; "
                 f"raise model.max_length or remove the record"
             )
-        sample = {
-            "pixels": pixels,
-            "input_ids": ids,
-            "feature": self._feature(record, pixels),
-        }
         return sample, offsets
 
-    def _pixels(self, record: Record, processor: Any) -> np.ndarray:
-        images = processor.image_processor
+    def _image(self, record: Record) -> Image.Image:
+        """The record's picture, upright RGB."""
         path = Path(self.root) / "datasets" / record.image
         try:
             with Image.open(path) as image:
-                square = pad_to_square(to_rgb(image), images.image_mean)
+                return to_rgb(image)
         except Exception as error:  # Pillow's decoders raise nearly anything on broken files, so every kind is reported
             raise DataError(f"{record.where}: image {record.image} does not decode: {error}") from error
+
+    def _pixels(self, record: Record, processor: Any) -> np.ndarray:
+        images = processor.image_processor
+        square = pad_to_square(self._image(record), images.image_mean)
         output = images(square, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"]
         if output.shape[:2] != (1, 3) or output.dtype != np.uint8:
             raise DataError(
@@ -147,13 +166,51 @@ def tokenise(processor: Any, text: str, num_image: int) -> tuple[np.ndarray, np.
     before, _, after = text.partition(IMAGE_TOKEN)
     start = len(before)
     image = tokenizer.convert_tokens_to_ids(processor.image_token)
-    first = tokenizer(before, return_offsets_mapping=True)
+    first = tokenizer(before, add_special_tokens=_adds_specials(processor, text), return_offsets_mapping=True)
     rest = tokenizer(after, add_special_tokens=False, return_offsets_mapping=True)
     ids = [*first["input_ids"], *[image] * num_image, *rest["input_ids"]]
     shift = start + len(IMAGE_TOKEN)
     offsets = [*first["offset_mapping"], *[(start, start)] * num_image]
     offsets += [(left + shift, right + shift) for left, right in rest["offset_mapping"]]
     return np.array(ids, dtype=np.int64), np.array(offsets, dtype=np.int64).reshape(len(ids), 2)
+
+
+def run_processor(processor: Any, text: str, image: Image.Image) -> tuple[Sample, np.ndarray]:
+    """All that a processor makes of a text and its picture, and its tokens' places in the text, (L, 2).
+
+    Where the picture grew into many tokens is the processor's business. So the text is cut into tokens without it as
+    well: from the end, as far as both agree, a token lies where it lies there. The others get the empty place (0, 0).
+
+    Raises:
+        ValueError: the processor takes no such picture, or returns what cannot be kept.
+    """
+    specials = _adds_specials(processor, text)
+    output = processor(text=text, images=[image], add_special_tokens=specials, return_tensors="np")
+    ids = np.asarray(output["input_ids"][0], dtype=np.int64)  # (L,)
+    sample: Sample = {"input_ids": ids}
+    for name, value in output.items():
+        array = np.asarray(value)
+        if array.dtype.kind not in "iufb":
+            raise ValueError(f"it returns {name} of {array.dtype}; expected numbers")
+        if array.dtype == np.float64:
+            array = array.astype(np.float32)
+        if name not in ("input_ids", "attention_mask"):  # the latter is made when the batch is padded
+            sample[name] = array[0] if array.shape == (1, len(ids)) else array
+    plain = processor.tokenizer(text, add_special_tokens=specials, return_offsets_mapping=True)
+    alone = np.array(plain["input_ids"], dtype=np.int64)
+    most = min(len(ids), len(alone))
+    agrees = ids[::-1][:most] == alone[::-1][:most]
+    shared = most if agrees.all() else int(agrees.argmin())
+    offsets = np.zeros((len(ids), 2), dtype=np.int64)
+    if shared:
+        offsets[-shared:] = np.array(plain["offset_mapping"], dtype=np.int64)[-shared:]
+    return sample, offsets
+
+
+def _adds_specials(processor: Any, text: str) -> bool:
+    """A chat template that begins with the tokenizer's first token would otherwise get it twice."""
+    start = processor.tokenizer.bos_token
+    return start is None or not text.startswith(start)
 
 
 def num_image_tokens(processor: Any, pixels: np.ndarray) -> int:

@@ -7,7 +7,6 @@ y = W x + scaling * B_cat diag(gate_1 I_r ... gate_K I_r) A_cat x (DISCO's subsp
 Legend: B samples, L tokens, K adapters, r rank of each.
 """
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
@@ -20,12 +19,12 @@ from torch import Tensor, nn
 
 from fcit_ray.config import ConfigError, Model
 from fcit_ray.models.names import adapter_index, adapter_name
+from fcit_ray.models.structure import find_structure, keeps_logits, language_targets
 from fcit_ray.seeds import derive_seed
 from fcit_ray.types import Assignment, Params
 
 PACKED = "packed"
 _PREFIX = "base_model.model."
-_PROJECTOR = "multi_modal_projector."
 _UNLABELLED = -100  # what the language model's loss leaves out
 
 Route = Callable[[str, Tensor, Tensor | None], Tensor | None]
@@ -53,7 +52,11 @@ class AdapterBank:
     def __init__(self, base: nn.Module, config: Model, num_adapters: int, seed: int, feature_dim: int | None = None):
         if num_adapters and config.rank % num_adapters:
             raise ConfigError(f"model.rank: {config.rank} cannot be shared out over {num_adapters} adapters")
-        targets = _language_targets(base, config.targets)
+        structure = find_structure(base, config.projector)
+        targets = language_targets(base, structure.language, config.targets)
+        self._language = structure.language
+        self._projector = frozenset(structure.projector)
+        self._keeps_logits = keeps_logits(base)
         self.num_adapters = num_adapters
         self.rank = config.rank // num_adapters if num_adapters else 0
         self.scaling = config.alpha / config.rank
@@ -74,7 +77,7 @@ class AdapterBank:
         self._named = {
             name.removeprefix(_PREFIX): parameter
             for name, parameter in self.model.named_parameters()
-            if adapter_index(name) is not None or _PROJECTOR in name
+            if adapter_index(name) is not None or name.removeprefix(_PREFIX) in self._projector
         }
         for name, parameter in self._named.items():
             parameter.data = parameter.data.float()
@@ -188,9 +191,8 @@ class AdapterBank:
             for module, training in modes:
                 module.training = training
 
-    @staticmethod
-    def is_projector(name: str) -> bool:
-        return _PROJECTOR in name
+    def is_projector(self, name: str) -> bool:
+        return name in self._projector
 
     def params(self) -> dict[str, Tensor]:
         """A copy of all trainable values, on the CPU."""
@@ -230,13 +232,14 @@ class AdapterBank:
 
         Where it has labels, `.logits` are those of the last positions alone, from the one that predicts the batch's
         first labelled token: the loss needs no others, and at 32,000 words they would be the largest tensor of a step.
+        (A model that cannot leave any out gives all of them.)
 
         Args:
             batch: as the collator makes it.
             prompts: embeddings in front of every sample's own, (B, P, width); their positions have no label.
         """
         inputs = self._inputs(batch, prompts)
-        if "labels" in inputs:
+        if "labels" in inputs and self._keeps_logits:
             # One more, as the first of them is predicted a position earlier.
             keep = _labelled_span(inputs["labels"]) + 1
             inputs |= {"labels": inputs["labels"][:, -keep:], "logits_to_keep": keep}  # type: ignore[dict-item]
@@ -283,7 +286,7 @@ class AdapterBank:
         gate: Tensor | None,
         max_new_tokens: int,
         prompts: Tensor | None = None,
-        **tokens: int,
+        **tokens: int | list[int],
     ) -> Tensor:
         """Greedy answers of the packed bank.
 
@@ -292,7 +295,7 @@ class AdapterBank:
             gate: (B, K), or None to add all adapters with weight one.
             max_new_tokens: length limit.
             prompts: embeddings in front of every sample's own, (B, P, width).
-            **tokens: `eos_token_id` and `pad_token_id`.
+            **tokens: `eos_token_id`, one or several, and `pad_token_id`.
 
         Returns:
             New tokens only, (B, <= max_new_tokens).
@@ -359,7 +362,7 @@ class AdapterBank:
         if prompts is None:
             yield
             return
-        language = next(m for m, name in self._paths.items() if name.split(".")[-1] == "language_model")
+        language = next(m for m, name in self._paths.items() if name == self._language)
 
         def put(
             module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -396,13 +399,3 @@ def _labelled_span(labels: Tensor) -> int:
     """
     labelled = (labels[:, 1:] != _UNLABELLED).any(dim=0)  # (L - 1,)
     return len(labelled) - int(labelled.to(torch.uint8).argmax())
-
-
-def _language_targets(base: nn.Module, targets: tuple[str, ...]) -> list[str]:
-    """Full names of the language model's target layers; a vision tower may have layers of the same short names."""
-    pattern = re.compile(rf"(^|\.)language_model\..*\.({'|'.join(map(re.escape, targets))})$")
-    found = [name for name, module in base.named_modules() if isinstance(module, nn.Linear) and pattern.search(name)]
-    missing = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in found)]
-    if missing or not found:
-        raise ConfigError(f"model.targets: no linear layer of the language model is called {' or '.join(missing)}")
-    return found

@@ -19,12 +19,12 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForImageTextToText,
-    AutoProcessor,
     PreTrainedConfig,
     PreTrainedModel,
 )
 
 from fcit_ray.models.encoder import TextEncoder, TokenEmbeddingEncoder, VisionTowerEncoder
+from fcit_ray.models.processor import pads_to_square, processor_class, read_processor
 
 TINY = Path(__file__).parent.parent / "assets" / "tiny_llava"
 
@@ -72,18 +72,33 @@ def load_processor(path: str) -> Any:
     """
     folder = model_folder(path)
     try:
-        processor: Any = AutoProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
-    except (OSError, ValueError) as error:
+        processor = read_processor(folder)
+    except (OSError, ValueError, TypeError, ImportError) as error:
         raise ModelError(f"model.path={path!r}: its processor does not load: {error}") from error
-    for part in ("image_processor", "tokenizer", "patch_size", "vision_feature_select_strategy"):
+    kind = type(processor)
+    counted = ("patch_size", "vision_feature_select_strategy") if pads_to_square(kind) else ()
+    for part in ("image_processor", "tokenizer", *counted):
         if getattr(processor, part, None) is None:
-            kind = type(processor).__name__
-            raise ModelError(f"model.path={path!r}: its {kind} has no {part}; expected a LlavaProcessor's settings")
+            raise ModelError(f"model.path={path!r}: its {kind.__name__} has no {part}; expected one")
     if not processor.tokenizer.is_fast:
         raise ModelError(f"model.path={path!r}: its tokenizer gives no character offsets; expected a tokenizer.json")
     if processor.tokenizer.eos_token is None:
         raise ModelError(f"model.path={path!r}: its tokenizer has no eos_token; expected one, to end an answer")
     return processor
+
+
+def takes_squares(path: str) -> bool:
+    """Whether a model's pictures become one square of bytes each, as LLaVA-1.5's do. Loads no processor.
+
+    Raises:
+        ModelError: no such model, or its configuration does not load.
+    """
+    try:
+        return pads_to_square(processor_class(model_folder(path)))
+    except (OSError, ValueError) as error:
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(f"model.path={path!r}: its processor does not load: {error}") from error
 
 
 def load_base(path: str, dtype: str = "float32") -> PreTrainedModel:
@@ -167,6 +182,11 @@ def find_vision_tower(path: str) -> dict[str, str]:
         ModelError: no such model, or none with a vision tower.
     """
     folder = model_folder(path)
+    if not takes_squares(path):
+        raise ModelError(
+            f"model.path={path!r}: its processor cuts or scales pictures in a way of its own, so there is no one "
+            f"picture for model.identity=image or both; expected model.identity=text"
+        )
     found = {match[1]: name for name in weight_files(folder) if (match := _VISION.search(name))}
     if not found or "vision_config" not in json.loads((folder / "config.json").read_text()):
         raise ModelError(

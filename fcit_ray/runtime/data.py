@@ -26,7 +26,6 @@ from fcit_ray.data.shards import mean_feature
 if TYPE_CHECKING:  # The tasks that read and decode import this module: nothing heavy that they do not need.
     from fcit_ray.experiment import Experiment
 
-_DTYPES = {"pixels": np.uint8, "input_ids": np.int64, "labels": np.int64, "feature": np.float32}
 _RECORD = TypeAdapter(Record)
 _BATCH = 32
 _RECORDS_PER_PROCESS = 1000
@@ -50,20 +49,23 @@ def quiet() -> None:
 
 
 def to_table(samples: Sequence[Sample]) -> pa.Table:
-    """Samples as Arrow: for each array a column of bytes and one of its shape."""
+    """Samples as Arrow: for each array a column of bytes, one of its shape and one of its type."""
     columns: dict[str, pa.Array] = {}
     for key in samples[0]:
         columns[key] = pa.array([sample[key].tobytes() for sample in samples], pa.large_binary())
         columns[f"{key}.shape"] = pa.array([sample[key].shape for sample in samples], pa.list_(pa.int64()))
+        columns[f"{key}.dtype"] = pa.array([sample[key].dtype.str for sample in samples], pa.string())
     return pa.table(columns)
 
 
 def from_table(table: pa.Table) -> Iterator[Sample]:
     """The samples of a table; their arrays are read-only views of its memory."""
-    keys = [key for key in table.column_names if key in _DTYPES]
+    keys = [name.removesuffix(".dtype") for name in table.column_names if name.endswith(".dtype")]
     for row in range(table.num_rows):
         yield {
-            key: np.frombuffer(table[key][row].as_buffer(), _DTYPES[key]).reshape(table[f"{key}.shape"][row].as_py())
+            key: np.frombuffer(table[key][row].as_buffer(), table[f"{key}.dtype"][row].as_py()).reshape(
+                table[f"{key}.shape"][row].as_py()
+            )
             for key in keys
         }
 
@@ -212,7 +214,7 @@ class RayShards:
         return trained + [("test", name) for name in self._experiment.evaluated(stage)]
 
     def _size(self, unit: Unit) -> int:
-        """Bytes of a unit once prepared, from its first record; images of one model are of one size."""
+        """Bytes of a unit once prepared, from its first record: exact where a model's images are of one size."""
         if unit not in self._bytes:
             pieces = self._pieces(unit)
             encode = self._encoder.encode_train if unit[0] == "train" else self._encoder.encode_test

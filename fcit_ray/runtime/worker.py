@@ -8,6 +8,7 @@ import numpy as np
 from fcit_ray.algorithm import make_algorithm
 from fcit_ray.client import run_client
 from fcit_ray.config import Config
+from fcit_ray.data.chat import stop_tokens
 from fcit_ray.data.collate import Collator
 from fcit_ray.data.shards import training_batches
 from fcit_ray.evaluate import Answer, answer
@@ -35,6 +36,7 @@ class Worker:
         self._tokenizer = processor.tokenizer
         self._collator = Collator.from_processor(processor)
         self._bank = make_bank(config, self._algorithm)
+        self._stop = stop_tokens(processor, config.model.prompt, self._bank.model.generation_config)
         self._packed: int | None = None
 
     def initial_params(self) -> Params:
@@ -64,7 +66,8 @@ class Worker:
             self._packed = work.version
         samples = list(work.shard.read(np.arange(len(work.shard))))
         evaluation = self._config.evaluation
-        return answer(samples, self._bank, method, knowledge, self._collator, self._tokenizer, evaluation)
+        bank, collator = self._bank, self._collator
+        return answer(samples, bank, method, knowledge, collator, self._tokenizer, evaluation, self._stop)
 
 
 def _merge(parts: Sequence[Params]) -> Params:
