@@ -23,7 +23,7 @@ _METEOR = Path(_meteor.__file__).with_name(_meteor.METEOR_JAR)
 # One thread that collects garbage: on busy cores METEOR started within a minute with it and in ten without. Text is
 # UTF-8 wherever the machine stands, and numbers have points: METEOR dies of a locale with decimal commas.
 _JAVA = ("java", "-XX:+UseSerialGC", "-Xmx2G", "-Dfile.encoding=UTF-8", "-Duser.language=en", "-Duser.country=US")
-_LINE_BREAKS = re.compile("[\n\r\x0b\x0c\x85\u2028\u2029]")  # all that the tokenizer takes for one
+_LINE_BREAKS = re.compile("[\n\r\x0b\x0c\u2028\u2029]")  # all that the tokenizer takes for one
 _INSTALL = "install a Java runtime, 8 or later (Debian: apt install default-jre-headless; conda: openjdk)"
 
 
@@ -43,12 +43,16 @@ def tokenize(captions: Sequence[str]) -> list[str]:
     spoken = [line for line in lines if line.strip()]
     command = [*_JAVA, "-cp", str(_TOKENIZER), "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"]
     try:
-        done = subprocess.run(command, input="".join(f"{line}\n" for line in spoken).encode(), capture_output=True)
+        done = subprocess.run(
+            command, input="".join(f"{line}\n" for line in spoken).encode("utf-8", "replace"), capture_output=True
+        )
     except OSError as error:
         raise _no_java(error) from error
     found = done.stdout.decode("utf-8", "replace").split("\n")[:-1]
-    if done.returncode or len(found) != len(spoken):
+    if done.returncode:
         raise _failed("the Penn Treebank tokenizer", done.returncode, done.stderr)
+    if len(found) != len(spoken):
+        raise JavaError(f"the Penn Treebank tokenizer gave words for {len(found)} of {len(spoken)} captions")
     words = iter([word for word in line.split(" ") if word and word not in _ptb.PUNCTUATIONS] for line in found)
     return [" ".join(next(words)) if line.strip() else "" for line in lines]
 
@@ -82,6 +86,8 @@ def meteor(said: Sequence[str], wanted: Sequence[Sequence[str]]) -> tuple[float,
             each += [float(process.stdout.readline()) for _ in said[1:]]
             return float(process.stdout.readline()), each
         except (OSError, ValueError):  # a broken pipe; a line that is no number, as the empty one of a dead process
+            with suppress(subprocess.TimeoutExpired):  # it is dying: let it end by itself, so that its code tells why
+                process.wait(5)
             process.kill()
             process.wait()
             complaints.seek(0)
@@ -110,7 +116,7 @@ def check_java() -> None:
 
 
 def _ask(to: IO[bytes], back: IO[bytes], line: str) -> str:
-    to.write(f"{line}\n".encode())
+    to.write(f"{line}\n".encode("utf-8", "replace"))
     to.flush()
     return back.readline().decode("utf-8", "replace").strip()
 

@@ -155,5 +155,5 @@ def test_what_a_failing_program_said_is_told(java):
 def test_words_of_too_few_captions_are_refused(java):
     script(java, "head -n 1")  # of two captions one comes back
     assert tokenize(["a dog"]) == ["a dog"]
-    with pytest.raises(JavaError, match="tokenizer"):
+    with pytest.raises(JavaError, match="tokenizer gave words for 1 of 2 captions"):
         tokenize(["a dog", "a cat"])
