@@ -96,7 +96,7 @@ def test_full_metrics_are_those_of_pycocoevalcap_by_itself_and_nothing_is_printe
 @needs_java
 def test_a_line_break_within_a_caption_does_not_shift_the_others():
     # The library's own wrapper replaces "\n" only: of "b", "c" and "d" every caption would get its neighbour's words.
-    assert tokenize(["a\x0bb", "c\u2028d\r\n", "", "e\n", " ", "F.", ""]) == ["a b", "c d", "", "e", "", "f", ""]
+    assert tokenize(["a\x0bb", "c\u2028d\r\n", "", "e\n", " ", "Fish.", ""]) == ["a b", "c d", "", "e", "", "fish", ""]
     assert tokenize(["", " "]) == ["", ""]
 
 
