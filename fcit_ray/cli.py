@@ -8,6 +8,7 @@ from rich.console import Console
 
 from fcit_ray.checkpoint import CheckpointError
 from fcit_ray.config import ConfigError
+from fcit_ray.data.coco_java import JavaError
 from fcit_ray.data.layout import DataError
 from fcit_ray.models.load import ModelError
 from fcit_ray.run_folder import RunFolderError
@@ -34,7 +35,7 @@ def exit_on_error() -> Iterator[None]:
     except (ConfigError, DataError, ModelError, RunFolderError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except RunFailed as error:
+    except (RunFailed, JavaError) as error:
         print(f"the run failed: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:

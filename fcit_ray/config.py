@@ -11,7 +11,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from fcit_ray.data.catalog import CATALOG
+from fcit_ray.data.catalog import CATALOG, Captions, Scoring
 
 
 class ConfigError(ValueError):
@@ -237,6 +237,22 @@ class Evaluation(_Section):
     """Length limit of an answer."""
     every_stage: bool = True
     """Evaluate the tasks seen so far after each stage; false evaluates once, at the end (no Avg, no forgetting)."""
+    scoring: Scoring = "strict"
+    """`strict`: the whole answer must be right. `released`: the rules of the paper's released code, to compare with its
+    figures: for DVQA and FigureQA any part of the answer is right, an empty prediction too; a caption's CIDEr, which
+    reaches 10, counts in full, so that a caption score may pass 100."""
+    captions: Captions | None = None
+    """How captions are scored. `portable`: BLEU, ROUGE-L and CIDEr over words split by a rule of our own, the same bits
+    on every machine, but not the paper's number. `full`: METEOR too, over Penn Treebank words; needs Java. null: what
+    `scoring` implies, `portable` under `strict` and `full` under `released`, which has no other. Whether Java happens
+    to be there never decides, or one configuration would give two numbers on two machines."""
+
+    @field_validator("captions")
+    @classmethod
+    def _released_are_full(cls, captions: Captions | None, info: ValidationInfo) -> Captions | None:
+        if captions == "portable" and info.data.get("scoring") == "released":
+            raise ValueError("evaluation.scoring=released scores captions by all seven metrics; expected full or null")
+        return captions
 
 
 class Runtime(_Section):

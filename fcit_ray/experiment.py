@@ -11,7 +11,9 @@ from torch import Tensor
 
 from fcit_ray.algorithm import Algorithm, make_algorithm
 from fcit_ray.config import Config, ConfigError, Train, with_absolute_paths
+from fcit_ray.data.catalog import rule_of
 from fcit_ray.data.chat import check_prompt
+from fcit_ray.data.coco_java import JavaError, check_java
 from fcit_ray.data.layout import Record, check_images, load_test
 from fcit_ray.data.prompt import instruction_text
 from fcit_ray.data.selection import SELECTIONS
@@ -93,6 +95,7 @@ def open_experiment(config: Config) -> Experiment:
             raise ConfigError(f"model.rank: {config.model.rank} cannot be shared out over {num_adapters} adapters")
         if misfit := make_lora_rule(config.lora).misfit(config.model.rank // num_adapters):
             raise ConfigError(misfit)
+    check_scoring(config)
     stream = open_stream(config)
     tests = {
         name: load_test(benchmark.root, name, benchmark.split, benchmark.max_test_records)
@@ -104,6 +107,27 @@ def open_experiment(config: Config) -> Experiment:
         if cut := count_cut(model.identity_encoder, texts):
             _log.warning("identity tokens: %d of %d instructions are longer than CLIP reads, and cut", cut, len(texts))
     return Experiment(with_absolute_paths(config), setting, stream, tests)
+
+
+def check_scoring(config: Config) -> None:
+    """Captions that are to be scored by all seven metrics need Java on this machine, where the driver will score them.
+
+    Refused here, not scored by fewer metrics: hours later the run would have a figure that only looks like the paper's.
+
+    Raises:
+        ConfigError: Java's programs do not run.
+    """
+    evaluation = config.evaluation
+    for name in (name for task in config.benchmark.tasks for name in task.datasets):
+        if rule_of(name, evaluation.scoring, evaluation.captions) in ("caption_full", "caption_released"):
+            try:
+                check_java()
+            except JavaError as error:
+                key = "scoring=released" if evaluation.scoring == "released" else "captions=full"
+                raise ConfigError(
+                    f"evaluation.{key}: METEOR and the Penn Treebank words of {name} need Java: {error}; "
+                    "or score captions without them: evaluation.scoring=strict evaluation.captions=portable"
+                ) from None
 
 
 def make_setting(config: Config) -> Setting:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from fcit_ray.config import Config
-from fcit_ray.data.catalog import CATALOG
+from fcit_ray.data.catalog import rule_of, scored_by
 from fcit_ray.data.layout import load_test
 from fcit_ray.data.scores import majority_score
 from fcit_ray.data.stream import training_data
@@ -16,14 +16,19 @@ def majority_results(config: Config, label: str = "Majority answer") -> dict[str
     Raises:
         DataError: a file or record cannot be used.
     """
-    benchmark = config.benchmark
-    percents, counts = {}, {}
+    benchmark, evaluation = config.benchmark, config.evaluation
+    percents: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    details: dict[str, dict[str, float]] = {}
     for task, records in zip(benchmark.tasks, training_data(benchmark)[0], strict=True):
         scores = []
         counts[task.name] = 0
         for name in task.datasets:
             tests = load_test(benchmark.root, name, benchmark.split, benchmark.max_test_records)
-            scores.append(majority_score(CATALOG[name].kind, [r for r in records if r.dataset == name], tests).percent)
+            rule = rule_of(name, evaluation.scoring, evaluation.captions)
+            scored = majority_score(rule, [record for record in records if record.dataset == name], tests)
+            scores.append(scored.percent)
+            details[name] = {"percent": scored.percent, **scored.parts}
             counts[task.name] += len(tests)
         percents[task.name] = sum(scores) / len(scores)
     return make_results(
@@ -31,7 +36,8 @@ def majority_results(config: Config, label: str = "Majority answer") -> dict[str
         seed=config.seed,
         tasks=[task.name for task in benchmark.tasks],
         num_stages=0,
-        records=[{"kind": "evaluation", "stage": -1, "scores": percents}],
+        records=[{"kind": "evaluation", "stage": -1, "scores": percents, "datasets": details}],
         num_records=counts,
         params={},
+        scored=scored_by(details, evaluation.scoring, evaluation.captions),
     )

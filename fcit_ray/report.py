@@ -42,6 +42,9 @@ class Row:
         moved_bytes: down and up, over the whole run.
         transfer: for each seed the mean over the datasets that nobody trained on; () if the run has none.
         unseen: for each such dataset its scores, an entry a seed.
+        iou: mean IoU of Grounding's boxes after the last stage, times 100; empty where the runs have none.
+        scoring: rule of the scores.
+        captions: rule of the captions' scores; empty where the runs have none.
     """
 
     label: str
@@ -56,6 +59,9 @@ class Row:
     moved_bytes: tuple[float, ...]
     transfer: tuple[float, ...] = ()
     unseen: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    iou: tuple[float, ...] = ()
+    scoring: str = "strict"
+    captions: str = ""
 
     def score(self, task: str) -> tuple[float, ...]:
         """One task's scores, an entry a seed; empty if the runs have no such task."""
@@ -77,6 +83,7 @@ def make_results(
     params: Params,
     spent: Mapping[str, float] | None = None,
     num_unseen: Mapping[str, int] | None = None,
+    scored: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """What `results.json` holds.
 
@@ -90,13 +97,16 @@ def make_results(
         params: the final global parameters.
         spent: what the run's privacy rule counted, by name.
         num_unseen: test records by dataset that nobody trained on.
+        scored: how predictions were scored, as `catalog.scored_by` says it; None is strictly, without captions.
 
     Returns:
         `label`, `seed`, `tasks`, `matrix` (S x T, None where not evaluated), `last`, `avg`, `forgetting`, `bwt` (None
         where undefined; a run of at most one stage has no `avg`), `num_records`, `seconds` (wall clock of all rounds
         and evaluations, whatever sessions they fell in; without the start of the workers), `moved_bytes` (parameters
-        and reports, down and up), `adapters_sha256`; with differential privacy also `epsilon` and `dp_delta`; where
-        datasets were kept unseen `transfer`: `mean`, `scores` and `num_records` by dataset.
+        and reports, down and up), `adapters_sha256`, `scoring` and, where there are captions, `captions` (which rules
+        were scored by), `diagnostics` (by dataset, the percent and parts of the last evaluation that answered it); with
+        differential privacy also `epsilon` and `dp_delta`; where datasets were kept unseen `transfer`: `mean`,
+        `scores` and `num_records` by dataset.
     """
     records = list(records)
     matrix = metrics.accuracy_matrix(records, tasks, num_stages)
@@ -119,9 +129,21 @@ def make_results(
         "seconds": math.fsum(s for record in records for s in record.get("seconds", {}).values()),
         "moved_bytes": sum(record.get("bytes_down", 0) + record.get("bytes_up", 0) for record in records),
         "adapters_sha256": params_sha256(params),
+        **(scored or {"scoring": "strict"}),
+        "diagnostics": last_details(records),
         **(spent or {}),
         **({"transfer": transfer} if unseen else {}),
     }
+
+
+def last_details(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Percent and parts of every dataset, from the latest stage's evaluation that answered it."""
+    details: dict[str, dict[str, float]] = {}
+    evaluations = [record for record in records if record.get("kind") == "evaluation"]
+    for record in sorted(evaluations, key=lambda record: int(record["stage"])):  # stable: a later record counts
+        for name, parts in record.get("datasets", {}).items():
+            details[name] = {key: value for key, value in parts.items() if isinstance(value, int | float)}
+    return details
 
 
 def matrix_from_results(results: Mapping[str, Any]) -> metrics.Matrix:
@@ -146,6 +168,9 @@ def row_from_results(results: Mapping[str, Any]) -> Row:
         scores=(tuple(matrix_from_results(results)[-1].tolist()),),
         transfer=(results["transfer"]["mean"],) if "transfer" in results else (),
         unseen={name: (score,) for name, score in results.get("transfer", {}).get("scores", {}).items()},
+        iou=tuple(100 * parts["mean_iou"] for parts in results.get("diagnostics", {}).values() if "mean_iou" in parts),
+        scoring=results.get("scoring", "strict"),
+        captions=results.get("captions", ""),
         **figures,
     )
 
@@ -168,6 +193,8 @@ def merge_seeds(rows: Iterable[Row]) -> list[Row]:
             raise ValueError(f"{label!r}: runs of different tasks; give them different `name`s")
         if len({tuple(row.unseen) for row in group}) > 1:
             raise ValueError(f"{label!r}: runs of different benchmark.transfer; give them different `name`s")
+        if len({(row.scoring, row.captions) for row in group}) > 1:
+            raise ValueError(f"{label!r}: runs scored by different rules; give them different `name`s")
         merged.append(
             Row(
                 label=label,
@@ -182,6 +209,9 @@ def merge_seeds(rows: Iterable[Row]) -> list[Row]:
                 moved_bytes=tuple(value for row in group for value in row.moved_bytes),
                 transfer=tuple(value for row in group for value in row.transfer),
                 unseen={name: tuple(v for row in group for v in row.unseen[name]) for name in group[0].unseen},
+                iou=tuple(value for row in group for value in row.iou),
+                scoring=group[0].scoring,
+                captions=group[0].captions,
             )
         )
     return merged
@@ -216,6 +246,9 @@ def comparison_table(rows: Iterable[Row], title: str | None = None) -> Table:
         columns.append(([row.transfer for row in rows], True, True))
         columns += [([row.unseen_score(name) for row in rows], True, False) for name in unseen]
         names += ["Transfer", *shorten(unseen)]
+    if any(row.iou for row in rows):
+        columns.append(([row.iou for row in rows], True, False))
+        names.append("IoU")
     for name, (cells, _, spread) in zip(names, columns, strict=True):
         widest = max(len(text) for text in (name, *(_cell(values, spread) for values in cells)))
         table.add_column(Text(name), justify="right", no_wrap=True, min_width=widest)
@@ -225,7 +258,7 @@ def comparison_table(rows: Iterable[Row], title: str | None = None) -> Table:
             Text(_cell(cells[index], spread), style="bold" if index in winners else "")
             for (cells, _, spread), winners in zip(columns, best, strict=True)
         ]
-        table.add_row(Text(row.label), *texts)
+        table.add_row(Text(_label(row)), *texts)
     return table
 
 
@@ -236,6 +269,8 @@ def markdown_table(rows: Iterable[Row]) -> str:
     header = ["Method", "Last", "Avg", "Forgetting", "BWT", "Seconds", "MB moved", *tasks]
     if unseen:
         header += ["Transfer", *(f"{name} (unseen)" for name in unseen)]
+    with_iou = any(row.iou for row in rows)
+    header += ["Grounding's mean IoU"] if with_iou else []
     lines = [_markdown_line(header), "|---|" + "---:|" * (len(header) - 1)]
     for row in rows:
         figures = [_cell(value, spread=True) for value in (row.last, row.avg, row.forgetting, row.bwt)]
@@ -244,7 +279,8 @@ def markdown_table(rows: Iterable[Row]) -> str:
         scores = [_cell(row.score(task), spread=True) for task in tasks]
         if unseen:
             scores += [_cell(values, spread=True) for values in (row.transfer, *map(row.unseen_score, unseen))]
-        lines.append(_markdown_line([row.label, *figures, *cost, *scores]))
+        scores += [_cell(row.iou, spread=True)] if with_iou else []
+        lines.append(_markdown_line([_label(row), *figures, *cost, *scores]))
     if caption := _caption(rows):
         lines += ["", caption]
     return "\n".join(lines) + "\n"
@@ -266,10 +302,19 @@ def _unseen(rows: Sequence[Row]) -> list[str]:
 
 def _caption(rows: Sequence[Row]) -> str | None:
     counts = sorted({len(row.seeds) for row in rows})
-    if not counts or counts[-1] == 1:
-        return None
-    seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return f"Mean ± sample standard deviation over {seeds} seeds."
+    notes = []
+    if counts and counts[-1] > 1:
+        seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        notes.append(f"Mean ± sample standard deviation over {seeds} seeds.")
+    if any(row.captions == "portable" for row in rows):
+        notes.append("Captions: without METEOR, on words of our own; not the paper's number.")
+    return " ".join(notes) or None
+
+
+def _label(row: Row) -> str:
+    """The row's name; it says so where the scores are not by the default rules."""
+    odd = f"{row.scoring} scoring" if row.scoring != "strict" else "full captions" if row.captions == "full" else ""
+    return f"{row.label} ({odd})" if odd else row.label
 
 
 def _cell(values: Sequence[float], spread: bool) -> str:

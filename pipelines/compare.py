@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fcit_ray.cli import console, exit_on_error, split_overrides
 from fcit_ray.config import load_config
+from fcit_ray.diagnostics import diagnostics_markdown, diagnostics_table
 from fcit_ray.display import Display
 from fcit_ray.durable import write_text
 from fcit_ray.experiment import open_experiment
@@ -61,8 +62,10 @@ def main() -> None:
                 {configs[n].name: f.records() for n, f in folders.items() if configs[n].name in streams},
                 args.out / "curves.png",
             )
-        write_text(args.out / "comparison.md", markdown_table(rows))
+        write_text(args.out / "comparison.md", markdown_table(rows) + diagnostics_markdown(results[1:]))
     console.print(comparison_table(rows))
+    if oddities := diagnostics_table(results[1:]):
+        console.print(oddities)
     console.print(f"Run folders   {', '.join(str(folder.path) for folder in folders.values())}")
     if streams:
         console.print(f"Heat maps     {args.out / 'accuracy_matrix.png'}")

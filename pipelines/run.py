@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fcit_ray.cli import console, exit_on_error, split_overrides
 from fcit_ray.config import load_config
+from fcit_ray.diagnostics import diagnostics_table
 from fcit_ray.display import Display
 from fcit_ray.experiment import open_experiment
 from fcit_ray.report import comparison_table, row_from_results
@@ -34,6 +35,8 @@ def main() -> None:
         with Display() as display:
             results = launch(config, folder, on_status=display.update, experiment=experiment)
     console.print(comparison_table([row_from_results(results)]))
+    if oddities := diagnostics_table([results]):
+        console.print(oddities)
     console.print(f"Run folder    {folder.path}")
     console.print(f"Heat map      {folder.path / 'accuracy_matrix.png'}")
     console.print(f"Curves        {folder.path / 'curves.png'}")

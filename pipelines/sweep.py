@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fcit_ray.cli import console, exit_on_error
+from fcit_ray.diagnostics import diagnostics_markdown, diagnostics_table
 from fcit_ray.durable import write_text
 from fcit_ray.reference import majority_results
 from fcit_ray.report import comparison_table, markdown_table, merge_seeds, row_from_results
@@ -45,8 +46,10 @@ def main() -> None:
 
         results = run_sweep(sweep, trials, out, on_result=show)
         rows = merge_seeds(row_from_results(result) for result in [*majority, *results])
-        write_text(out / "table.md", markdown_table(rows))
+        write_text(out / "table.md", markdown_table(rows) + diagnostics_markdown(results))
     console.print(comparison_table(rows))
+    if oddities := diagnostics_table(results):
+        console.print(oddities)
     console.print(f"Table         {out / 'table.md'}")
     console.print(f"Run folders   {out}/<method>-seed<seed>")
 

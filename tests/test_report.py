@@ -12,6 +12,7 @@ from fcit_ray.report import (
     UNDEFINED,
     Row,
     comparison_table,
+    last_details,
     make_results,
     markdown_table,
     matrix_from_results,
@@ -45,6 +46,7 @@ def test_results_hold_the_figures_and_null_where_there_is_none() -> None:
         "label": "disco", "seed": 1, "tasks": ["a", "b"], "matrix": [[80.0, None], [79.0, 79.0]],
         "last": 79.0, "avg": 79.5, "forgetting": 1.0, "bwt": -1.0,
         "num_records": {"a": 40, "b": 40}, "adapters_sha256": params_sha256({"w": torch.ones(2)}),
+        "scoring": "strict", "diagnostics": {},
         "seconds": 3.5, "moved_bytes": 7,  # a round of 2 s and two evaluations of 0.5 + 0.25 s; 3 + 4 bytes
     }  # fmt: skip
     assert math.isnan(matrix_from_results(results)[0, 1])
@@ -126,6 +128,54 @@ def test_the_best_of_a_column_is_bold_and_forgetting_is_best_low() -> None:
         "Avg": [False] * 3,
         "Forg.": [True, False, False],
         "t": [False, True, True],
+    }
+
+
+def test_tables_say_by_which_rules_was_scored_unless_by_the_default_ones() -> None:
+    strict = make_run("disco", 0, 80)
+    released = make_run("disco", 1, 80) | {"scoring": "released", "captions": "full"}
+    full = make_run("disco", 2, 80) | {"captions": "full"}
+    portable = make_run("disco", 3, 80) | {"captions": "portable"}
+
+    def first_cell(results: dict[str, Any]) -> str:
+        return markdown_table([row_from_results(results)]).splitlines()[2].split(" | ")[0]
+
+    assert first_cell(strict) == first_cell(portable) == "| disco"
+    assert first_cell(released) == "| disco (released scoring)"
+    assert first_cell(full) == "| disco (full captions)"
+    assert "without METEOR" in markdown_table([row_from_results(portable)])
+    assert "METEOR" not in markdown_table([row_from_results(full)])
+    with pytest.raises(ValueError, match="'disco': runs scored by different rules"):
+        merge_seeds(map(row_from_results, (strict, released)))
+
+
+def test_the_mean_overlap_stands_beside_the_scores() -> None:
+    # 0.25 and 0.75 of two seeds: 50 in percent
+    runs = [
+        make_run("disco", seed, 80) | {"diagnostics": {"Grounding": {"percent": 40.0, "mean_iou": iou}}}
+        for seed, iou in enumerate((0.25, 0.75))
+    ]
+    row = merge_seeds(map(row_from_results, runs))[0]
+    assert row.iou == (25.0, 75.0)
+    lines = markdown_table([row]).splitlines()
+    assert lines[0].endswith("| Grounding's mean IoU |")
+    assert lines[2].endswith("| 50.0±35.4 |")
+    assert str(comparison_table([row]).columns[-1].header) == "IoU"
+    assert str(comparison_table([row_from_results(make_run("a", 0, 80))]).columns[-1].header) == "sCLEVR"
+
+
+def test_diagnostics_are_those_of_the_last_evaluation_of_each_dataset() -> None:
+    def evaluated(stage: int, **datasets: Any) -> dict[str, Any]:
+        return {"kind": "evaluation", "stage": stage, "scores": {}, "datasets": datasets}
+
+    records = [
+        evaluated(1, DVQA={"percent": 2.0, "blank_frac": 0.5, "mean_gate": [1.0], "views": {"0": 1.0}}),
+        evaluated(0, DVQA={"percent": 1.0, "blank_frac": 0.0}, OCRVQA={"percent": 3.0, "blank_frac": 0.25}),
+        {"kind": "round", "stage": 1},
+    ]
+    assert last_details(records) == {
+        "DVQA": {"percent": 2.0, "blank_frac": 0.5},
+        "OCRVQA": {"percent": 3.0, "blank_frac": 0.25},
     }
 
 

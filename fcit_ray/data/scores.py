@@ -1,20 +1,15 @@
-"""How answers are scored: one rule a kind of dataset (section 2 of the benchmark's description).
+"""How answers are scored: one function a rule. Which dataset goes by which rule is the catalog's to say."""
 
-Captions are scored by pycocoevalcap's metrics that need no Java: BLEU-1..4, ROUGE-L and CIDEr. METEOR and the Penn
-Treebank tokenizer do; METEOR is left out, and words are split by a rule of our own (lower case, no punctuation). A
-caption percentage from here is therefore *not* the number the paper reports for Flickr30k, though it ranks alike.
-"""
-
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-from pycocoevalcap.bleu.bleu import Bleu
-from pycocoevalcap.cider.cider import Cider
-from pycocoevalcap.rouge.rouge import Rouge
 
+from fcit_ray.data.captions import CaptionMetrics, full_metrics, portable_metrics, split_words
+from fcit_ray.data.catalog import Rule
+from fcit_ray.data.formats import diagnose
 from fcit_ray.data.layout import Box, Record, parse_box
 from fcit_ray.types import Prediction
 
@@ -24,9 +19,11 @@ class Scores:
     """How well a task was answered.
 
     Attributes:
-        percent: the task's score, 0..100.
-        per_sample: every record's own score, 0..1, in the records' order; 0 or 1 unless captions.
-        parts: what else there is to know, by name: `blank_frac`, the share of empty answers, for every kind.
+        percent: the task's score, 0..100; above it only where `caption_released` counts CIDEr in full.
+        per_sample: every record's own score, 0..1, in the records' order; 0 or 1 unless captions. Under
+            `caption_released` up to 16/7.
+        parts: what else there is to know, by name: the diagnostics of `formats.diagnose`, and what the rule adds.
+            Which names there are depends on the rule and the records only, never on the predictions.
     """
 
     percent: float
@@ -34,27 +31,36 @@ class Scores:
     parts: dict[str, float]
 
 
-def score(kind: str, predictions: Sequence[Prediction], records: Sequence[Record]) -> Scores:
+def score(rule: Rule, predictions: Sequence[Prediction], records: Sequence[Record]) -> Scores:
     """Score predictions against the records they answer, matched by id.
 
-    - `exact`: the whole answer, apart from case and surrounding space. DVQA and FigureQA too: the released code
-      accepts any prediction that is a substring of the answer, hence an empty one.
+    Space around predictions and answers never counts.
+
+    - `exact`: the whole answer, apart from case. Nothing else is forgiven, as in the released code: `A.` is not `A`,
+      `4656` not `4,656`, `three` not `3`. A looser rule would have to know what a full stop or a comma means in each
+      dataset (`3.` for `3`, `Washington D.C.`); `near_frac` says how much there would be to gain by one.
+    - `substring` (released, for DVQA and FigureQA): the prediction is found in the answer, apart from case. An empty
+      prediction is found everywhere, hence right.
     - `box`: IoU > 0.5, both boxes scaled by the image's longer side. What does not parse as one box is wrong. Parts
       add `mean_iou` and `unparsed_frac`.
-    - `caption`: mean of BLEU-1..4, ROUGE-L and CIDEr over the corpus. CIDEr reaches 10; in the mean it counts as at
-      most 1, so that a perfect caption scores 100 as a perfect answer does elsewhere. Parts hold all of them, CIDEr
-      uncapped. With a single record CIDEr is 0 by its definition: no word is rarer than another.
+    - `caption`: mean of BLEU-1..4, ROUGE-L and CIDEr over the corpus, over words of our own. CIDEr reaches 10; in the
+      mean it counts as at most 1, so that a perfect caption scores 100 as a perfect answer does elsewhere. Parts hold
+      all metrics, CIDEr uncapped. With a single record CIDEr is 0 by its definition: no word is rarer than another.
+      Not the number the paper reports for Flickr30k, though it ranks alike.
+    - `caption_full`: the same with METEOR too, and over Penn Treebank words. Needs Java.
+    - `caption_released`: the mean of the seven metrics of `caption_full`, CIDEr in full. Needs Java.
 
     Args:
-        kind: `exact`, `box` or `caption`, as in the catalog.
+        rule: as `catalog.rule_of` gives it.
         predictions: one for every record, in any order.
-        records: test records.
+        records: test records of one dataset.
 
     Raises:
-        ValueError: unknown kind, no records, or predictions that are not one a record.
+        ValueError: unknown rule, no records, or predictions that are not one a record.
+        JavaError: Java is not there or fails, under the rules that need it.
     """
-    if kind not in _KINDS:
-        raise ValueError(f"kind {kind!r}: expected {', '.join(_KINDS)}")
+    if rule not in _RULES:
+        raise ValueError(f"rule {rule!r}: expected {', '.join(_RULES)}")
     if not records:
         raise ValueError("no records to score; expected at least one")
     answers = {prediction.question_id: prediction.prediction.strip() for prediction in predictions}
@@ -65,9 +71,8 @@ def score(kind: str, predictions: Sequence[Prediction], records: Sequence[Record
             f"{len(predictions)} predictions for {len(records)} records, unmatched ids {odd}; expected one a record"
         )
     texts = [answers[name] for name in wanted]
-    percent, per_sample, parts = _KINDS[kind](texts, records)
-    blank = sum(not text for text in texts) / len(texts)
-    return Scores(float(percent), tuple(map(float, per_sample)), {"blank_frac": blank, **parts})
+    percent, per_sample, parts = _RULES[rule](texts, records)
+    return Scores(float(percent), tuple(map(float, per_sample)), {**diagnose(texts, records), **parts})
 
 
 def majority_answer(records: Sequence[Record]) -> str:
@@ -84,21 +89,21 @@ def majority_answer(records: Sequence[Record]) -> str:
     return next(answer for answer in answers if answer.casefold() == best)
 
 
-def majority_score(kind: str, train: Sequence[Record], test: Sequence[Record]) -> Scores:
+def majority_score(rule: Rule, train: Sequence[Record], test: Sequence[Record]) -> Scores:
     """What always giving the majority answer scores: the floor below which a model has learned nothing."""
     answer = majority_answer(train)
-    return score(kind, [Prediction(record.id, answer, record.answer or "") for record in test], test)
+    return score(rule, [Prediction(record.id, answer, record.answer or "") for record in test], test)
 
 
 _Result = tuple[float, Sequence[float], dict[str, float]]
 
 
-def _exact(texts: Sequence[str], records: Sequence[Record]) -> _Result:
-    right = []
+def _words(texts: Sequence[str], records: Sequence[Record], right: Callable[[str, str], bool]) -> _Result:
+    marks = []
     for text, record in zip(texts, records, strict=True):
         assert record.answer is not None, "test records carry their answer; load_test checks it"
-        right.append(float(text.casefold() == record.answer.strip().casefold()))
-    return 100 * float(np.mean(right)), right, {}
+        marks.append(float(right(text.casefold(), record.answer.strip().casefold())))
+    return 100 * float(np.mean(marks)), marks, {}
 
 
 def _box(texts: Sequence[str], records: Sequence[Record]) -> _Result:
@@ -129,30 +134,25 @@ def iou(first: Box, second: Box) -> float:
     return width * height / (sum(areas) - width * height)
 
 
-def _caption(texts: Sequence[str], records: Sequence[Record]) -> _Result:
-    said = {index: [_words(text)] for index, text in enumerate(texts)}
-    wanted = {}
-    for index, record in enumerate(records):
-        references = [words for words in map(_words, record.references) if words]
-        if not references:
+def _caption(
+    texts: Sequence[str],
+    records: Sequence[Record],
+    measure: Callable[[Sequence[str], Sequence[Sequence[str]]], CaptionMetrics],
+    cap: float,
+) -> _Result:
+    for record in records:
+        if not any(map(split_words, record.references)):
             raise ValueError(f"{record.where}: no reference caption has a word in it; expected at least one")
-        wanted[index] = references
-    bleus, bleu_lists = Bleu(4).compute_score(wanted, said, verbose=0)
-    rouge, rouge_list = Rouge().compute_score(wanted, said)
-    cider, cider_list = Cider().compute_score(wanted, said)
-    parts = {f"BLEU-{n}": float(bleu) for n, bleu in enumerate(bleus, 1)}
-    parts |= {"ROUGE-L": float(rouge), "CIDEr": float(cider)}
-    table = np.array([*bleu_lists, rouge_list, cider_list])  # (6, B)
-    percent = 100 * float(np.mean([min(part, 1.0) for part in parts.values()]))
-    return percent, np.minimum(table, 1.0).mean(0).tolist(), parts
+    metrics = measure(texts, [record.references for record in records])
+    percent = 100 * float(np.mean([min(value, cap) for value in metrics.corpus.values()]))
+    return percent, np.minimum(metrics.captions, cap).mean(0).tolist(), metrics.corpus
 
 
-def _words(text: str) -> str:
-    return " ".join(re.findall(r"\w+(?:[-'\u2019]\w+)*", text.lower()))
-
-
-_KINDS: dict[str, Callable[[Sequence[str], Sequence[Record]], _Result]] = {
-    "exact": _exact,
+_RULES: dict[str, Callable[[Sequence[str], Sequence[Record]], _Result]] = {
+    "exact": partial(_words, right=str.__eq__),
+    "substring": partial(_words, right=lambda text, answer: text in answer),
     "box": _box,
-    "caption": _caption,
+    "caption": partial(_caption, measure=portable_metrics, cap=1.0),
+    "caption_full": partial(_caption, measure=full_metrics, cap=1.0),
+    "caption_released": partial(_caption, measure=full_metrics, cap=np.inf),
 }

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fcit_ray.config import Config
-from fcit_ray.data.catalog import CATALOG
+from fcit_ray.data.catalog import rule_of, scored_by
 from fcit_ray.data.scores import Scores, score
 from fcit_ray.data.shards import ShardSource
 from fcit_ray.display import Status
@@ -144,6 +144,7 @@ class Driver:
             num_unseen={name: len(tests[name]) for name in self._config.benchmark.transfer},
             params=state.params,
             spent=self._spent(state),
+            scored=scored_by(tests, self._config.evaluation.scoring, self._config.evaluation.captions),
         )
         matrix, tasks = matrix_from_results(results), results["tasks"]
         plot_accuracy_matrix(matrix, tasks, self._folder.path / "accuracy_matrix.png", self._config.name)
@@ -326,7 +327,8 @@ class Driver:
             Prediction(record.id, text, str(record.answer), gate)
             for record, (text, gate) in zip(records, answers, strict=True)
         ]
-        scores = score(CATALOG[dataset].kind, predictions, records)
+        rule = rule_of(dataset, self._config.evaluation.scoring, self._config.evaluation.captions)
+        scores = score(rule, predictions, records)
         rows = [
             {
                 "question_id": prediction.question_id,

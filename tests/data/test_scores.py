@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from fcit_ray.data.catalog import CATALOG, rule_of, scored_by
 from fcit_ray.data.layout import Record, parse_box
 from fcit_ray.data.prompt import Turn
 from fcit_ray.data.scores import iou, majority_answer, majority_score, score
@@ -38,13 +39,67 @@ def test_exact_means_the_whole_answer_apart_from_case(prediction, answer, right)
     assert result.percent == 100 * right
 
 
+# Verdicts on DVQA, whose released rule is the substring. Where it is the whole string, released is strict.
+@pytest.mark.parametrize(
+    ("prediction", "answer", "strict", "released"),
+    [
+        ("yes", "Yes", 1, 1),  # case never counts
+        ("\tYes \n", "yes", 1, 1),  # nor space around: generation ends on either
+        ("new  york", "new york", 0, 0),  # space within does
+        ("A", "A", 1, 1),
+        ("A.", "A", 0, 0),  # a full stop is part of the answer: "A." is in no "A"
+        ("A", "A.", 0, 1),  # ... but "A" is in "A."
+        ("(A)", "A", 0, 0),
+        ("A) 42", "A", 0, 0),
+        ("B", "A", 0, 0),
+        ("", "A", 0, 1),  # the flaw: nothing is found everywhere
+        (" ", "A", 0, 1),  # ... since space is taken off first
+        ("o", "no", 0, 1),  # one letter
+        ("no", "not at all", 0, 1),  # a part, though it means another thing
+        ("not at all", "no", 0, 0),  # the other way round nothing is found
+        ("3", "13", 0, 1),  # digits are letters to it
+        ("three", "3", 0, 0),
+        ("3.0", "3", 0, 0),  # text, not value
+        ("3", "3.0", 0, 1),
+        ("03", "3", 0, 0),
+        ("4656", "4,656", 0, 0),  # the thousands' comma
+        ("4,656", "4,656", 1, 1),
+        ("4", "4,656", 0, 1),
+        ("50", "50%", 0, 1),  # a unit left out
+        ("50%", "50", 0, 0),  # a unit too many
+        ("5 cm", "5cm", 0, 0),
+        ("Stra\u00dfe", "STRASSE", 1, 1),  # full case folding
+        ("caf\u00e9", "cafe\u0301", 0, 0),  # composed and decomposed are two texts, in the released code too
+        ("\u00c9cole", "\u00e9cole", 1, 1),
+        ("\uff13", "3", 0, 0),  # a full-width digit
+        ("x\u00a0", "x", 1, 1),  # a no-break space around is space
+        ("\u2212 3", "-3", 0, 0),  # a minus sign is not a hyphen
+    ],
+)
+def test_tricky_answers_under_both_scorings(prediction, answer, strict, released):
+    record = asked("0", answer)
+    assert one(rule_of("DVQA"), prediction, record).per_sample == (strict,)
+    assert one(rule_of("DVQA", "released"), prediction, record).per_sample == (released,)
+    assert one(rule_of("ArxivQA", "released"), prediction, record).per_sample == (strict,)  # the whole string there
+
+
+def test_the_released_rules_differ_on_three_datasets():
+    assert {name: rule_of(name, "released") for name in CATALOG if rule_of(name, "released") != rule_of(name)} == {
+        "Flickr30k-cap": "caption_released", "FigureQA": "substring", "DVQA": "substring"
+    }  # fmt: skip
+    assert rule_of("Flickr30k-cap", "strict", "full") == "caption_full"
+    assert scored_by(["DVQA"], "released") == {"scoring": "released"}
+    assert scored_by(["DVQA", "Flickr30k-cap"]) == {"scoring": "strict", "captions": "portable"}
+    assert scored_by(["Flickr30k-cap"], "released") == {"scoring": "released", "captions": "full"}
+
+
 def test_percent_is_the_mean_and_blank_answers_are_counted():
     records = [asked(str(n), "yes") for n in range(4)]
     predictions = [Prediction("2", "yes", "yes"), *(Prediction(n, " ", "yes") for n in "013")]  # in any order
     result = score("exact", predictions, records)
     assert result.per_sample == (0, 0, 1, 0)
     assert result.percent == 25
-    assert result.parts == {"blank_frac": 0.75}
+    assert result.parts == {"blank_frac": 0.75, "near_frac": 0.0}
 
 
 # The answer is the box from (0.2, 0.2) to (0.6, 0.6), of area 0.16.
@@ -60,14 +115,29 @@ def test_percent_is_the_mean_and_blank_answers_are_counted():
         ("[0.7,0.7,0.9,0.9]", 0, 0.0),
         ("[0.6,0.6,0.2,0.2]", 0, 0.0),  # corners the wrong way round
         ("[0.2,0.2,0.6]", 0, 0.0),
+        ("[.2, .2, 6e-1, +0.6]", 1, 1.0),  # other ways to write the numbers
+        ("[0.2,0.2,0.6,0.6", 0, 0.0),  # cut short: the last number may be too
+        ("0.2,0.2,0.6,0.6", 0, 0.0),
+        ("(0.2,0.2,0.6,0.6)", 0, 0.0),
+        ("[[0.2,0.2,0.6,0.6]]", 0, 0.0),
+        ("[0.2 0.2 0.6 0.6]", 0, 0.0),
+        ("[0,2,0,2,0,6,0,6]", 0, 0.0),  # decimal commas make eight numbers
+        ("[0.2,0.2,0.6,0.6][0.2,0.2,0.6,0.6]", 0, 0.0),  # one box was asked for
+        ("[0.2,0.2,nan,0.6]", 0, 0.0),
+        ("[0.2,0.2,1e999,0.6]", 0, 0.0),  # infinite
+        ("[0.6,0.2,0.2,0.6]", 0, 0.0),  # left and right swapped
+        ("[20,20,60,60]", 0, 0.0),  # pixels or percent: a box far from the picture
         ("the box is [0.2,0.2,0.6,0.6]", 0, 0.0),
         ("", 0, 0.0),
     ],
 )
 def test_a_box_is_right_above_half_overlap(prediction, right, overlap):
-    record = asked("0", "[0.2,0.2,0.6,0.6]", box=(0.2, 0.2, 0.6, 0.6), size=(10, 5))
+    record = Record(
+        "Grounding", "0", "a.png", (Turn("a ?"),), "[0.2,0.2,0.6,0.6]", box=(0.2, 0.2, 0.6, 0.6), size=(10, 5)
+    )
     result = one("box", prediction, record)
     assert result.per_sample == (right,)
+    assert one(rule_of("Grounding", "released"), prediction, record).per_sample == (right,)
     assert result.parts["mean_iou"] == pytest.approx(overlap)
     assert result.parts["unparsed_frac"] == (parse_box(prediction) is None)
 
@@ -80,7 +150,7 @@ def test_boxes_are_squares_of_the_longer_side():
 
 
 def captioned(name: str, *references: str) -> Record:
-    return asked(name, references[0], references=references)
+    return Record("Flickr30k-cap", name, "a.png", (Turn("a ?"),), references[0], references=references)
 
 
 def test_a_short_caption_by_hand():
@@ -144,8 +214,8 @@ def test_predictions_must_be_one_a_record():
         score("exact", [Prediction(n, "yes", "yes") for n in "02"], records)
     with pytest.raises(ValueError, match="no records"):
         score("exact", [], [])
-    with pytest.raises(ValueError, match="kind 'substring': expected exact, box, caption"):
-        score("substring", [], records)
+    with pytest.raises(ValueError, match="rule 'anls': expected exact, substring, box, caption"):
+        score("anls", [], records)
 
 
 def trained(*answers: str) -> Record:
