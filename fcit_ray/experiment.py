@@ -16,7 +16,9 @@ from fcit_ray.federation import Federation
 from fcit_ray.lora import make_lora_rule
 from fcit_ray.methods import make_method
 from fcit_ray.models.adapters import AdapterBank
+from fcit_ray.models.attention import check_attention
 from fcit_ray.models.load import find_vision_tower, load_base
+from fcit_ray.models.quantize import check_quantize
 from fcit_ray.types import Setting
 
 
@@ -60,6 +62,8 @@ def open_experiment(config: Config) -> Experiment:
         ConfigError, DataError, ModelError: say what cannot be used.
     """
     benchmark = config.benchmark
+    check_attention(config)
+    check_quantize(config)
     if config.model.identity != "text":
         find_vision_tower(config.model.path)
     setting = make_setting(config)
@@ -106,7 +110,15 @@ def local_training(config: Config) -> Train:
 
 def make_bank(config: Config, algorithm: Algorithm) -> AdapterBank:
     """Load the frozen base and give it what the algorithm needs, on the GPU if the run uses one."""
-    base: Any = load_base(config.model.path, config.model.dtype)
+    model = config.model
+    base = load_base(model.path, model.dtype, model.attention, model.quantize, config.runtime.gpu)
+    bank = equip(base, config, algorithm)
+    bank.to(torch.device("cuda") if config.runtime.gpu else torch.device("cpu"))
+    return bank
+
+
+def equip(base: Any, config: Config, algorithm: Algorithm) -> AdapterBank:
+    """Give a frozen base the adapters and whatever else the algorithm trains."""
     setting = make_setting(config)
     widths = {"text": base.get_input_embeddings().weight.shape[1]}
     if config.model.identity != "text":
@@ -115,5 +127,4 @@ def make_bank(config: Config, algorithm: Algorithm) -> AdapterBank:
     bank = AdapterBank(base, config.model, algorithm.method.num_adapters(setting), config.seed, width)
     algorithm.method.install(bank, setting)
     algorithm.aggregation.lora.install(bank)
-    bank.to(torch.device("cuda") if config.runtime.gpu else torch.device("cpu"))
     return bank

@@ -68,6 +68,7 @@ def make_results(
     num_records: Mapping[str, int],
     params: Params,
     spent: Mapping[str, float] | None = None,
+    attention: Iterable[str] = (),
 ) -> dict[str, Any]:
     """What `results.json` holds.
 
@@ -80,14 +81,17 @@ def make_results(
         num_records: test records by task, behind the final scores.
         params: the final global parameters.
         spent: what the run's privacy rule counted, by name.
+        attention: kernels that the workers used.
 
     Returns:
         `label`, `seed`, `tasks`, `matrix` (S x T, None where not evaluated), `last`, `avg`, `forgetting`, `bwt` (None
         where undefined; a run of at most one stage has no `avg`), `num_records`, `seconds` (wall clock of all rounds
         and evaluations, whatever sessions they fell in; without the start of the workers), `moved_bytes` (parameters
-        and reports, down and up), `adapters_sha256`; with differential privacy also `epsilon` and `dp_delta`.
+        and reports, down and up), `adapters_sha256`; with differential privacy also `epsilon` and `dp_delta`; where
+        workers told it, `attention`: the kernel in use (several, with commas, where their GPUs differ).
     """
     records = list(records)
+    kernels = ", ".join(sorted(set(attention)))
     matrix = metrics.accuracy_matrix(records, tasks, num_stages)
     return {
         "label": label,
@@ -103,6 +107,7 @@ def make_results(
         "moved_bytes": sum(record.get("bytes_down", 0) + record.get("bytes_up", 0) for record in records),
         "adapters_sha256": params_sha256(params),
         **(spent or {}),
+        **({"attention": kernels} if kernels else {}),
     }
 
 
