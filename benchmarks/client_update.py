@@ -35,6 +35,7 @@ from transformers import (
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    PrinterCallback,
     Trainer,
     TrainingArguments,
 )
@@ -135,7 +136,9 @@ def stock(base: Any, batch: dict[str, torch.Tensor], steps: int, config: Model, 
                 gradient_checkpointing=checkpointing, gradient_checkpointing_kwargs={"use_reentrant": False},
                 use_cpu=device.type == "cpu", dataloader_pin_memory=False, optim="adamw_torch",
             )  # fmt: skip
-            Trainer(model=model, args=arguments, train_dataset=rows).train()
+            trainer = Trainer(model=model, args=arguments, train_dataset=rows)
+            trainer.remove_callback(PrinterCallback)
+            trainer.train()
 
     return turn, model
 

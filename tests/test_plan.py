@@ -10,6 +10,7 @@ import torch
 
 from fcit_ray.algorithm import make_algorithm
 from fcit_ray.config import parse_config
+from fcit_ray.data.miniature import write_miniature
 from fcit_ray.experiment import make_bank, make_setting
 from fcit_ray.plan import Round, blind_experiment, efficiency, list_schedule, outline, shape_bank
 
@@ -133,3 +134,16 @@ def test_an_unknown_gpu_is_named_with_those_that_are_known(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         runpy.run_path("pipelines/run.py", run_name="__main__")
     assert "--gpu: 'Voodoo2': unknown GPU; known: B200, H200" in capsys.readouterr().err
+
+
+def test_the_plan_of_the_miniature_rests_on_its_records(monkeypatch, capsys, tmp_path):
+    write_miniature(tmp_path, num_train=110, num_validation=8, num_test=8)
+    monkeypatch.chdir(ROOT)
+    given = ["configs/miniature.yaml", "configs/methods/disco.yaml", f"benchmark.root={tmp_path}", "--plan"]
+    monkeypatch.setattr(sys, "argv", ["run.py", *given])
+    runpy.run_path("pipelines/run.py", run_name="__main__")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "tokens: 128 records looked at" in shown  # 16 of each of eight tasks
+    assert "packing efficiency" in shown
+    # 8 questions of each task seen, after each of eight stages: 8 (1 + 2 + ... + 8) = 288.
+    assert "questions answered 288" in shown

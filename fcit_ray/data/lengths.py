@@ -36,7 +36,7 @@ class LengthEncoder(SampleEncoder):
         return np.zeros(1, dtype=np.float32)
 
 
-def measure_lengths(encoder: SampleEncoder, stream: Stream, batch: int, per_task: int = 16) -> Lengths:
+def measure_lengths(encoder: SampleEncoder, stream: Stream, per_task: int = 16) -> Lengths:
     """Token lengths of a sample of the training records, spread evenly over each task's files.
 
     Raises:
