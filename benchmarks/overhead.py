@@ -107,6 +107,8 @@ class BenchDriver(Driver):
 class IdleWorker:
     """Stands where `Worker` stands: fetches what it was sent and returns an update of the same size."""
 
+    attention = ""  # it has no model
+
     def __init__(self, store: RayStore):
         self._store = store
 

@@ -119,6 +119,7 @@ def run_client(
     rates = {name: train.projector_lr if bank.is_projector(name) else train.lr for name in trained}
     extra = local.start(run)
     losses: list[float] = []
+    bank.recompute(train.gradient_checkpointing)
     bank.model.train()
     for batch in batches():
         loss = method.loss(run, batch, method.forward(run, batch)) + local.penalty(run, extra)

@@ -179,6 +179,12 @@ class Model(_Section):
     """Tokens of a record, image tokens included; longer records are refused, never cut silently."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the frozen base. Adapters and projector are always float32."""
+    attention: Literal["auto", "sdpa", "flash_attention_2", "eager"] = "auto"
+    """Kernel of the base's attention. `auto`: flash-attn where it is installed and the GPU takes it (compute capability
+    8.0 or later, bfloat16), else torch's SDPA. results.json says which it was."""
+    quantize: Literal["none", "4bit"] = "none"
+    """`4bit` keeps the language model's linear layers as NormalFloat4 (QLoRA, arXiv 2305.14314): about a quarter of
+    bfloat16's memory. Needs a CUDA GPU, `dtype: bfloat16` and the extra `quant`. Tower and projector stay whole."""
     identity: Literal["text", "image", "both"] = "text"
     """What samples and clients are told apart by: frozen features of the instruction (the paper's choice), of the
     picture (pooled output of the base's vision tower, which every process that reads data then loads), or both."""
@@ -226,6 +232,9 @@ class Train(_Section):
     """Share of the steps over which the learning rate rises; after them it follows half a cosine to zero."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradients are scaled down to this norm."""
+    gradient_checkpointing: bool = False
+    """Keep each layer's input alone and compute its inside again in the backward pass: the same bits, far less memory,
+    about a third more time (Chen et al. 2016, arXiv 1604.06174)."""
 
 
 class Evaluation(_Section):

@@ -22,8 +22,10 @@ from fcit_ray.federation import Federation
 from fcit_ray.lora import make_lora_rule
 from fcit_ray.methods import make_method
 from fcit_ray.models.adapters import AdapterBank
+from fcit_ray.models.attention import check_attention
 from fcit_ray.models.clip import check_clip, clip_widths, count_cut
 from fcit_ray.models.load import find_vision_tower, load_base
+from fcit_ray.models.quantize import check_quantize
 from fcit_ray.types import Setting
 
 _log = logging.getLogger(__name__)
@@ -83,6 +85,8 @@ def open_experiment(config: Config) -> Experiment:
     """
     benchmark = config.benchmark
     model = config.model
+    check_attention(config)
+    check_quantize(config)
     check_prompt(model.path, model.prompt)
     if model.identity_encoder != "base":
         check_clip(model.identity_encoder, model.identity)
@@ -157,7 +161,15 @@ def local_training(config: Config) -> Train:
 
 def make_bank(config: Config, algorithm: Algorithm) -> AdapterBank:
     """Load the frozen base and give it what the algorithm needs, on the GPU if the run uses one."""
-    base: Any = load_base(config.model.path, config.model.dtype)
+    model = config.model
+    base = load_base(model.path, model.dtype, model.attention, model.quantize, config.runtime.gpu)
+    bank = equip(base, config, algorithm)
+    bank.to(torch.device("cuda") if config.runtime.gpu else torch.device("cpu"))
+    return bank
+
+
+def equip(base: Any, config: Config, algorithm: Algorithm) -> AdapterBank:
+    """Give a frozen base the adapters and whatever else the algorithm trains."""
     setting = make_setting(config)
     if config.model.identity_encoder != "base":
         widths = clip_widths(config.model.identity_encoder)
@@ -169,5 +181,4 @@ def make_bank(config: Config, algorithm: Algorithm) -> AdapterBank:
     bank = AdapterBank(base, config.model, algorithm.method.num_adapters(setting), config.seed, width)
     algorithm.method.install(bank, setting)
     algorithm.aggregation.lora.install(bank)
-    bank.to(torch.device("cuda") if config.runtime.gpu else torch.device("cpu"))
     return bank

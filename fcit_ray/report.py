@@ -84,6 +84,7 @@ def make_results(
     spent: Mapping[str, float] | None = None,
     num_unseen: Mapping[str, int] | None = None,
     scored: Mapping[str, str] | None = None,
+    attention: Iterable[str] = (),
 ) -> dict[str, Any]:
     """What `results.json` holds.
 
@@ -98,6 +99,7 @@ def make_results(
         spent: what the run's privacy rule counted, by name.
         num_unseen: test records by dataset that nobody trained on.
         scored: how predictions were scored, as `catalog.scored_by` says it; None is strictly, without captions.
+        attention: kernels that the workers used.
 
     Returns:
         `label`, `seed`, `tasks`, `matrix` (S x T, None where not evaluated), `last`, `avg`, `forgetting`, `bwt` (None
@@ -106,9 +108,11 @@ def make_results(
         and reports, down and up), `adapters_sha256`, `scoring` and, where there are captions, `captions` (which rules
         were scored by), `diagnostics` (by dataset, the percent and parts of the last evaluation that answered it); with
         differential privacy also `epsilon` and `dp_delta`; where datasets were kept unseen `transfer`: `mean`,
-        `scores` and `num_records` by dataset.
+        `scores` and `num_records` by dataset; where
+        workers told it, `attention`: the kernel in use (several, with commas, where their GPUs differ).
     """
     records = list(records)
+    kernels = ", ".join(sorted(set(attention)))
     matrix = metrics.accuracy_matrix(records, tasks, num_stages)
     unseen = metrics.transfer_scores(records)
     transfer = {
@@ -133,6 +137,7 @@ def make_results(
         "diagnostics": last_details(records),
         **(spent or {}),
         **({"transfer": transfer} if unseen else {}),
+        **({"attention": kernels} if kernels else {}),
     }
 
 

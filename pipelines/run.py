@@ -2,19 +2,25 @@
 
 python pipelines/run.py configs/miniature.yaml configs/methods/disco.yaml
 python pipelines/run.py configs/miniature.yaml configs/methods/disco.yaml seed=1 train.epochs=2
+python pipelines/run.py configs/miniature.yaml configs/methods/disco.yaml --plan
+python pipelines/run.py CONFIG... --plan --gpus 4 --gpu H100
 """
 
 import argparse
 from pathlib import Path
 
 from fcit_ray.cli import console, exit_on_error, split_overrides
-from fcit_ray.config import load_config
+from fcit_ray.config import Config, ConfigError, load_config
+from fcit_ray.data.layout import DataError
 from fcit_ray.diagnostics import diagnostics_table
 from fcit_ray.display import Display
-from fcit_ray.experiment import open_experiment
+from fcit_ray.experiment import Experiment, open_experiment
+from fcit_ray.plan_report import check_memory, make_plan, plan_basis, plan_tables
 from fcit_ray.report import comparison_table, row_from_results
 from fcit_ray.run_folder import RunFolder
+from fcit_ray.runtime.data import sample_encoder
 from fcit_ray.runtime.launch import launch, start_ray
+from fcit_ray.speed import Device, found_gpu, named_gpu, this_cpu
 
 
 def main() -> None:
@@ -25,10 +31,25 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="run folder (default: runs/<name>-seed<seed>)")
     parser.add_argument("--resume", action="store_true", help="go on with the unfinished run in the folder")
     parser.add_argument("--overwrite", action="store_true", help="delete the run in the folder and start anew")
+    parser.add_argument("--plan", action="store_true", help="say what the run needs, start nothing; 2 if it cannot fit")
+    parser.add_argument("--gpus", type=int, help="with --plan: workers of a GPU each (default: runtime.num_workers)")
+    parser.add_argument("--gpu", help="with --plan: what each has, such as H100 or A100-40GB (default: this machine's)")
+    parser.add_argument("--gpu-memory-gb", type=float, help="with --plan: memory of each, 10^9 bytes")
     args = parser.parse_intermixed_args()
+    if args.gpus is not None and args.gpus < 1:
+        parser.error(f"argument --gpus: expected at least 1, got {args.gpus}")
+    if args.gpu_memory_gb is not None and not args.gpu_memory_gb > 0:
+        parser.error(f"argument --gpu-memory-gb: expected a number above 0, got {args.gpu_memory_gb}")
+    if not args.plan and (args.gpus or args.gpu or args.gpu_memory_gb):
+        parser.error("--gpus, --gpu and --gpu-memory-gb go with --plan")
     with exit_on_error():
         config = load_config(*split_overrides(args.config))
+        if args.plan:
+            show_plan(config, args.gpus, args.gpu, args.gpu_memory_gb)
+            return
         experiment = open_experiment(config)
+        if config.runtime.gpu:
+            check_gpu(experiment)
         path = args.out or Path("runs") / f"{config.name.lower()}-seed{config.seed}"
         folder = RunFolder.open(path, config, resume=args.resume, overwrite=args.overwrite)
         start_ray(folder.log_file)
@@ -41,6 +62,45 @@ def main() -> None:
     console.print(f"Heat map      {folder.path / 'accuracy_matrix.png'}")
     console.print(f"Curves        {folder.path / 'curves.png'}")
     console.print(f"Predictions   {folder.path}/predictions/<stage>/<dataset>.jsonl")
+
+
+def show_plan(config: Config, gpus: int | None, gpu: str | None, memory_gb: float | None) -> None:
+    """Print the plan; a run that cannot fit raises ConfigError behind it."""
+    try:
+        device = named_gpu(gpu, memory_gb) if gpu else found_gpu(memory_gb)
+    except ValueError as error:
+        raise ConfigError(f"--gpu: {error}") from None
+    if device is None:
+        device = Device("GPU", 0.0, 0.0, memory_gb * 1e9, "--gpu names one") if memory_gb else this_cpu()
+    experiment, encoder = None, None
+    missing = ""
+    try:
+        experiment = open_experiment(config)
+        encoder = sample_encoder(experiment)
+    except DataError as error:
+        missing = str(error)
+    workers = gpus or config.runtime.num_workers
+    plan = make_plan(config, device, workers, experiment, encoder)
+    for table in plan_tables(plan):
+        console.print(table)
+    if missing:
+        console.print(f"data: {missing}", markup=False)
+    for line in plan_basis(plan):
+        console.print(line, markup=False)
+    if warning := check_memory(plan):
+        console.print(f"warning: {warning}", markup=False)
+
+
+def check_gpu(experiment: Experiment) -> None:
+    """Refuse a run whose workers' GPU, taken to be like this machine's, is too small; say so where there is none."""
+    device = found_gpu()
+    if device is None:
+        console.print("no GPU is seen here, so memory was not checked; --plan --gpu names one")
+        return
+    config = experiment.config
+    plan = make_plan(config, device, config.runtime.num_workers, experiment, sample_encoder(experiment))
+    if warning := check_memory(plan):
+        console.print(f"warning: {warning}", markup=False)
 
 
 if __name__ == "__main__":

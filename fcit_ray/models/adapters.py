@@ -81,13 +81,13 @@ class AdapterBank:
         }
         for name, parameter in self._named.items():
             parameter.data = parameter.data.float()
-            if adapter_index(name) is None:
+            if adapter_index(name) is None or parameter.is_meta:
                 continue
             if ".lora_B." in name:
                 nn.init.zeros_(parameter)
             else:
                 draw = torch.Generator().manual_seed(derive_seed(seed, "adapter", name))
-                value = torch.randn(parameter.shape, generator=draw) * config.init_std
+                value = torch.randn(parameter.shape, generator=draw, device="cpu") * config.init_std
                 parameter.data.copy_(value)
         self._seed = seed
         self._paths = {module: name.removeprefix(_PREFIX) for name, module in self.model.named_modules()}
@@ -97,6 +97,7 @@ class AdapterBank:
         self._gate: Tensor | None = None
         self._packed_gate: Tensor | None = None
         self._hooked = False
+        self._recompute = False
         self.feature_dim = feature_dim or self.width
 
     @property
@@ -116,8 +117,12 @@ class AdapterBank:
 
     @property
     def spread(self) -> float:
-        """Standard deviation of the entries of the token embeddings: the scale on which a prompt looks like words."""
-        return float(self.model.get_input_embeddings().weight.float().std())
+        """Standard deviation of the entries of the token embeddings: the scale on which a prompt looks like words.
+
+        0 for a bank of shapes without values (on the device `meta`).
+        """
+        table = self.model.get_input_embeddings().weight
+        return 0.0 if table.is_meta else float(table.float().std())
 
     @property
     def layers(self) -> dict[str, tuple[int, int]]:
@@ -138,9 +143,9 @@ class AdapterBank:
         assert name not in self._named, f"{name} is taken"
         draw = torch.Generator().manual_seed(derive_seed(self._seed, "adapter", name))
         if low is not None:
-            value = torch.rand(shape, generator=draw) * (-2 * low) + low
+            value = torch.rand(shape, generator=draw, device="cpu") * (-2 * low) + low
         else:
-            value = torch.randn(shape, generator=draw) * std
+            value = torch.randn(shape, generator=draw, device="cpu") * std
         self._named[name] = nn.Parameter(value.to(self.device))
 
     def parameter(self, name: str) -> nn.Parameter:
@@ -168,6 +173,33 @@ class AdapterBank:
             module.register_forward_pre_hook(self._weigh_layer)
             for k in range(self.num_adapters):
                 module.lora_A[adapter_name(k)].register_forward_hook(self._scale_by(module, k))
+
+    @property
+    def attention(self) -> str:
+        """Name of the attention kernel that the base was loaded with."""
+        return str(self.model.config._attn_implementation)
+
+    def recompute(self, enabled: bool) -> None:
+        """Whether training keeps each layer's input alone and computes its inside again in the backward pass.
+
+        Not reentrant, so frozen inputs need no gradient of their own, and with dropout's draws repeated: the same bits.
+        Layers in evaluation mode (answering, a teacher) are not touched.
+
+        Raises:
+            ConfigError: the base's architecture cannot.
+        """
+        if enabled == self._recompute:
+            return
+        model: Any = self.model.get_base_model() if self.num_adapters else self.model
+        if not model.supports_gradient_checkpointing:
+            raise ConfigError(f"train.gradient_checkpointing: {type(model).__name__} does not support it")
+        self._recompute = enabled
+        # transformers renames both in version 6, and warns of the old names before.
+        kind = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+        if enabled:
+            getattr(model, f"{kind}_checkpointing_enable")({"use_reentrant": False, "preserve_rng_state": True})
+        else:
+            getattr(model, f"{kind}_checkpointing_disable")()
 
     @contextmanager
     def holding(self, params: Params) -> Iterator[None]:
@@ -197,6 +229,10 @@ class AdapterBank:
     def params(self) -> dict[str, Tensor]:
         """A copy of all trainable values, on the CPU."""
         return {name: parameter.detach().cpu().clone() for name, parameter in self._named.items()}
+
+    def shapes(self) -> dict[str, Tensor]:
+        """All trainable parameters without their values: tensors on the device `meta`."""
+        return {name: torch.empty_like(parameter, device="meta") for name, parameter in self._named.items()}
 
     @torch.no_grad()
     def load(self, params: Params) -> None:
@@ -243,8 +279,10 @@ class AdapterBank:
             # One more, as the first of them is predicted a position earlier.
             keep = _labelled_span(inputs["labels"]) + 1
             inputs |= {"labels": inputs["labels"][:, -keep:], "logits_to_keep": keep}  # type: ignore[dict-item]
+        # A cache is of no use in training, and what is computed twice must not be put in it twice.
+        cache = {"use_cache": False} if self._recompute else {}
         with self._precision(), self._prompted(prompts):
-            return self.model(**inputs)
+            return self.model(**inputs, **cache)
 
     @staticmethod
     def answer_logits(batch: Mapping[str, Tensor], output: Any) -> Tensor:

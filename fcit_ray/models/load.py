@@ -23,8 +23,10 @@ from transformers import (
     PreTrainedModel,
 )
 
+from fcit_ray.models.attention import choose_attention
 from fcit_ray.models.encoder import TextEncoder, TokenEmbeddingEncoder, VisionTowerEncoder
 from fcit_ray.models.processor import pads_to_square, processor_class, read_processor
+from fcit_ray.models.quantize import check_quantize_device, quantize_options
 
 TINY = Path(__file__).parent.parent / "assets" / "tiny_llava"
 
@@ -101,21 +103,33 @@ def takes_squares(path: str) -> bool:
         raise ModelError(f"model.path={path!r}: its processor does not load: {error}") from error
 
 
-def load_base(path: str, dtype: str = "float32") -> PreTrainedModel:
-    """Load an image-text model, frozen and in evaluation mode, on the CPU.
+def load_base(
+    path: str, dtype: str = "float32", attention: str = "auto", quantize: str = "none", gpu: bool = False
+) -> PreTrainedModel:
+    """Load an image-text model, frozen and in evaluation mode, on the CPU (in four bits: on the GPU).
 
     Args:
         path: `tiny`, a folder, or a hub name found in the local cache.
         dtype: `float32` or `bfloat16`.
+        attention: as in `model.attention`.
+        quantize: as in `model.quantize`.
+        gpu: whether it will be moved to this process's GPU.
 
     Raises:
         ModelError: no such model, or not an image-text model.
+        ConfigError: the attention kernel or four bits cannot work here, with the reason.
     """
     folder = model_folder(path)
     if dtype not in DTYPES:
         raise ModelError(f"model.dtype={dtype!r}: expected {' or '.join(DTYPES)}")
+    options: dict[str, Any] = {"dtype": DTYPES[dtype], "local_files_only": True}
+    if kernel := choose_attention(attention, dtype, gpu):
+        options["attn_implementation"] = kernel
+    if quantize != "none":
+        check_quantize_device()
+        options |= quantize_options(folder)
     try:
-        model = AutoModelForImageTextToText.from_pretrained(folder, dtype=DTYPES[dtype], local_files_only=True)
+        model = AutoModelForImageTextToText.from_pretrained(folder, **options)
     except (OSError, ValueError) as error:
         raise ModelError(f"model.path={path!r}: does not load: {error}") from error
     model.requires_grad_(False)

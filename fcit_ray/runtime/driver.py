@@ -52,6 +52,7 @@ class Driver:
         self._queue = WorkQueue(self._config.runtime.lease_s)
         self._initial: Params | None = None
         self._begun = threading.Event()
+        self._attention: set[str] = set()
         self._versions = 0
         self._view, self._num_views = 0, 1  # of the models being evaluated
         self._clock = _Clock()
@@ -59,9 +60,11 @@ class Driver:
 
     # What the workers call.
 
-    def join(self, worker: int) -> bool:
-        """A worker (re)starts; True asks it to send the bank's initial parameters with `begin`."""
+    def join(self, worker: int, attention: str = "") -> bool:
+        """A worker (re)starts, with this attention kernel; True asks it to send the initial parameters with `begin`."""
         self._queue.join(worker)
+        if attention:
+            self._attention.add(attention)
         return not self._begun.is_set()
 
     def begin(self, params: Params) -> None:
@@ -145,6 +148,7 @@ class Driver:
             params=state.params,
             spent=self._spent(state),
             scored=scored_by(tests, self._config.evaluation.scoring, self._config.evaluation.captions),
+            attention=self._attention,
         )
         matrix, tasks = matrix_from_results(results), results["tasks"]
         plot_accuracy_matrix(matrix, tasks, self._folder.path / "accuracy_matrix.png", self._config.name)

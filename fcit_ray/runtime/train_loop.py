@@ -1,5 +1,6 @@
 """What a Ray Train worker runs: build a `Worker` once, then pull work from the driver until it is over."""
 
+import logging
 from typing import Any, Protocol
 
 import ray
@@ -15,10 +16,14 @@ from fcit_ray.runtime.worker import Worker
 from fcit_ray.types import Params
 
 _WAIT_S = 5.0
+_log = logging.getLogger("ray.train")
 
 
 class Serves(Protocol):
     """A `Worker`, or what a benchmark puts in its place."""
+
+    @property
+    def attention(self) -> str: ...
 
     def initial_params(self) -> Params: ...
 
@@ -50,7 +55,8 @@ def train_loop(context: dict[str, Any]) -> None:
 def serve(driver: Any, worker: Serves) -> None:
     """Do what the driver hands out until it answers `Over`."""
     rank = ray.train.get_context().get_world_rank()
-    if ray.get(driver.join.remote(rank)):
+    _log.info("worker %d: attention by %s", rank, worker.attention)
+    if ray.get(driver.join.remote(rank, worker.attention)):
         ray.get(driver.begin.remote(worker.initial_params()))
     sent = None
     while not isinstance(lease := ray.get(driver.next.remote(rank, _WAIT_S)), Over):

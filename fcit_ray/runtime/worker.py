@@ -43,6 +43,11 @@ class Worker:
         """Global parameters before the first round; the same in every worker."""
         return self._bank.params()
 
+    @property
+    def attention(self) -> str:
+        """Name of the attention kernel in use."""
+        return self._bank.attention
+
     def perform(self, work: TrainWork | AnswerWork) -> ClientUpdate | list[Answer]:
         return self.train(work) if isinstance(work, TrainWork) else self.answer(work)
 
