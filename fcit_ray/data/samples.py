@@ -7,7 +7,6 @@ Legend: B images, H and W pixels, L tokens, D features.
 
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from fcit_ray.data.images import open_image
 from fcit_ray.data.layout import DataError, Record
 from fcit_ray.data.prompt import IMAGE_TOKEN, instruction_text, render
 from fcit_ray.models.encoder import Identity, TextEncoder, VisionTowerEncoder, join
@@ -34,7 +34,7 @@ class SampleEncoder:
     once per process. A sample depends on its record alone, never on what is encoded with it.
 
     Attributes:
-        root: data root in the authors' layout.
+        root: data root: a folder in the authors' layout, or Parquet made of one.
         model: path of the model whose processor is used, as in `model.path`.
         template: conversation template, a key of `prompt.SYSTEM`.
         max_length: tokens of a record at most, image tokens included.
@@ -84,6 +84,16 @@ class SampleEncoder:
         """
         return self._feature(record, None if self.identity == "text" else self._pixels(record, _processor(self.model)))
 
+    def num_tokens(self, record: Record) -> int:
+        """Tokens of a record, image included, as the encoders above count them. Loads the processor, no weights.
+
+        Raises:
+            DataError: the image does not decode.
+        """
+        processor = _processor(self.model)
+        text, _ = render(record.turns, self.template, processor.tokenizer.eos_token)
+        return len(_tokenised(processor, text, self._pixels(record, processor))[0]["input_ids"])
+
     def _feature(self, record: Record, pixels: np.ndarray | None) -> np.ndarray:
         if self.identity == "text":
             return self._text_feature(record).numpy().astype(np.float32)
@@ -100,8 +110,7 @@ class SampleEncoder:
         """The sample without labels, its tokens' character offsets (L, 2), and the text that these refer to."""
         processor = _processor(self.model)
         pixels = self._pixels(record, processor)
-        expanded = text.replace(IMAGE_TOKEN, processor.image_token * num_image_tokens(processor, pixels), 1)
-        tokens = processor.tokenizer(expanded, return_offsets_mapping=True)
+        tokens, expanded = _tokenised(processor, text, pixels)
         length = len(tokens["input_ids"])
         if length > self.max_length:
             raise DataError(
@@ -117,9 +126,8 @@ class SampleEncoder:
 
     def _pixels(self, record: Record, processor: Any) -> np.ndarray:
         images = processor.image_processor
-        path = Path(self.root) / "datasets" / record.image
         try:
-            with Image.open(path) as image:
+            with open_image(self.root, record.image) as file, Image.open(file) as image:
                 square = pad_to_square(to_rgb(image), images.image_mean)
         except Exception as error:  # Pillow's decoders raise nearly anything on broken files, so every kind is reported
             raise DataError(f"{record.where}: image {record.image} does not decode: {error}") from error
@@ -130,6 +138,12 @@ class SampleEncoder:
                 f"expected uint8 (1, 3, H, W) as LLaVA-1.5's"
             )
         return np.ascontiguousarray(output[0].transpose(1, 2, 0))  # (H, W, 3)
+
+
+def _tokenised(processor: Any, text: str, pixels: np.ndarray) -> tuple[Any, str]:
+    """The tokens of a text whose image is these pixels, and the text with every placeholder written out."""
+    expanded = text.replace(IMAGE_TOKEN, processor.image_token * num_image_tokens(processor, pixels), 1)
+    return processor.tokenizer(expanded, return_offsets_mapping=True), expanded
 
 
 def num_image_tokens(processor: Any, pixels: np.ndarray) -> int:

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
+from fcit_ray.errors import UserError
 from fcit_ray.models.encoder import TextEncoder, TokenEmbeddingEncoder, VisionTowerEncoder
 
 TINY = Path(__file__).parent.parent / "assets" / "tiny_llava"
@@ -26,7 +27,7 @@ _VISION = re.compile(r"(?:^|\.)vision_tower\.(?:vision_model\.)?(.+)")
 _INNER = re.compile(r"^vision_model\.")  # some versions of transformers wrap the tower once more than others
 
 
-class ModelError(ValueError):
+class ModelError(UserError):
     """A model folder that cannot be used: which, what was found, what was expected."""
 
 
