@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fcit_ray.algorithm import Algorithm, make_algorithm
 from fcit_ray.config import Config, ConfigError, Train, with_absolute_paths
-from fcit_ray.data.layout import Record, check_images, load_test
+from fcit_ray.data.layout import Record, check_images, load_test, num_set_aside
 from fcit_ray.data.stream import Stream, StreamPopulation, open_stream
 from fcit_ray.federation import Federation
 from fcit_ray.lora import make_lora_rule
@@ -29,12 +29,14 @@ class Experiment:
         setting: sizes in the regime chosen.
         stream: training data by stage and client.
         tests: the records to answer, by dataset.
+        quarantined: how many records of which file the quarantine leaves out.
     """
 
     config: Config
     setting: Setting
     stream: Stream
     tests: dict[str, list[Record]]
+    quarantined: dict[str, int] = field(default_factory=dict)
 
     def federation(self, feature: Callable[[int, int], Tensor]) -> Federation:
         """The server's side of the run.
@@ -75,8 +77,10 @@ def open_experiment(config: Config) -> Experiment:
         for task in benchmark.tasks
         for name in task.datasets
     }
-    check_images(benchmark.root, [record for records in (*stream.records, *tests.values()) for record in records])
-    return Experiment(with_absolute_paths(config), setting, stream, tests)
+    everything = [record for records in (*stream.records, *tests.values()) for record in records]
+    check_images(benchmark.root, everything)
+    quarantined = num_set_aside(benchmark.root, {record.source for record in everything})
+    return Experiment(with_absolute_paths(config), setting, stream, tests, quarantined)
 
 
 def make_setting(config: Config) -> Setting:

@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -130,14 +131,8 @@ def run_parquet(args: argparse.Namespace) -> int:
 
     with exit_on_error("start it again to go on"):
         with _bars() as progress:
-            manifest = write_parquet(
-                args.root,
-                args.out,
-                args.datasets,
-                args.images,
-                args.rows_per_file,
-                lambda name, done, total: progress("files", done, total),
-            )
+            told = partial(progress, "files")
+            manifest = write_parquet(args.root, args.out, args.datasets, args.images, args.rows_per_file, told)
         files = [file for table in manifest.tables.values() for file in table]
         size = sum(file.bytes for file in files)
         console.print(f"{len(files)} files, {size / 2**20:.1f} MiB: {args.out}")

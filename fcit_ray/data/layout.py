@@ -25,6 +25,7 @@ __all__ = [
     "check_images",
     "load_test",
     "load_train",
+    "num_set_aside",
     "parse_box",
     "read_captions",
     "read_items",
@@ -155,6 +156,21 @@ def read_items(root: Path | str, source: str, honour_quarantine: bool = True) ->
         raise DataError(f"{file}: holds no records")
     numbered = list(enumerate(items))
     return quarantine.keep(root, source, numbered) if honour_quarantine else numbered
+
+
+def num_set_aside(root: Path | str, sources: Iterable[str]) -> dict[str, int]:
+    """How many records of which of these files are in quarantine; files without any are left out.
+
+    Raises:
+        DataError: the quarantine, or the Parquet root, cannot be read.
+    """
+    parquet = parquet_at(root)
+    counts = (
+        parquet.manifest.plan.set_aside
+        if parquet
+        else {source: len(entries) for source, entries in quarantine.read_quarantine(root).items()}
+    )
+    return {source: counts[source] for source in sorted(set(sources)) if counts.get(source)}
 
 
 def read_captions(root: Path | str, source: str) -> Captions:

@@ -36,8 +36,8 @@ from fcit_ray.errors import DataError
 JOURNAL = "parquet.partial.json"
 
 Row = dict[str, Any]
-Progress = Callable[[str, int, int], None]
-"""Told the file just dealt with, how many there have been, and how many there are."""
+Progress = Callable[[int, int], None]
+"""Told how many files there have been, and how many there are."""
 
 
 def write_parquet(
@@ -46,7 +46,7 @@ def write_parquet(
     datasets: Sequence[str] = (),
     images: Literal["embed", "reference"] = "embed",
     rows_per_file: int = 5000,
-    progress: Progress = lambda name, done, total: None,
+    progress: Progress = lambda done, total: None,
 ) -> Manifest:
     """Convert a data root's instruction files, references and images.
 
@@ -179,7 +179,7 @@ class _Conversion:
         self._reusable[name] = there
         self._done += 1
         self._store.write_bytes(JOURNAL, _dump(self._journal()))
-        self._progress(name, self._done, self._total)
+        self._progress(self._done, self._total)
 
     def _journal(self) -> Manifest:
         """What is whole by now, those of an earlier attempt that have not been come to included."""

@@ -144,6 +144,7 @@ class Driver:
             params=state.params,
             spent=self._spent(state),
         )
+        results["quarantined"] = self._experiment.quarantined
         matrix, tasks = matrix_from_results(results), results["tasks"]
         plot_accuracy_matrix(matrix, tasks, self._folder.path / "accuracy_matrix.png", self._config.name)
         plot_curves({self._config.name: self._folder.records()}, self._folder.path / "curves.png")
