@@ -96,12 +96,12 @@ def run_check(args: argparse.Namespace) -> int:
             console.print(line)
         if args.report:
             report_file(args.report, report)
-        errors = report.errors
+        usable = not report.errors
         if args.quarantine:
             console.print(f"Set aside: {set_aside(report)} records, in {Path(args.root) / 'quarantine.json'}")
-            errors = [offence for offence in errors if offence.index < 0]  # a whole file cannot be set aside
-            errors += [row for row in report.rows if not row.num_usable]  # nor may nothing be left of one
-        return 1 if errors else 0
+            # A whole file cannot be set aside, and something must be left of each.
+            usable = all(error.index >= 0 for error in report.errors) and all(row.num_usable for row in report.rows)
+        return 0 if usable else 1
 
 
 def add_parquet(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

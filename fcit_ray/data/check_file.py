@@ -174,7 +174,7 @@ def pieces_in(root: str, datasets: Sequence[str]) -> tuple[list[Piece], list[str
         for split in ("test", "validation"):
             source, references = layout.test_sources(dataset, split)
             if split == "test" or (Path(root) / source).is_file():
-                pieces.append(Piece(dataset, split, source, references))  # type: ignore[arg-type]
+                pieces.append(Piece(dataset, split, source, references))
     if not datasets:
         files = sorted((Path(root) / "partitioned_data").glob("*/*/*/Task*/client_*.json"), key=_by_number)
         for file in files:

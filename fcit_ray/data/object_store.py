@@ -116,7 +116,11 @@ class Store:
 
     def write_bytes(self, name: str, content: bytes) -> Written:
         """Write or replace a file."""
-        return self.write(name, lambda sink: sink.write(content) and None)
+
+        def fill(sink: HashingFile) -> None:
+            sink.write(content)
+
+        return self.write(name, fill)
 
     def delete(self, name: str) -> None:
         """Remove a file if it is there."""

@@ -106,7 +106,7 @@ def _sources(root: str, datasets: Sequence[str]) -> tuple[list[str], dict[str, R
             source, references = layout.test_sources(dataset, split)
             if split == "validation" and not (Path(root) / source).is_file():
                 continue  # the authors ship none
-            records += layout.load_test(root, dataset, split)  # type: ignore[arg-type]
+            records += layout.load_test(root, dataset, split)
             sources += [source] if references is None else [source, references]
         for record in records:
             users.setdefault(record.image, record)
