@@ -39,7 +39,8 @@ def report_lines(report: Report, num_shown: int) -> Iterator[RenderableType]:
 
 
 def _table(report: Report) -> Table:
-    table = Table(box=SIMPLE, collapse_padding=True, pad_edge=False, title=f"Data root {report.root}", title_justify="left")
+    table = Table(box=SIMPLE, collapse_padding=True, pad_edge=False)
+    table.title, table.title_justify = f"Data root {report.root}", "left"
     for name in ("Dataset", "Split"):
         table.add_column(name, no_wrap=True)
     for name in ("Records", "Usable", *_KINDS.values(), "In train", "Aside"):
