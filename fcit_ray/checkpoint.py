@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fcit_ray import durable
+from fcit_ray.errors import UserError
 from fcit_ray.types import ServerState
 
 VERSION: Final = 2
@@ -45,7 +46,7 @@ _NATIVE: Final = {
 }  # fmt: skip
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A state that cannot be saved, or a checkpoint that cannot be trusted."""
 
 

@@ -6,12 +6,8 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
-from fcit_ray.checkpoint import CheckpointError
-from fcit_ray.config import ConfigError
 from fcit_ray.data.coco_java import JavaError
-from fcit_ray.data.layout import DataError
-from fcit_ray.models.load import ModelError
-from fcit_ray.run_folder import RunFolderError
+from fcit_ray.errors import UserError
 from fcit_ray.runtime.work_queue import RunFailed
 
 _terminal = Console()
@@ -28,16 +24,20 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 @contextmanager
-def exit_on_error() -> Iterator[None]:
-    """Print an error that the user can mend without its traceback, and exit with status 2; 1 for a failed run."""
+def exit_on_error(after_interrupt: str = "--resume goes on from the last checkpoint") -> Iterator[None]:
+    """Print an error that the user can mend without its traceback, and exit with status 2; 1 for a failed run.
+
+    Args:
+        after_interrupt: what there is to do or know after Ctrl-C.
+    """
     try:
         yield
-    except (ConfigError, DataError, ModelError, RunFolderError, CheckpointError) as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except (RunFailed, JavaError) as error:
         print(f"the run failed: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("interrupted; --resume goes on from the last checkpoint", file=sys.stderr)
+        print(f"interrupted; {after_interrupt}", file=sys.stderr)
         sys.exit(130)

@@ -3,6 +3,7 @@
 Every error is a `ConfigError` that names the dotted key, the value given and what was expected.
 """
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,9 +13,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from fcit_ray.data.catalog import CATALOG, Captions, Scoring
+from fcit_ray.data.location import absolute, is_uri
+from fcit_ray.errors import UserError
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A configuration that cannot be used, with one line per offending key."""
 
 
@@ -55,8 +58,9 @@ class Task(_Section):
 class Benchmark(_Section):
     """The stream of tasks and who holds which data."""
 
-    root: Path = Path("data/miniature")
-    """Data root in the authors' layout: `instructions/` and `datasets/`."""
+    root: str = "data/miniature"
+    """Data root: a folder in the authors' layout (`instructions/` and `datasets/`), or what `prepare.py parquet` made
+    of one, as a folder or a URI (`s3://bucket/fcit`)."""
     tasks: tuple[Task, ...] = Field(min_length=1)
     """In the order of the stages. A plain string names a task of one dataset."""
     num_clients: int = Field(10, ge=1)
@@ -92,6 +96,17 @@ class Benchmark(_Section):
     """Datasets that nobody trains on, answered once at the end: zero-shot transfer to unseen tasks."""
     split: Literal["test", "validation"] = "test"
     """What evaluation answers. Tune on `validation` (miniature only: the authors ship none)."""
+
+    @field_validator("root", mode="before")
+    @classmethod
+    def _path_as_text(cls, root: Any) -> Any:
+        return os.fspath(root) if isinstance(root, os.PathLike) else root
+
+    @field_validator("root")
+    @classmethod
+    def _spelled_once(cls, root: str) -> str:
+        """One spelling of a path (`a/b`, not `./a/b/`), as runs are compared by their configurations."""
+        return root if is_uri(root) else str(Path(root))
 
     @field_validator("tasks", mode="before")
     @classmethod
@@ -379,7 +394,7 @@ def with_absolute_paths(config: Config) -> Config:
     }
     return config.model_copy(
         update={
-            "benchmark": config.benchmark.model_copy(update={"root": config.benchmark.root.resolve()}),
+            "benchmark": config.benchmark.model_copy(update={"root": absolute(config.benchmark.root)}),
             "model": config.model.model_copy(update=local),
         }
     )

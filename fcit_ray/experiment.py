@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from fcit_ray.config import Config, ConfigError, Train, with_absolute_paths
 from fcit_ray.data.catalog import rule_of
 from fcit_ray.data.chat import check_prompt
 from fcit_ray.data.coco_java import JavaError, check_java
-from fcit_ray.data.layout import Record, check_images, load_test
+from fcit_ray.data.layout import Record, check_images, load_test, num_set_aside
 from fcit_ray.data.prompt import instruction_text
 from fcit_ray.data.selection import SELECTIONS
 from fcit_ray.data.stream import Stream, StreamPopulation, open_stream
@@ -40,12 +40,14 @@ class Experiment:
         setting: sizes in the regime chosen.
         stream: training data by stage and client.
         tests: the records to answer, by dataset.
+        quarantined: how many records of which file the quarantine leaves out.
     """
 
     config: Config
     setting: Setting
     stream: Stream
     tests: dict[str, list[Record]]
+    quarantined: dict[str, int] = field(default_factory=dict)
 
     def evaluated(self, stage: int) -> list[str]:
         """The datasets answered after a stage, -1 for zero-shot: those of the tasks seen, at the end the unseen too."""
@@ -105,12 +107,14 @@ def open_experiment(config: Config) -> Experiment:
         name: load_test(benchmark.root, name, benchmark.split, benchmark.max_test_records)
         for name in (*(name for task in benchmark.tasks for name in task.datasets), *benchmark.transfer)
     }
-    check_images(benchmark.root, [record for records in (*stream.records, *tests.values()) for record in records])
+    everything = [record for records in (*stream.records, *tests.values()) for record in records]
+    check_images(benchmark.root, everything)
+    quarantined = num_set_aside(benchmark.root, {record.source for record in everything})
     if model.identity_encoder != "base" and model.identity != "image":
-        texts = [instruction_text(record.turns) for records in (*stream.records, *tests.values()) for record in records]
+        texts = [instruction_text(record.turns) for record in everything]
         if cut := count_cut(model.identity_encoder, texts):
             _log.warning("identity tokens: %d of %d instructions are longer than CLIP reads, and cut", cut, len(texts))
-    return Experiment(with_absolute_paths(config), setting, stream, tests)
+    return Experiment(with_absolute_paths(config), setting, stream, tests, quarantined)
 
 
 def check_scoring(config: Config) -> None:

@@ -10,11 +10,13 @@ query and all key heads of a token, V vocabulary, P positions with logits, e byt
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
+from peft import PeftModel
 from torch import nn
 
 from fcit_ray.models.quantize import BYTES_A_WEIGHT
+from fcit_ray.models.structure import find_structure
 
 FLOAT = 4
 """Bytes of a number of adapters, projector, gradients and moments, whatever the base's dtype."""
@@ -147,29 +149,32 @@ class Memory:
         return max(self.training, self.answering)
 
 
-def read_shapes(base: nn.Module, adapted: Mapping[str, tuple[int, int]]) -> Shapes:
+def read_shapes(base: nn.Module, adapted: Mapping[str, tuple[int, int]], projector: str = "auto") -> Shapes:
     """Sizes of a model, on any device.
 
     Args:
         base: an image-text model, with or without adapters in it, which are not counted.
         adapted: inputs and outputs of the adapted layers, by module path.
+        projector: as `model.projector`.
     """
+    if isinstance(base, PeftModel):
+        base = base.get_base_model()
     seen: set[int] = set()
     sizes = {"language": 0, "linear": 0, "vision": 0, "projector": 0}
+    structure, head = find_structure(base, projector), cast(Any, base).get_output_embeddings()
     for path, module in base.named_modules():
-        parts = path.split(".")
-        for parameter in module.parameters(recurse=False):
+        for name, parameter in module.named_parameters(prefix=path, recurse=False):
             if "lora_" in path or id(parameter) in seen:  # embeddings may be tied to the head
                 continue
             seen.add(id(parameter))
-            if "multi_modal_projector" in parts:
+            if name in structure.projector:
                 part = "projector"
-            elif "language_model" in parts or "lm_head" in parts:
+            elif module is head or name.startswith(f"{structure.language}."):
                 part = "language"
             else:
                 part = "vision"
             sizes[part] += parameter.numel()
-            if part == "language" and isinstance(module, nn.Linear) and "lm_head" not in parts:
+            if part == "language" and isinstance(module, nn.Linear) and module is not head:
                 sizes["linear"] += parameter.numel()
     config: Any = base.config
     text, vision = config.get_text_config(), config.vision_config

@@ -17,7 +17,7 @@ from fcit_ray.algorithm import Algorithm, make_algorithm
 from fcit_ray.config import Config
 from fcit_ray.data.batches import num_steps
 from fcit_ray.data.lengths import Lengths
-from fcit_ray.data.stream import Stream
+from fcit_ray.data.stream import Stream, schedule_of
 from fcit_ray.experiment import Experiment, equip, local_training, make_setting
 from fcit_ray.federation import Federation
 from fcit_ray.local_optim import LocalRule
@@ -89,7 +89,7 @@ def shape_bank(config: Config) -> tuple[AdapterBank, Shapes]:
     with torch.device("meta"):
         base: Any = AutoModelForImageTextToText.from_config(settings, dtype=DTYPES[config.model.dtype])
         bank = equip(base, config, make_algorithm(config))
-    return bank, read_shapes(base, bank.layers)
+    return bank, read_shapes(base, bank.layers, config.model.projector)
 
 
 def outline(experiment: Experiment, workers: int) -> Outline:
@@ -187,11 +187,7 @@ def _blind_stream(config: Config) -> Stream:
         return Stream((), (), (), (), ())
     tasks = benchmark.tasks if config.regime == "federated" else benchmark.tasks[:1]
     clients = benchmark.num_clients if config.regime == "federated" else 1
-    schedule = tuple((stage,) * benchmark.clients_per_round for stage in range(len(tasks)))
-    if config.regime == "centralised":
-        schedule = ((0,),)
-    elif benchmark.schedule != "homogeneous":
-        schedule = benchmark.schedule
+    schedule = ((0,),) if config.regime == "centralised" else schedule_of(benchmark)
     shards = tuple(tuple(np.zeros(1, dtype=int) for _ in range(clients)) for _ in tasks)
     return Stream(tasks, ((),) * len(tasks), shards, schedule, ())
 

@@ -35,6 +35,7 @@ from pydantic import ValidationError
 from fcit_ray import checkpoint, durable
 from fcit_ray.checkpoint import CheckpointError
 from fcit_ray.config import Config, describe, dump_config
+from fcit_ray.errors import UserError
 from fcit_ray.types import ServerState
 
 _FORMAT: Final = "fcit_ray run"
@@ -47,7 +48,7 @@ _DECIDES_BITS: Final = frozenset({"runtime.gpu"})
 _log = logging.getLogger(__name__)
 
 
-class RunFolderError(ValueError):
+class RunFolderError(UserError):
     """A folder that cannot be used as asked."""
 
 

@@ -32,7 +32,7 @@ class Lengths:
 class LengthEncoder(SampleEncoder):
     """Encodes as the run will, but for the frozen features: these would need weights."""
 
-    def _feature(self, record: Record, pixels: np.ndarray | None) -> np.ndarray:
+    def _feature(self, record: Record, pixels: np.ndarray | None = None) -> np.ndarray:
         return np.zeros(1, dtype=np.float32)
 
 

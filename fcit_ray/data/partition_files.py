@@ -10,9 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from fcit_ray.config import Benchmark, Task
+from fcit_ray.data import quarantine
 from fcit_ray.data.catalog import CATALOG, IMAGE_FOLDERS
-from fcit_ray.data.layout import DataError, Record, holds_box, read_json, training_records
+from fcit_ray.data.layout import DataError, Record, read_json, training_records
+from fcit_ray.data.location import is_folder, parquet_at
 from fcit_ray.data.prompt import Turn
+from fcit_ray.data.records import Items, holds_box
 
 MANIFEST = "manifest.json"
 """Beside the Task<k> folders; written by `prepare.py partition`, and checked when it is there."""
@@ -30,7 +33,8 @@ def load_partition(benchmark: Benchmark) -> list[list[list[Record]]]:
     Raises:
         DataError: names the folder, file or record, and what was expected.
     """
-    folder = benchmark.root / str(benchmark.partition_files)
+    # A root that is no folder of this machine has its partition elsewhere, at an absolute path.
+    folder = Path(benchmark.root) / str(benchmark.partition_files)
     if not folder.is_dir():
         raise DataError(f"benchmark.partition_files: {folder}: no such folder; expected Task<k>/client_<i>.json in it")
     found = {
@@ -51,7 +55,7 @@ def load_partition(benchmark: Benchmark) -> list[list[list[Record]]]:
             if hashes is not None and hashes.get(name) != sha256(path):
                 raise DataError(f"{path}: is not the file that {folder / MANIFEST} was written for (SHA-256 differs)")
             source = f"{benchmark.partition_files}/{name}"
-            parts.append(_client_records(path, source, _only(task)))
+            parts.append(_client_records(path, source, _only(task), benchmark.root))
             if not parts[client]:
                 raise DataError(f"{path}: holds no records; a client without data cannot take part")
         datasets = {record.dataset for part in parts for record in part}
@@ -97,11 +101,17 @@ def _only(task: Task) -> Callable[[str, Sequence[Turn]], str]:
     return check
 
 
-def _client_records(path: Path, source: str, find: Callable[[str, Sequence[Turn]], str]) -> list[Record]:
+def _client_records(
+    path: Path, source: str, find: Callable[[str, Sequence[Turn]], str], root: str | None = None
+) -> list[Record]:
+    """One client's records; without those that the root's quarantine sets aside, if the root is given."""
     items = read_json(path)
     if not isinstance(items, list):
         raise DataError(f"{path}: holds a JSON {type(items).__name__}; expected a list of records")
-    return training_records(path, source, items, find)
+    numbered: Items = list(enumerate(items))
+    if root is not None and is_folder(root) and not parquet_at(root):
+        numbered = quarantine.keep(root, source, numbered)
+    return training_records(path, source, numbered, find)
 
 
 def _client_files(folder: Path, num_clients: int | None) -> list[Path]:

@@ -13,7 +13,8 @@ import numpy as np
 
 from fcit_ray import durable
 from fcit_ray.config import Config, ConfigError
-from fcit_ray.data.layout import DataError, read_json
+from fcit_ray.data.layout import DataError, read_items, read_json
+from fcit_ray.data.location import parquet_at
 from fcit_ray.data.partition_files import MANIFEST, sha256
 from fcit_ray.data.stream import Stream, open_stream
 from fcit_ray.plots import plot_partition
@@ -112,8 +113,8 @@ def _write(config: Config, stream: Stream, folder: Path) -> dict[str, Any]:
         assert holders.shape == (len(records),), "a shard names a record that is not there"
         items: dict[str, Any] = {}
         for source in dict.fromkeys(record.source for record in records):
-            items[source] = read_json(config.benchmark.root / source)
-            sources[source] = sha256(config.benchmark.root / source)
+            items[source] = dict(read_items(config.benchmark.root, source, honour_quarantine=False))
+            sources[source] = _source_sha256(config.benchmark.root, source)
         (folder / f"Task{number}").mkdir()
         for client, shard in enumerate(shards):
             chosen = [records[index] for index in shard]
@@ -132,6 +133,13 @@ def _write(config: Config, stream: Stream, folder: Path) -> dict[str, Any]:
     plot_counts(counts, folder / "partition.png")
     durable.write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     return manifest
+
+
+def _source_sha256(root: str, source: str) -> str:
+    """Of a source file; of one that was converted to Parquet, as it was before."""
+    if parquet := parquet_at(root):
+        return parquet.manifest.plan.sources[source]
+    return sha256(Path(root) / source)
 
 
 def _check_same(out: Path, manifest: Mapping[str, Any]) -> None:

@@ -8,7 +8,6 @@ Legend: B images, H and W pixels, L tokens, D features.
 
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from fcit_ray.data.chat import render_chat
+from fcit_ray.data.images import open_image
 from fcit_ray.data.layout import DataError, Record
 from fcit_ray.data.prompt import IMAGE_TOKEN, instruction_text, render
 from fcit_ray.models.clip import load_clip_image_encoder, load_clip_processor, load_clip_text_encoder
@@ -42,7 +42,7 @@ class SampleEncoder:
     once per process. A sample depends on its record alone, never on what is encoded with it.
 
     Attributes:
-        root: data root in the authors' layout.
+        root: data root: a folder in the authors' layout, or Parquet made of one.
         model: path of the model whose processor is used, as in `model.path`.
         template: conversation template, a key of `prompt.SYSTEM`, or `chat` for the model's own.
         max_length: tokens of a record at most, image tokens included.
@@ -91,6 +91,14 @@ class SampleEncoder:
         """
         return self._feature(record)
 
+    def num_tokens(self, record: Record) -> int:
+        """Tokens of a record, image included, as the encoders above count them. Loads the processor, no weights.
+
+        Raises:
+            DataError: the image does not decode.
+        """
+        return len(self._arrays(record, self._render(record)[0])[1])
+
     def _feature(self, record: Record, pixels: np.ndarray | None = None) -> np.ndarray:
         """Of a record whose pixels, as the base takes them, may be at hand."""
         if self.identity == "text":
@@ -115,30 +123,31 @@ class SampleEncoder:
 
     def _encode(self, record: Record, text: str) -> tuple[Sample, np.ndarray]:
         """The sample without labels, and its tokens' places in the text, (L, 2); the picture's have no true place."""
-        processor = _processor(self.model)
-        if pads_to_square(type(processor)):
-            pixels = self._pixels(record, processor)
-            ids, offsets = tokenise(processor, text, num_image_tokens(processor, pixels))
-            sample = {"pixels": pixels, "input_ids": ids, "feature": self._feature(record, pixels)}
-        else:
-            image = self._image(record)
-            try:
-                arrays, offsets = run_processor(processor, text, image)
-            except ValueError as error:
-                raise DataError(f"{record.where}: image {record.image} {image.size}, processor: {error}") from error
-            sample = {**arrays, "feature": self._feature(record, None)}
+        sample, offsets = self._arrays(record, text)
         if len(offsets) > self.max_length:
             raise DataError(
                 f"{record.where}: {len(offsets)} tokens, image included, exceed model.max_length={self.max_length}; "
                 f"raise model.max_length or remove the record"
             )
-        return sample, offsets
+        return {**sample, "feature": self._feature(record, sample.get("pixels"))}, offsets
+
+    def _arrays(self, record: Record, text: str) -> tuple[Sample, np.ndarray]:
+        """The tokens and the picture, and the tokens' places in the text, (L, 2)."""
+        processor = _processor(self.model)
+        if pads_to_square(type(processor)):
+            pixels = self._pixels(record, processor)
+            ids, offsets = tokenise(processor, text, num_image_tokens(processor, pixels))
+            return {"pixels": pixels, "input_ids": ids}, offsets
+        image = self._image(record)
+        try:
+            return run_processor(processor, text, image)
+        except ValueError as error:
+            raise DataError(f"{record.where}: image {record.image} {image.size}, processor: {error}") from error
 
     def _image(self, record: Record) -> Image.Image:
         """The record's picture, upright RGB."""
-        path = Path(self.root) / "datasets" / record.image
         try:
-            with Image.open(path) as image:
+            with open_image(self.root, record.image) as file, Image.open(file) as image:
                 return to_rgb(image)
         except Exception as error:  # Pillow's decoders raise nearly anything on broken files, so every kind is reported
             raise DataError(f"{record.where}: image {record.image} does not decode: {error}") from error

@@ -64,19 +64,23 @@ def open_stream(config: Config) -> Stream:
         shards = [
             _split(benchmark, task, part, config.seed) for task, part in zip(benchmark.tasks, records, strict=True)
         ]
-    if benchmark.schedule == "homogeneous":
-        schedule = tuple((stage,) * benchmark.clients_per_round for stage in everything)
-    elif benchmark.schedule == "released":
-        num_tasks = len(benchmark.tasks)
-        schedule = released_schedule(num_tasks, benchmark.clients_per_round, num_tasks)
-    else:
-        schedule = benchmark.schedule
+    schedule = schedule_of(benchmark)
     seen: set[int] = set()
     evaluated = []
     for row in schedule:
         seen.update(row)
         evaluated.append(tuple(sorted(seen)))
     return Stream(benchmark.tasks, tuple(records), tuple(shards), schedule, tuple(evaluated))
+
+
+def schedule_of(benchmark: Benchmark) -> tuple[tuple[int, ...], ...]:
+    """For each stage the task of every selected client, by position in the selection."""
+    num_tasks, num_selected = len(benchmark.tasks), benchmark.clients_per_round
+    if benchmark.schedule == "homogeneous":
+        return tuple((stage,) * num_selected for stage in range(num_tasks))
+    if benchmark.schedule == "released":
+        return released_schedule(num_tasks, num_selected, num_tasks)
+    return benchmark.schedule
 
 
 def training_data(benchmark: Benchmark) -> tuple[list[tuple[Record, ...]], list[tuple[np.ndarray, ...]] | None]:

@@ -23,6 +23,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from fcit_ray.errors import UserError
 from fcit_ray.models.attention import choose_attention
 from fcit_ray.models.encoder import TextEncoder, TokenEmbeddingEncoder, VisionTowerEncoder
 from fcit_ray.models.processor import pads_to_square, processor_class, read_processor
@@ -36,7 +37,7 @@ _VISION = re.compile(r"(?:^|\.)vision_tower\.(?:vision_model\.)?(.+)")
 _INNER = re.compile(r"^(?:vision|text)_model\.")  # some versions of transformers wrap the tower once more than others
 
 
-class ModelError(ValueError):
+class ModelError(UserError):
     """A model folder that cannot be used: which, what was found, what was expected."""
 
 

@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from fcit_ray.data.layout import Record
+from fcit_ray.data.location import absolute
 from fcit_ray.data.samples import Sample, SampleEncoder
 from fcit_ray.data.shards import mean_feature
 
@@ -238,7 +239,7 @@ class RayShards:
 def sample_encoder(experiment: "Experiment") -> SampleEncoder:
     """The record encoder of a run."""
     config = experiment.config
-    root = str(config.benchmark.root.resolve())
+    root = absolute(config.benchmark.root)
     model = config.model
     return SampleEncoder(root, model.path, model.prompt, model.max_length, model.identity, model.identity_encoder)
 

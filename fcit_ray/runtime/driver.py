@@ -150,6 +150,7 @@ class Driver:
             scored=scored_by(tests, self._config.evaluation.scoring, self._config.evaluation.captions),
             attention=self._attention,
         )
+        results["quarantined"] = self._experiment.quarantined
         matrix, tasks = matrix_from_results(results), results["tasks"]
         plot_accuracy_matrix(matrix, tasks, self._folder.path / "accuracy_matrix.png", self._config.name)
         plot_curves({self._config.name: self._folder.records()}, self._folder.path / "curves.png")

@@ -1,0 +1,292 @@
+"""From a file's JSON to records: every field is checked, and what is wrong is said of each record by itself."""
+
+import math
+import posixpath
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fcit_ray.data.prompt import IMAGE_TOKEN, Turn
+from fcit_ray.errors import DataError
+
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom, as fractions of the side of the square the image is padded to."""
+
+Items = Sequence[tuple[int, Any]]
+"""Records as JSON, each with its position in its file: positions have gaps where records are in quarantine."""
+
+NUM_SHOWN = 5
+"""Offenders spelled out in an error; the rest is counted."""
+
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_BOX = re.compile(r"\[\s*" + r"\s*,\s*".join([f"({_NUMBER})"] * 4) + r"\s*\]")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One training conversation or one test question.
+
+    Attributes:
+        dataset: a key of the catalog.
+        id: `question_id` or `id` of the file; for a training record without either, its position.
+        image: path relative to `<root>/datasets`.
+        turns: the conversation; the single turn of a test record has no answer.
+        answer: what a test question is scored against, for captions the first reference; None in training records,
+            whose answers are in the turns.
+        references: every reference caption, for captions only.
+        box: the region asked for, for Grounding's test records only.
+        size: width and height of the image in pixels, for Grounding's test records only.
+        source: the file, relative to the root.
+        index: position in that file, from 0.
+    """
+
+    dataset: str
+    id: str
+    image: str
+    turns: tuple[Turn, ...]
+    answer: str | None = None
+    references: tuple[str, ...] = ()
+    box: Box | None = None
+    size: tuple[int, int] | None = None
+    source: str = ""
+    index: int = -1
+
+    @property
+    def where(self) -> str:
+        """The record's place, for error messages."""
+        return f"{self.source or self.dataset}: record {self.index} (id {self.id!r})"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with one record: its position in its file, its id, and the reason."""
+
+    index: int
+    id: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"record {self.index} (id {self.id!r}): {self.reason}"
+
+
+def parse_train(
+    dataset_of: Callable[[str, Sequence[Turn]], str], source: str, items: Items
+) -> tuple[list[Record], list[Fault]]:
+    """Training records of a file in their order, and what is wrong with those that are none.
+
+    Args:
+        dataset_of: the dataset of a record by its image and conversation; a `DataError` of it counts as the record's.
+        source: the file, relative to the root.
+        items: the file's records.
+    """
+    records: list[Record] = []
+    faults: list[Fault] = []
+    for index, item in items:
+        name = _name(item, default=str(index))
+        try:
+            image, turns = _image_path(item), _conversation(item)
+            records.append(Record(dataset_of(image, turns), name, image, turns, source=source, index=index))
+        except DataError as error:
+            faults.append(Fault(index, name, str(error)))
+    return records, faults
+
+
+def parse_test(
+    dataset: str, source: str, items: Items, kind: Literal["exact", "box", "caption"], captions: "Captions | None"
+) -> tuple[list[Record], list[Fault]]:
+    """As `parse_train`, for test records.
+
+    Args:
+        dataset: a key of the catalog.
+        source: the file, relative to the root.
+        items: the file's records.
+        kind: of the dataset's answers, as in the catalog.
+        captions: the reference captions, for captions only.
+    """
+    records: list[Record] = []
+    faults: list[Fault] = []
+    first_with: dict[str, int] = {}
+    for index, item in items:
+        name = _name(item, default="")
+        try:
+            if not name:
+                raise DataError("has neither question_id nor id; expected one of them, to match its prediction")
+            if first_with.setdefault(name, index) != index:
+                raise DataError(f"has the id of record {first_with[name]}; expected ids to differ within a test file")
+            image = _image_path(item)
+            turns = (Turn(_question(text_of(item, "text"))),)
+            references = captions.of(name, image) if captions else ()
+            box, size = _region(item) if kind == "box" else (None, None)
+            answer = references[0] if references else _reference_answer(item, kind)
+            records.append(
+                Record(dataset, name, image, turns, answer, references, box, size, source=source, index=index)
+            )
+        except DataError as error:
+            faults.append(Fault(index, name, str(error)))
+    return records, faults
+
+
+def refuse(place: str, faults: Iterable[object], total: int, what: str = "records") -> None:
+    """Raise one error for all faults of a file, if there are any: the first spelled out, the rest counted.
+
+    Raises:
+        DataError: there are faults.
+    """
+    found = list(faults)
+    if not found:
+        return
+    more = f"\n  and {len(found) - NUM_SHOWN} more" if len(found) > NUM_SHOWN else ""
+    raise DataError(
+        f"{place}: {len(found)} of {total} {what} cannot be used:\n  " + "\n  ".join(map(str, found[:NUM_SHOWN])) + more
+    )
+
+
+def parse_box(text: str) -> Box | None:
+    """Read `[x1, y1, x2, y2]`; None unless that, give or take space and a full stop, is the whole text."""
+    match = _BOX.fullmatch(text.strip().rstrip("."))
+    if not match:
+        return None
+    left, top, right, bottom = (float(group) for group in match.groups())
+    return (left, top, right, bottom) if all(map(math.isfinite, (left, top, right, bottom))) else None
+
+
+def holds_box(text: str) -> bool:
+    """Whether `[x1, y1, x2, y2]` stands anywhere in the text."""
+    return _BOX.search(text) is not None
+
+
+class Captions:
+    """Reference captions of a COCO-format file: `images` (id, file_name) and `annotations` (image_id, caption).
+
+    Args:
+        path: of the file, for error messages.
+        data: what it holds.
+
+    Raises:
+        DataError: it is no such file.
+    """
+
+    def __init__(self, path: str, data: Any):
+        self.name = posixpath.basename(path)
+        if not isinstance(data, Mapping) or not isinstance(data.get("annotations"), list):
+            raise DataError(f"{path}: no list 'annotations'; expected COCO caption format")
+        self.by_image: dict[str, list[str]] = {}
+        problems = []
+        for index, item in enumerate(data["annotations"]):
+            try:
+                if not isinstance(item, Mapping) or "image_id" not in item:
+                    raise DataError("has no image_id; expected image_id and caption")
+                self.by_image.setdefault(str(item["image_id"]), []).append(text_of(item, "caption"))
+            except DataError as error:
+                problems.append(f"annotation {index}: {error}")
+        refuse(path, problems, len(data["annotations"]), what="annotations")
+        self.id_of_file = {
+            posixpath.basename(str(item["file_name"])): str(item["id"])
+            for item in data.get("images") or []
+            if isinstance(item, Mapping) and "file_name" in item and "id" in item
+        }
+
+    def of(self, name: str, image: str) -> tuple[str, ...]:
+        file_name = posixpath.basename(image)
+        candidates = [name, posixpath.splitext(file_name)[0]]
+        if file_name in self.id_of_file:
+            candidates = [self.id_of_file[file_name]]
+        for candidate in candidates:
+            if candidate in self.by_image:
+                return tuple(self.by_image[candidate])
+        raise DataError(f"{self.name} has no caption for it; expected image id {' or '.join(map(repr, candidates))}")
+
+
+def _name(item: Any, default: str) -> str:
+    if isinstance(item, Mapping):
+        for key in ("question_id", "id"):
+            if item.get(key) not in (None, ""):
+                return str(item[key])
+    return default
+
+
+def text_of(item: Any, key: str) -> str:
+    """A non-blank text field. Numbers are taken as they print, since some files hold `3` where others hold `"3"`."""
+    if not isinstance(item, Mapping):
+        raise DataError(f"is a JSON {type(item).__name__}; expected an object")
+    if key not in item:
+        raise DataError(f"has no {key!r} (only {', '.join(map(str, item)) or 'nothing'})")
+    value = item[key]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        raise DataError(f"{key!r} is {value!r:.80}; expected text")
+    if not value.strip():
+        raise DataError(f"{key!r} is empty; expected text")
+    return value
+
+
+def _image_path(item: Any) -> str:
+    given = text_of(item, "image")
+    path = posixpath.normpath(given)
+    if posixpath.isabs(path) or path.split("/")[0] == "..":
+        raise DataError(f"image {given!r} leaves the data root; expected a path inside datasets/")
+    return path
+
+
+def _question(text: str) -> str:
+    if not text.replace(IMAGE_TOKEN, "").strip():
+        raise DataError(f"empty question ({text!r}); expected words beside {IMAGE_TOKEN}")
+    if text.count(IMAGE_TOKEN) > 1:
+        raise DataError(f"{text.count(IMAGE_TOKEN)} {IMAGE_TOKEN} in one question; expected one image a record")
+    return text
+
+
+def _answer(text: str) -> str:
+    if not text.strip():
+        raise DataError("empty answer; expected text")
+    if IMAGE_TOKEN in text:
+        raise DataError(f"{IMAGE_TOKEN} in an answer ({text!r:.80}); expected it in the question only")
+    return text.strip()
+
+
+def _conversation(item: Any) -> tuple[Turn, ...]:
+    if not isinstance(item, Mapping):
+        raise DataError(f"is a JSON {type(item).__name__}; expected an object")
+    messages = item.get("conversations")
+    if not isinstance(messages, list) or not messages:
+        raise DataError("has no conversations; expected a list of human and gpt messages")
+    roles = [message.get("from") if isinstance(message, Mapping) else None for message in messages]
+    if roles != ["human", "gpt"] * (len(roles) // 2):
+        if roles == [*(["human", "gpt"] * (len(roles) // 2)), "human"]:
+            raise DataError(f"message {len(roles) - 1}: a human turn without an answer")
+        raise DataError(f"roles are {', '.join(map(str, roles))}; expected human, gpt in turn")
+    values = []
+    for position, message in enumerate(messages):
+        value = message.get("value")
+        if not isinstance(value, str):
+            raise DataError(f"message {position}: value is {value!r:.80}; expected text")
+        try:
+            values.append(_answer(value) if position % 2 else _question(value))
+        except DataError as error:
+            raise DataError(f"message {position}: {error}") from None
+    if sum(value.count(IMAGE_TOKEN) for value in values) > 1:
+        raise DataError(f"several {IMAGE_TOKEN} in the conversation; expected one image a record")
+    return tuple(Turn(question, answer) for question, answer in zip(values[::2], values[1::2], strict=True))
+
+
+def _reference_answer(item: Any, kind: str) -> str:
+    key = "answer_bbox" if kind == "box" and "answer" not in item else "answer"
+    if kind == "box" and isinstance(item[key], list):
+        return str(item[key])
+    return _answer(text_of(item, key))
+
+
+def _region(item: Any) -> tuple[Box, tuple[int, int]]:
+    if "answer_bbox" not in item:
+        raise DataError("has no 'answer_bbox'; expected [x1, y1, x2, y2]")
+    box = parse_box(str(item["answer_bbox"]))
+    if box is None or not (box[0] < box[2] and box[1] < box[3]):
+        raise DataError(f"answer_bbox is {item['answer_bbox']!r:.80}; expected [x1, y1, x2, y2], x1 < x2, y1 < y2")
+    size = item.get("size")
+    if not (
+        isinstance(size, list) and len(size) == 2 and all(isinstance(side, int | float) and side > 0 for side in size)
+    ):
+        raise DataError(f"size is {size!r:.80}; expected [width, height] in pixels")
+    return box, (int(size[0]), int(size[1]))

@@ -1,0 +1,233 @@
+"""`prepare.py check`: every fault once, in a root whose report is written down by hand."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from stand_in import question, training
+
+from fcit_ray import durable
+from fcit_ray.data import check
+from fcit_ray.data.check import TokenLimit, check_root, report_file, set_aside
+from fcit_ray.data.layout import DataError, load_test, load_train, num_set_aside
+from fcit_ray.data.quarantine import QUARANTINE_FILE, read_quarantine, record_sha256
+
+REPOSITORY = Path(__file__).parents[2]
+TRAIN = "instructions/ImageNet-R/train.json"
+TEST = "instructions/ImageNet-R/test.json"
+
+
+def asking(text: str) -> list[dict[str, str]]:
+    return [{"from": "human", "value": f"<image>\n{text}"}, {"from": "gpt", "value": "red"}]
+
+
+@pytest.fixture
+def root(write, tmp_path):
+    """ImageNet-R with a fault of every kind; of six training records two can be used, of three test records two."""
+    cut = tmp_path / "datasets" / "ImageNet-R" / "cut.png"
+    write(
+        "train.json",
+        [
+            training("0"),
+            training("1", image="ImageNet-R/gone.png"),
+            training("2", conversations=[]),
+            training("3"),  # record 0 once more
+            training("4", image="ImageNet-R/cut.png", conversations=asking("and shape ?")),
+            training("5", conversations=asking("and shape ?")),
+        ],
+    )
+    # Test question 0 is training record 0's; 1 is asked in no training record; 2 has no answer.
+    unanswered = {key: value for key, value in question("2").items() if key != "answer"}
+    odd = question("1", text="and square ?", answer=" ".join(["red"] * 21))
+    write("test.json", [question("0"), odd, unanswered])
+    Image.new("RGB", (64, 64), "blue").save(cut)
+    cut.write_bytes(cut.read_bytes()[:-12])  # without IEND, a PNG's last chunk
+    return tmp_path
+
+
+EXPECTED = [
+    (TRAIN, 1, "1", "image"),
+    (TRAIN, 2, "2", "conversation"),
+    (TRAIN, 3, "3", "duplicate"),
+    (TRAIN, 4, "4", "image"),
+    (TEST, 1, "1", "format"),
+    (TEST, 2, "2", "conversation"),
+]
+
+
+def short(report: check.Report) -> list[tuple[Any, ...]]:
+    return [(o.source, o.index, o.id, o.kind) for o in report.offences]
+
+
+def test_every_fault_is_found_once_and_placed(root):
+    report = check_root(str(root))
+    assert short(report) == EXPECTED
+    reasons = [offence.reason for offence in report.offences]
+    assert reasons[0] == "image ImageNet-R/gone.png: no such file"
+    assert reasons[1] == "has no conversations; expected a list of human and gpt messages"
+    assert reasons[2] == "the same image and conversation as record 0"
+    assert reasons[3].startswith("image ImageNet-R/cut.png: ")
+    assert reasons[4].endswith("expected at most 20 words")
+    assert reasons[5] == "has no 'answer' (only question_id, image, text)"
+    train, test = report.rows
+    assert (train.num_records, train.num_usable, train.num_in_train) == (6, 2, None)
+    assert (test.num_records, test.num_usable, test.num_in_train) == (3, 2, 1)
+    assert "ImageNet-R" not in report.absent
+    assert len(report.absent) == 11
+
+
+def test_processes_give_the_report_that_one_gives(root):
+    assert check_root(str(root), jobs=2) == check_root(str(root))
+
+
+def test_pixels_are_looked_at_only_if_asked(root):
+    whole = root / "datasets" / "ImageNet-R" / "train" / "a.png"
+    data = bytearray(whole.read_bytes())
+    at = data.index(b"IDAT") + 4
+    data[at : at + 8] = b"\xff" * 8  # header and end stay as they were
+    whole.write_bytes(bytes(data))
+    assert short(check_root(str(root))) == EXPECTED
+    # All records but 2 (broken) and 1, 4 (other images), and of the test records all but the broken one.
+    found = [o for o in check_root(str(root), decode=True).offences if o.kind == "image" and "a.png" in o.reason]
+    assert [(o.source, o.index) for o in found] == [(TRAIN, 0), (TRAIN, 3), (TRAIN, 5), (TEST, 0), (TEST, 1)]
+
+
+def test_lengths_are_counted_as_the_encoder_counts_them(root, model):
+    # "<s> USER: <image>x4 which colour ? ASSISTANT: red </s>" in the bare template: 1 + 1 + 4 + 3 + 1 + 1 + 1 = 12
+    # tokens with the stand-in's word tokenizer; the test question has neither answer nor end: 10.
+    (root / TRAIN).write_text(json.dumps([training("0")]))
+    (root / TEST).write_text(json.dumps([question("0")]))
+    sound = check_root(str(root), limit=TokenLimit(model, 12, "bare"))
+    assert sound.offences == ()
+    assert sound.checked_tokens
+    (long,) = check_root(str(root), limit=TokenLimit(model, 11, "bare")).offences
+    assert (long.source, long.kind, long.reason) == (TRAIN, "tokens", "12 tokens, image included; the limit is 11")
+    assert not check_root(str(root)).checked_tokens
+
+
+def test_what_is_set_aside_is_left_out_by_the_loaders_and_said(root, caplog):
+    assert set_aside(check_root(str(root), honour_quarantine=False)) == 5
+    assert [record.id for record in load_train(root, "ImageNet-R")] == ["0", "5"]
+    assert [record.index for record in load_train(root, "ImageNet-R")] == [0, 5]  # places in the file, as ever
+    assert [record.id for record in load_test(root, "ImageNet-R")] == ["0", "1"]
+    assert f"{TRAIN}: 4 of 6 records set aside by quarantine.json" in caplog.text
+    assert num_set_aside(root, [TRAIN, TEST]) == {TRAIN: 4, TEST: 1}
+    entry = read_quarantine(root)[TRAIN][0]
+    # 'a': 1 with sorted keys and no space, by `printf '{"a":1}' | sha256sum`
+    assert record_sha256({"a": 1}) == "015abd7f5cc57a2dd94b7590f04ad8084273905ee33ec5cebeae62276a97f862"
+    assert (entry.index, entry.id, entry.kind) == (1, "1", "image")
+    again = check_root(str(root))
+    assert short(again) == [(TEST, 1, "1", "format")]
+    assert [(row.num_records, row.num_set_aside, row.num_usable) for row in again.rows] == [(6, 4, 2), (3, 1, 2)]
+
+
+def test_a_file_that_changed_after_the_quarantine_is_refused(root):
+    set_aside(check_root(str(root), honour_quarantine=False))
+    items = json.loads((root / TRAIN).read_text())
+    (root / TRAIN).write_text(json.dumps(items, indent=4, sort_keys=True))  # laid out anew: the same records
+    assert len(load_train(root, "ImageNet-R")) == 2
+    (root / TRAIN).write_text(json.dumps(items[1:]))
+    with pytest.raises(DataError, match=r"record 1 \(id '1'\) is not the one that quarantine\.json sets aside"):
+        load_train(root, "ImageNet-R")
+    (whole_file,) = [offence for offence in check_root(str(root)).offences if offence.kind == "file"]
+    assert (whole_file.source, whole_file.index) == (TRAIN, -1)
+
+
+def test_an_image_that_came_back_leaves_the_quarantine(root):
+    set_aside(check_root(str(root), honour_quarantine=False))
+    Image.new("RGB", (8, 8)).save(root / "datasets" / "ImageNet-R" / "gone.png")
+    assert set_aside(check_root(str(root), honour_quarantine=False)) == 4
+    assert [entry.index for entry in read_quarantine(root)[TRAIN]] == [2, 3, 4]
+
+
+def test_too_long_records_stay_set_aside_when_lengths_are_not_measured(root, model):
+    long = check_root(str(root), limit=TokenLimit(model, 11, "bare"), honour_quarantine=False)
+    count = set_aside(long)
+    assert set_aside(check_root(str(root), honour_quarantine=False)) == count
+    kinds = {entry.index: entry.kind for entry in read_quarantine(root)[TRAIN]}
+    assert (kinds[0], kinds[3], kinds[5]) == ("tokens", "duplicate", "tokens")
+
+
+def test_a_quarantine_of_another_hand_is_refused(root):
+    (root / QUARANTINE_FILE).write_text('{"version": 2, "files": {}}')
+    with pytest.raises(DataError, match=r"quarantine\.json: version: .*prepare\.py check --quarantine"):
+        load_train(root, "ImageNet-R")
+
+
+def test_an_interrupted_check_leaves_no_file(root, monkeypatch):
+    before = sorted(root.rglob("*"))
+
+    def interrupted(job):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(check, "_look_at_images", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            set_aside(check_root(str(root), honour_quarantine=False))
+    assert sorted(root.rglob("*")) == before
+    report = check_root(str(root))
+
+    def dying(source, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(durable, "rename", dying)
+    for write in (lambda: report_file(root / "report.json", report), lambda: set_aside(report)):
+        with pytest.raises(KeyboardInterrupt):
+            write()
+    assert not (root / "report.json").exists()
+    assert not (root / QUARANTINE_FILE).exists()
+
+
+def test_the_authors_partition_is_looked_at_too(root):
+    folder = root / "partitioned_data" / "Task-related" / "seq" / "1.0" / "Task1"
+    folder.mkdir(parents=True)
+    (folder / "client_0.json").write_text(json.dumps([training("0"), training("1", conversations=None)]))
+    (folder / "client_10.json").write_text(json.dumps([training("2")]))
+    (folder / "client_9.json").write_text("not json")
+    report = check_root(str(root))
+    row = report.rows[-1]
+    assert (row.group, row.split) == ("partitioned_data/Task-related/seq/1.0", "partition")
+    assert (row.num_files, row.num_records, row.num_usable) == (3, 3, 2)
+    found = [(Path(o.source).name, o.index, o.kind) for o in report.offences if "partitioned" in o.source]
+    assert found == [("client_0.json", 1, "conversation"), ("client_9.json", -1, "file")]
+
+
+def test_a_dataset_asked_for_by_name_must_be_there(root):
+    report = check_root(str(root), ["DVQA"])
+    assert [(o.kind, Path(o.source).name) for o in report.offences] == [("file", "train.json"), ("file", "test.json")]
+    with pytest.raises(DataError, match="unknown dataset 'imagenet'"):
+        check_root(str(root), ["imagenet"])
+
+
+def test_a_user_sees_the_offenders_sets_them_aside_and_is_left_with_a_usable_root(root):
+    def prepare(*arguments: Any) -> subprocess.CompletedProcess[str]:
+        # Importing torch or ray would cost every process seconds: they are made to fail.
+        code = (
+            "import runpy, sys; sys.modules['torch'] = sys.modules['ray'] = sys.modules['transformers'] = None; "
+            "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+        )
+        pipeline = str(REPOSITORY / "pipelines" / "prepare.py")
+        return subprocess.run(
+            [sys.executable, "-c", code, pipeline, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            cwd=REPOSITORY,
+            check=False,
+        )
+
+    found = prepare("check", root, "--jobs", 1, "--show", 2, "--report", root / "report.json")
+    assert found.returncode == 1, found.stderr
+    assert f"image: {TRAIN}: record 1 (id '1'): image ImageNet-R/gone.png: no such file" in found.stdout
+    assert "ImageNet-R: and 4 more" in found.stdout  # six offences, two of them shown
+    assert "Not checked: records over the token limit" in found.stdout
+    report = json.loads((root / "report.json").read_text())
+    assert [(o["source"], o["index"], o["id"], o["kind"]) for o in report["offences"]] == EXPECTED
+    assert not (root / QUARANTINE_FILE).exists()
+    mended = prepare("check", root, "--jobs", 1, "--quarantine")
+    assert mended.returncode == 0, mended.stderr
+    assert "Set aside: 5 records" in mended.stdout
+    assert len(load_train(root, "ImageNet-R")) == 2

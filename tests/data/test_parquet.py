@@ -1,0 +1,203 @@
+"""A data root as Parquet: the same records and samples as from the plain layout, whole or not there."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from stand_in import question, training
+
+from fcit_ray.config import load_config, parse_config, with_absolute_paths
+from fcit_ray.data import parquet_write
+from fcit_ray.data.check import check_root, set_aside
+from fcit_ray.data.images import open_image
+from fcit_ray.data.layout import DataError, check_images, load_test, load_train, num_set_aside
+from fcit_ray.data.object_store import Store
+from fcit_ray.data.parquet_write import write_parquet
+from fcit_ray.data.samples import SampleEncoder
+
+DATASET = "ImageNet-R"
+TRAIN = f"instructions/{DATASET}/train.json"
+
+
+@pytest.fixture
+def root(write, tmp_path):
+    """Forty pictures of their own colours as JPEG and PNG, more than one row group holds; two records a picture."""
+    images = []
+    for number in range(40):
+        images.append(f"{DATASET}/{'train' if number % 2 else 'test'}/{number}.{'jpg' if number % 3 else 'png'}")
+        path = tmp_path / "plain" / "datasets" / images[-1]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 7), (number * 6, 255 - number * 6, 128)).save(path)
+    folder = tmp_path / "plain" / "instructions" / DATASET
+    folder.mkdir(parents=True)
+    train = [training(str(n), image=f"./{image}", site=f"site {n}") for n, image in enumerate(images)]
+    (folder / "train.json").write_text(json.dumps(train))
+    (folder / "test.json").write_text(json.dumps([question(str(n), image=image) for n, image in enumerate(images)]))
+    return tmp_path / "plain"
+
+
+def captions(root):
+    """Flickr30k-cap with its COCO file, one image with two captions."""
+    folder = root / "instructions" / "Flickr30k-cap"
+    folder.mkdir(parents=True)
+    image = f"{DATASET}/test/0.png"
+    (folder / "train_brief_4w.json").write_text(json.dumps([training("0", image=image)]))
+    (folder / "val_brief.json").write_text(json.dumps([question("0", image=image)]))
+    texts = ["a red square", "something red"]
+    annotations = [{"image_id": 7, "caption": text, "id": n} for n, text in enumerate(texts)]
+    coco = {"images": [{"id": 7, "file_name": "0.png"}], "annotations": annotations}
+    (folder / "val_coco_type.json").write_text(json.dumps(coco))
+
+
+@pytest.fixture(params=["folder", "uri"])
+def out(request, tmp_path):
+    return str(tmp_path / "pq") if request.param == "folder" else f"file://{tmp_path}/pq"
+
+
+@pytest.mark.parametrize("images", ["embed", "reference"])
+def test_records_captions_and_samples_are_those_of_the_plain_layout(root, out, images, model):
+    captions(root)
+    write_parquet(root, out, images=images, rows_per_file=25)
+    for dataset in (DATASET, "Flickr30k-cap"):
+        assert load_train(out, dataset) == load_train(root, dataset)
+        assert load_test(out, dataset) == load_test(root, dataset)
+    assert load_test(out, "Flickr30k-cap")[0].references == ("a red square", "something red")
+    records = load_train(out, DATASET)
+    check_images(out, records)
+    plain, converted = (SampleEncoder(str(place), model, "bare", 64) for place in (root, out))
+    for record in records[::13]:
+        one, other = plain.encode_train(record), converted.encode_train(record)
+        assert one.keys() == other.keys()
+        assert all(np.array_equal(one[key], other[key]) for key in one)
+
+
+def test_embedded_images_are_the_files_bytes_and_each_is_there_once(root, tmp_path):
+    out = str(tmp_path / "pq")
+    manifest = write_parquet(root, out, rows_per_file=25)
+    for record in load_train(root, DATASET):
+        with open_image(out, record.image) as file:
+            assert file.read() == (root / "datasets" / record.image).read_bytes()
+    # 40 pictures, though 80 records use them, 25 a file; a file's row groups are of 16 at most: 16 + 9 and 15.
+    assert [file.rows for file in manifest.tables["images"]] == [25, 15]
+    assert [pq.read_metadata(f"{out}/{file.name}").num_row_groups for file in manifest.tables["images"]] == [2, 1]
+    assert pq.read_table(f"{out}/instructions/{DATASET}/train/00001.parquet").column_names == [
+        "index",
+        "part",
+        "id",
+        "image",
+        "record",
+    ]
+    with pytest.raises(FileNotFoundError, match="No such file in the image tables"):
+        open_image(out, f"{DATASET}/test/zzz.png")
+    with pytest.raises(FileNotFoundError):
+        open_image(out, f"{DATASET}/test/00.png")  # within the tables' range of paths
+
+
+def test_an_interrupted_conversion_looks_unfinished_and_is_completed(root, out, tmp_path, monkeypatch):
+    written = []
+
+    def counted(self, name, fill, real=Store.write):
+        if name.endswith(".parquet"):
+            written.append(name)
+            if len(written) == 4:
+                raise KeyboardInterrupt
+        return real(self, name, fill)
+
+    monkeypatch.setattr(Store, "write", counted)
+    with pytest.raises(KeyboardInterrupt):
+        write_parquet(root, out, rows_per_file=25)
+    assert not (tmp_path / "pq" / "parquet.json").exists()
+    with pytest.raises(DataError):
+        load_train(out, DATASET)
+    # Two of the first three files are as they were written, one is not: five tables files and images are 6 in all.
+    (tmp_path / "pq" / written[1]).write_bytes(b"spoiled")
+    manifest = write_parquet(root, out, rows_per_file=25)
+    names = [file.name for table in manifest.tables.values() for file in table]
+    assert len(names) == 6
+    assert written[4:] == [names[1], *names[3:]]
+    assert load_train(out, DATASET) == load_train(root, DATASET)
+    there = {path.relative_to(tmp_path / "pq").as_posix() for path in (tmp_path / "pq").rglob("*") if path.is_file()}
+    assert there == {*names, "parquet.json"}  # no journal is left
+    written.clear()
+    assert write_parquet(root, out, rows_per_file=25) == manifest
+    assert written == []
+
+
+def test_another_source_is_converted_anew_and_leaves_no_file_of_the_old(root, tmp_path):
+    out = str(tmp_path / "pq")
+    write_parquet(root, out, rows_per_file=10)
+    items = json.loads((root / TRAIN).read_text())
+    (root / TRAIN).write_text(json.dumps(items[:5]))
+    manifest = write_parquet(root, out, rows_per_file=10)
+    assert len(load_train(out, DATASET)) == 5
+    tables = {path.relative_to(out).as_posix() for path in (tmp_path / "pq").rglob("*.parquet")}
+    assert tables == {file.name for table in manifest.tables.values() for file in table}
+
+
+def test_quarantine_carries_over(root, tmp_path):
+    items = json.loads((root / TRAIN).read_text())
+    items[2]["conversations"] = []
+    (root / TRAIN).write_text(json.dumps(items))
+    with pytest.raises(DataError, match=r"record 2 .*has no conversations"):
+        write_parquet(root, str(tmp_path / "pq"))
+    set_aside(check_root(str(root), honour_quarantine=False))
+    write_parquet(root, str(tmp_path / "pq"))
+    records = load_train(tmp_path / "pq", DATASET)
+    assert [record.index for record in records][:4] == [0, 1, 3, 4]
+    assert records == load_train(root, DATASET)
+    assert num_set_aside(tmp_path / "pq", [TRAIN]) == num_set_aside(root, [TRAIN]) == {TRAIN: 1}
+
+
+@pytest.mark.parametrize("images", ["embed", "reference"])
+def test_an_unusable_image_is_refused_with_its_record(root, tmp_path, images):
+    image = load_train(root, DATASET)[5].image
+    (root / "datasets" / image).unlink()
+    with pytest.raises(DataError, match=rf"train\.json: record 5 \(id '5'\): image {image}: no such file"):
+        write_parquet(root, str(tmp_path / "pq"), images=images)
+    assert not (tmp_path / "pq" / "parquet.json").exists()
+
+
+def test_an_image_that_no_table_holds_is_found_before_a_run(root, tmp_path):
+    write_parquet(root, str(tmp_path / "pq"))
+    records = [*load_train(root, DATASET), load_train(root, DATASET)[0].__class__(DATASET, "x", "gone.png", ())]
+    with pytest.raises(DataError, match=r"1 of 41 images cannot be used:\n.*image gone\.png: not in the image tables"):
+        check_images(tmp_path / "pq", records)
+
+
+def test_places_that_hold_no_parquet_say_so(root, tmp_path):
+    with pytest.raises(DataError, match=r"no parquet\.json; expected what prepare\.py parquet writes"):
+        load_train(f"file://{tmp_path}/nowhere", DATASET)
+    with pytest.raises(DataError, match="expected a folder or a URI of s3://"):
+        load_train("ftp://host/fcit", DATASET)
+    with pytest.raises(DataError, match="is the data root itself"):
+        write_parquet(root, str(root))
+    (tmp_path / "pq").mkdir()
+    (tmp_path / "pq" / "parquet.json").write_text('{"plan": 3}')
+    with pytest.raises(DataError, match=r"parquet\.json: plan: "):
+        load_train(tmp_path / "pq", DATASET)
+    write_parquet(root, str(tmp_path / "other"), [DATASET])
+    with pytest.raises(DataError, match=r"instructions/DVQA/train\.json: not among the files converted"):
+        load_train(tmp_path / "other", "DVQA")
+
+
+def test_a_uri_keeps_its_slashes_in_the_configuration_and_a_path_becomes_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def absolute(root):
+        config = parse_config({"benchmark": {"tasks": ["OCRVQA"], "root": root}})
+        return with_absolute_paths(config).benchmark.root
+
+    assert absolute("s3://bucket/fcit") == "s3://bucket/fcit"
+    assert absolute("./data/../data/") == str(tmp_path / "data")
+    file = tmp_path / "a.yaml"
+    file.write_text("benchmark: {tasks: [OCRVQA]}")
+    assert load_config([file], ["benchmark.root=gs://bucket/a//b"]).benchmark.root == "gs://bucket/a//b"
+
+
+def test_progress_ends_at_the_number_of_files(root, tmp_path):
+    told = []
+    write_parquet(root, str(tmp_path / "pq"), rows_per_file=25, progress=lambda *at: told.append(at))
+    assert told == [(n, 6) for n in range(1, 7)]  # 40 rows are two files, of train, test and images
+    assert parquet_write.JOURNAL not in {path.name for path in (tmp_path / "pq").iterdir()}
