@@ -128,7 +128,9 @@ def plan_basis(plan: Plan) -> list[str]:
         "memory: shapes of the model, formulas of fcit_ray/memory.py; the CUDA context (1 GB) and fragments (5 %) are "
         "assumed",
         f"time: {plan.device.name}, {plan.device.peak / 1e12:.3g}e12 operations a second ({plan.device.basis}), "
-        f"{UTILISATION:.0%} of it (assumed; benchmarks/client_update.py measures it)",
+        f"{UTILISATION:.0%} of it (assumed; benchmarks/client_update.py measures it)"
+        if plan.device.peak
+        else f"time: not estimated, as the speed of {plan.device.name} is not known ({plan.device.basis})",
         "identity tokens are not read: a task's clients are taken to look alike, those of different tasks to differ",
     ]
     if plan.run.uncounted:

@@ -412,6 +412,8 @@ def test_a_paper_setting_has_the_papers_values(setting):
     assert model.targets == ("gate_proj", "up_proj", "down_proj")
     assert (train.lr, train.projector_lr, train.weight_decay, train.warmup_frac) == (2e-4, 2e-5, 0.0, 0.03)
     assert (train.epochs, train.batch_size) == (1, 32 if task_related else 16)
+    assert train.gradient_checkpointing
+    assert model.identity_encoder == "openai/clip-vit-large-patch14-336"
     assert config.evaluation.max_new_tokens == 128
     assert config.evaluation.every_stage
     assert config.runtime.gpu

@@ -7,6 +7,7 @@ y = W x + scaling * B_cat diag(gate_1 I_r ... gate_K I_r) A_cat x (DISCO's subsp
 Legend: B samples, L tokens, K adapters, r rank of each.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
@@ -71,9 +72,11 @@ class AdapterBank:
                 target_modules=targets,
                 bias="none",
             )
-            self.model = PeftModel(cast(Any, base), self._lora, adapter_name=adapter_name(0))
-            for index in range(1, num_adapters):
-                self.model.add_adapter(adapter_name(index), self._lora)
+            with warnings.catch_warnings():  # PEFT asks for what transformers renamed, and does without
+                warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+                self.model = PeftModel(cast(Any, base), self._lora, adapter_name=adapter_name(0))
+                for index in range(1, num_adapters):
+                    self.model.add_adapter(adapter_name(index), self._lora)
         self._named = {
             name.removeprefix(_PREFIX): parameter
             for name, parameter in self.model.named_parameters()

@@ -90,13 +90,13 @@ def test_the_authors_tasks_are_found_by_their_records_whatever_their_order(autho
 
 
 def test_an_absolute_folder_is_the_same_as_one_under_the_root(authors):
-    folder = authors.benchmark.root / "partitioned_data/Task-related/seq/1.0"
+    folder = Path(authors.benchmark.root) / "partitioned_data/Task-related/seq/1.0"
     assert held(open_stream(change(authors, partition_files=str(folder)))) == held(open_stream(authors))
 
 
 def test_tasks_of_equal_datasets_must_be_named(authors):
     twins = [{"name": name, "datasets": ["OCRVQA"]} for name in ("early", "late")]
-    folder = authors.benchmark.root / "partitioned_data/Task-related/seq/1.0"
+    folder = Path(authors.benchmark.root) / "partitioned_data/Task-related/seq/1.0"
     write_task(folder, 4, [pictures(*["OCR-VQA/images/c.jpg"] * 5), pictures("OCR-VQA/images/d.jpg")])
     with pytest.raises(DataError, match=r"task 'early' \(OCRVQA\) could be Task3, Task4.*benchmark\.partition_tasks"):
         open_stream(change(authors, tasks=twins))
@@ -114,7 +114,7 @@ def test_a_task_that_no_folder_holds_says_what_they_hold(authors):
 
 
 def test_a_strangers_record_is_named_by_file_and_place(authors):
-    folder = authors.benchmark.root / "partitioned_data/Task-related/seq/1.0"
+    folder = Path(authors.benchmark.root) / "partitioned_data/Task-related/seq/1.0"
     write_task(folder, 3, [pictures("OCR-VQA/images/a.jpg"), pictures("OCR-VQA/images/b.jpg", "DVQA/images/c.png")])
     with pytest.raises(DataError) as error:
         open_stream(authors)
@@ -130,7 +130,7 @@ def test_a_strangers_record_is_named_by_file_and_place(authors):
 def test_another_number_of_clients_is_refused(authors):
     with pytest.raises(DataError, match=r"Task3: holds 2 clients' files; benchmark\.num_clients=5 wants client_0"):
         open_stream(change(authors, num_clients=5))
-    folder = authors.benchmark.root / "partitioned_data/Task-related/seq/1.0"
+    folder = Path(authors.benchmark.root) / "partitioned_data/Task-related/seq/1.0"
     write_task(folder, 2, [pictures("ArxivQA/images/a.jpg"), []])
     with pytest.raises(DataError, match=r"Task2/client_1\.json: holds no records; a client without data"):
         open_stream(authors)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from clip_like import save_clip
 from PIL import Image
-from transformers import CLIPModel
+from transformers import AutoProcessor, CLIPModel
 
 from fcit_ray.algorithm import make_algorithm
 from fcit_ray.config import parse_config, with_absolute_paths
@@ -102,7 +102,7 @@ def test_a_pictures_feature_is_the_vision_encoders_pooled_output(clip, root):
     record = load_train(root, "AOKVQA")[0]
     with Image.open(root / "datasets" / record.image) as image:
         # square, 64 pixels wide: CLIP's own processor makes it 8 wide, the base takes it as it is
-        pixels = load.AutoProcessor.from_pretrained(clip, backend="pil").image_processor(
+        pixels = AutoProcessor.from_pretrained(clip, backend="pil").image_processor(
             image.convert("RGB"), return_tensors="pt"
         )["pixel_values"]
     with torch.no_grad():

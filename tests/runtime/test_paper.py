@@ -48,7 +48,9 @@ def paper(tmp_path_factory: pytest.TempPathFactory) -> Paper:
     """A configuration of the paper by its file and its method's."""
     folder = tmp_path_factory.mktemp("paper")
     root = write_authors_root(folder / "FCIT", num_train=NUM_TRAIN, num_test=NUM_TEST, num_clients=5)
-    places = (f"benchmark.root={root}", f"model.path={write_tiny_llava15(folder / 'llava-1.5-7b-hf')}")
+    model = write_tiny_llava15(folder / "llava-1.5-7b-hf")
+    # Token embeddings instead of CLIP's text features: a CLIP of random weights tells no texts apart.
+    places = (f"benchmark.root={root}", f"model.path={model}", "model.identity_encoder=base")
 
     def load(name: str, method: str, *more: str) -> Config:
         files = [CONFIGS / f"{name}.yaml", CONFIGS / "methods" / f"{method}.yaml"]
