@@ -87,7 +87,10 @@ def add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     check.add_argument("--model", help="measure records in tokens of this model: `tiny`, a folder or a cached hub name")
     check.add_argument("--max-length", type=int, help="tokens a record may have, image included; as model.max_length")
     check.add_argument(
-        "--template", default="vicuna_v1", choices=("vicuna_v1", "bare"), help="as model.prompt (default: %(default)s)"
+        "--template",
+        default="vicuna_v1",
+        choices=("vicuna_v1", "bare", "chat"),
+        help="as model.prompt (default: %(default)s)",
     )
     check.add_argument("--decode", action="store_true", help="decode every pixel, instead of header and end marker")
     check.add_argument("--jobs", type=int, help="processes (default: one a CPU)")
