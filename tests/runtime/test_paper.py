@@ -1,6 +1,6 @@
-"""The paper's configurations end to end, on a root in the authors' layout and a tiny LLaVA-1.5 as the hub has it.
+"""The paper's configurations end to end, on a root in the authors' layout, a tiny LLaVA-1.5 and a tiny CLIP.
 
-Nothing of the configurations is changed but the places of data and model, the size of the federation and what the
+Nothing of the configurations is changed but the places of data and models, the size of the federation and what the
 machine has. So is `max_new_tokens` left at 128: the tiny model ends its answers by itself.
 """
 
@@ -18,6 +18,7 @@ from authors_root import (
     write_authors_root,
 )
 from in_process import run
+from tiny_clip import write_tiny_clip
 from tiny_llava15 import LAYERS, write_tiny_llava15
 
 from fcit_ray.config import Config, load_config
@@ -49,8 +50,8 @@ def paper(tmp_path_factory: pytest.TempPathFactory) -> Paper:
     folder = tmp_path_factory.mktemp("paper")
     root = write_authors_root(folder / "FCIT", num_train=NUM_TRAIN, num_test=NUM_TEST, num_clients=5)
     model = write_tiny_llava15(folder / "llava-1.5-7b-hf")
-    # Token embeddings instead of CLIP's text features: a CLIP of random weights tells no texts apart.
-    places = (f"benchmark.root={root}", f"model.path={model}", "model.identity_encoder=base")
+    clip = write_tiny_clip(folder / "clip-336")
+    places = (f"benchmark.root={root}", f"model.path={model}", f"model.identity_encoder={clip}")
 
     def load(name: str, method: str, *more: str) -> Config:
         files = [CONFIGS / f"{name}.yaml", CONFIGS / "methods" / f"{method}.yaml"]
