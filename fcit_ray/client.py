@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from fcit_ray.config import Train
-from fcit_ray.data.batches import num_steps
+from fcit_ray.data.batches import in_steps, num_steps
+from fcit_ray.data.collate import IGNORE_INDEX
 from fcit_ray.local_optim import LocalRule, Plain
 from fcit_ray.lora import FactorAverage, LoraRule
 from fcit_ray.params import norm
@@ -63,6 +64,20 @@ def learning_rate_factor(step: int, total: int, warmup_frac: float) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
+def answer_shares(micro_batches: Sequence[dict[str, Tensor]]) -> list[float]:
+    """How much the mean loss of each micro-batch weighs in its step's: its share of the answer tokens.
+
+    Weighed so, means over tokens add up to the whole batch's, and what a method adds of its own stays as it is. Where
+    no record has an answer all weigh the same.
+    """
+    if len(micro_batches) == 1:
+        return [1.0]
+    # The first token of a record is predicted by none.
+    counts = [int((batch["labels"][:, 1:] != IGNORE_INDEX).sum()) for batch in micro_batches]
+    total = sum(counts)
+    return [count / total if total else 1 / len(counts) for count in counts]
+
+
 def run_client(
     job: ClientJob,
     batches: Callable[[], Iterable[dict[str, Tensor]]],
@@ -77,7 +92,7 @@ def run_client(
 
     Args:
         job: global values, assignment and seed.
-        batches: called once for the training pass; yields every batch of every epoch, collated.
+        batches: called once for the training pass; yields every batch of every epoch, collated, or its micro-batches.
         bank: any bank of the run's shape; what it held before does not matter.
         method: its `loss` and `report` hooks run here.
         train: learning rates, epochs, schedule.
@@ -121,19 +136,25 @@ def run_client(
     losses: list[float] = []
     bank.recompute(train.gradient_checkpointing)
     bank.model.train()
-    for batch in batches():
-        loss = method.loss(run, batch, method.forward(run, batch)) + local.penalty(run, extra)
-        _check_finite("loss", loss, job, len(losses))
+    for micro_batches in in_steps(batches(), job.client.num_examples, train.batch_size):
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        parts = []
+        for batch, share in zip(micro_batches, answer_shares(micro_batches), strict=True):
+            if not share:
+                continue
+            loss = method.loss(run, batch, method.forward(run, batch)) + local.penalty(run, extra)
+            _check_finite("loss", loss, job, len(losses))
+            part = loss * share
+            part.backward()
+            parts.append(part.item())
         # A finite loss may have no finite gradient, and after the last step no loss would tell.
         _check_finite("gradient", clip_grad_norm_(trained.values(), train.max_grad_norm), job, len(losses))
         optimizer.step()
         factor = learning_rate_factor(len(losses), total, train.warmup_frac)
         local.after_step(run, extra, {name: rate * factor for name, rate in rates.items()})
         schedule.step()
-        losses.append(loss.item())
-    assert len(losses) == total, f"{len(losses)} batches for {total} steps: the shard and the job disagree"
+        losses.append(math.fsum(parts))
+    assert len(losses) == total, f"{len(losses)} steps instead of {total}: the shard and the job disagree"
     after = {name: parameter.detach().cpu().float() for name, parameter in trained.items()}
     report, memory = method.report(run)
     local_report, local_memory = local.report(run, extra)

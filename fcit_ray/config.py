@@ -237,6 +237,10 @@ class Train(_Section):
     """Passes over the client's shard in a round."""
     batch_size: int = Field(4, ge=1)
     """Records a step."""
+    micro_batch_size: int | None = Field(None, ge=1)
+    """Records of a step that are in memory together, at most; None is all of them. Their gradients are added up, each
+    micro-batch weighing as much as it has answer tokens: the step of the whole batch, but for rounding and dropout's
+    draws."""
     lr: float = Field(2e-4, gt=0)
     """Peak learning rate of the adapters."""
     projector_lr: float = Field(2e-5, ge=0)

@@ -11,8 +11,8 @@ TIGHT = 0.9
 def smallest_change(shapes: Shapes, load: Load, available: float) -> tuple[str, Memory]:
     """What to change so that a load fits, in words with the keys to set; and what it needs then.
 
-    Tried in this order: gradient checkpointing, smaller batches, both, four bits, and four bits with these; if nothing
-    helps, the memory that the load needs.
+    Tried in this order: gradient checkpointing, smaller micro-batches, both, four bits, and four bits with these; if
+    nothing helps, the memory that the load needs.
     """
     checkpointed, quantized = replace(load, checkpointing=True), replace(load, four_bit=True)
     for start in (load, checkpointed, quantized, replace(quantized, checkpointing=True)):
@@ -45,7 +45,7 @@ def _words(before: Load, after: Load) -> str:
     if after.checkpointing != before.checkpointing:
         changes.append("train.gradient_checkpointing=true")
     if after.batch != before.batch:
-        changes.append(f"train.batch_size={after.batch}")
+        changes.append(f"train.micro_batch_size={after.batch}")  # the same steps, in more pieces
     if after.answer_batch != before.answer_batch:
         changes.append(f"evaluation.batch_size={after.answer_batch}")
     if after.four_bit != before.four_bit:

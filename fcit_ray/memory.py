@@ -66,7 +66,7 @@ class Load:
     """What a worker is asked to do; the choices of a configuration that memory depends on.
 
     Attributes:
-        batch: B, records a training step.
+        batch: B, records of a training step that are in memory together.
         tokens: L, tokens of the longest record.
         answer_tokens: positions of a sample with logits.
         trained: numbers of the LoRA factors, projector and all else that a client trains.

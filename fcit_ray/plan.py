@@ -213,7 +213,7 @@ def load_of(config: Config, run: Outline, lengths: Lengths, *, cuda: bool) -> Lo
     """What the configuration asks of one worker."""
     model, train, evaluation = config.model, local_training(config), config.evaluation
     return Load(
-        batch=train.batch_size,
+        batch=min(train.batch_size, train.micro_batch_size or train.batch_size),
         tokens=lengths.longest,
         answer_tokens=lengths.answer,
         trained=run.trained,

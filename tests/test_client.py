@@ -328,7 +328,7 @@ def test_a_gradient_that_is_no_number_says_where(bank):
 def test_a_shard_that_disagrees_with_its_job_is_noticed(bank):
     job = make_job(bank, num_examples=6)
     batches = training_batches(shard(0, 1, 4), COLLATOR, 2, job.seed, 1)
-    with pytest.raises(AssertionError, match="2 batches for 3 steps"):
+    with pytest.raises(AssertionError, match="2 steps instead of 3"):
         run(bank, job, batches=batches)
 
 

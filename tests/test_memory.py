@@ -155,10 +155,10 @@ def test_checkpointing_is_the_first_change_named(seven):
     assert need.total < 45e9
 
 
-def test_then_smaller_batches_then_four_bits_then_more_memory(seven):
+def test_then_smaller_micro_batches_then_four_bits_then_more_memory(seven):
     checkpointed = load_7b(checkpointing=True)
     words, need = smallest_change(seven, checkpointed, 24e9)
-    assert words == "train.batch_size=8"
+    assert words == "train.micro_batch_size=8"
     assert need.total <= 24e9
     # 14.1 GB of weights alone do not fit 12 GB, at whatever batch.
     words, need = smallest_change(seven, load_7b(answer_batch=1, batch=1, checkpointing=True), 12e9)

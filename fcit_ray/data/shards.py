@@ -43,19 +43,22 @@ class ShardSource(Protocol):
 
 
 def training_batches(
-    shard: Shard, collator: Collator, batch_size: int, seed: int, epochs: int
+    shard: Shard, collator: Collator, batch_size: int, seed: int, epochs: int, micro_batch_size: int | None = None
 ) -> Callable[[], Iterator[dict[str, Tensor]]]:
     """Every batch of every epoch, collated; each epoch in its own order, derived from the job's seed.
 
     The last batch of an epoch may be short. The order is of positions in the shard, so it does not depend on how the
-    shard is stored or streamed.
+    shard is stored or streamed. With a micro-batch size every batch comes in pieces of at most so many records, each
+    padded to its own longest.
     """
+    piece_size = min(batch_size, micro_batch_size or batch_size)
 
     def batches() -> Iterator[dict[str, Tensor]]:
         for epoch in range(epochs):
             samples = iter(shard.read(epoch_order(len(shard), seed, epoch)))
             while batch := list(islice(samples, batch_size)):
-                yield collator.train(batch)
+                for start in range(0, len(batch), piece_size):
+                    yield collator.train(batch[start : start + piece_size])
 
     return batches
 

@@ -57,7 +57,9 @@ class Worker:
         *params, knowledge = self._store.get([*work.params, work.knowledge])
         job = replace(work.job, params=_merge(params), knowledge=knowledge)
         train = self._train
-        batches = training_batches(work.shard, self._collator, train.batch_size, job.seed, train.epochs)
+        batches = training_batches(
+            work.shard, self._collator, train.batch_size, job.seed, train.epochs, train.micro_batch_size
+        )
         algorithm = self._algorithm
         lora = algorithm.aggregation.lora
         return run_client(job, batches, self._bank, algorithm.method, train, self._setting, algorithm.local, lora)

@@ -41,6 +41,12 @@ def test_batches_follow_the_epochs_orders():
     assert [*batches[3], *batches[4], *batches[5]] == epoch_order(7, 5, 1).tolist()
 
 
+def test_micro_batches_are_pieces_of_the_same_batches():
+    pieces = drawn(training_batches(numbered(7), COLLATOR, 5, seed=5, epochs=2, micro_batch_size=3)())
+    assert [len(piece) for piece in pieces] == [3, 2, 2, 3, 2, 2]
+    assert [index for piece in pieces for index in piece] == [*epoch_order(7, 5, 0), *epoch_order(7, 5, 1)]
+
+
 @pytest.mark.parametrize(("count", "batch_size", "epochs"), [(7, 3, 2), (6, 3, 1), (1, 4, 5), (5, 1, 1)])
 def test_there_are_as_many_batches_as_steps_in_the_schedule(count, batch_size, epochs):
     batches = list(training_batches(numbered(count), COLLATOR, batch_size, 0, epochs)())
