@@ -23,8 +23,7 @@ from fcit_ray.runtime.data import CPUS_PER_TASK, RayShards, quiet
 from fcit_ray.runtime.driver import Driver
 from fcit_ray.runtime.errors import MENDABLE, explain, origin
 from fcit_ray.runtime.store import RayStore, share_tensors
-from fcit_ray.runtime.train_group import NoGroupConfig, TellDriver
-from fcit_ray.runtime.train_loop import train_loop
+from fcit_ray.runtime.train_group import NoGroupConfig, TellDriver, work
 from fcit_ray.runtime.work_queue import RunFailed
 
 _POLL_S = 0.25
@@ -215,9 +214,7 @@ def launch(
         workers.join(timeout=_ABANDON_S)
 
 
-def run_workers(
-    config: Config, folder: RunFolder, driver: Any, loop: Callable[[dict[str, Any]], None] = train_loop
-) -> None:
+def run_workers(config: Config, folder: RunFolder, driver: Any, loop: Callable[[dict[str, Any]], None] = work) -> None:
     """The Ray Train run; if it ends while the driver still waits for work to be done, the driver is told why.
 
     Args:
