@@ -2,9 +2,10 @@
 
 import itertools
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from fcit_ray.runtime.store import share_tensors
 from fcit_ray.runtime.work_queue import RunFailed
 
 _POLL_S = 1.0
+_ABANDON_S = 10.0  # for Tune to end its trials when the sweep is given up
 # Tune's newer reporter prints a box and a hint whatever the verbosity; the older one keeps quiet when told to.
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 
@@ -114,10 +116,16 @@ def run_sweep(
             "out": str(out.resolve()),
         },
         tune_config=tune.TuneConfig(max_concurrent_trials=sweep.max_concurrent),
-        run_config=tune.RunConfig(name="tune", storage_path=str((out / "logs").resolve()), verbose=0),
+        run_config=tune.RunConfig(
+            name="tune", storage_path=str((out / "logs").resolve()), verbose=0, stop=_Abandoned()
+        ),
     )
-    with ThreadPoolExecutor(max_workers=1) as executor:
-        fitting = executor.submit(tuner.fit)
+    fitting: Future[tune.ResultGrid] = Future()
+    # Not an executor's thread: that would be waited for, and Ctrl-C with it, until the last trial is over.
+    thread = threading.Thread(target=_fulfil, args=(fitting, tuner.fit), daemon=True)
+    _Abandoned.event.clear()
+    thread.start()
+    try:
         waiting = list(trials)
         while waiting:
             over = fitting.done()
@@ -129,9 +137,32 @@ def run_sweep(
                 break
             time.sleep(_POLL_S)
         errors = fitting.result().errors
+    except BaseException:
+        _Abandoned.event.set()
+        thread.join(timeout=_ABANDON_S)
+        raise
     if errors:
         raise RunFailed("\n".join(_reason(error) for error in errors))
     return [RunFolder(out / trial.folder).results() for trial in trials]
+
+
+class _Abandoned(tune.Stopper):
+    """Ends all trials once the sweep was given up; asked by Tune's controller, in this process."""
+
+    event = threading.Event()  # of the class, as Tune pickles its stopper and an event cannot be
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.event.is_set()
+
+
+def _fulfil(promise: Future[Any], call: Callable[[], Any]) -> None:
+    try:
+        promise.set_result(call())
+    except BaseException as error:
+        promise.set_exception(error)
 
 
 def _reason(error: BaseException) -> str:
