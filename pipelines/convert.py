@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--clip", help="folder or hub name of the CLIP model that the LLaVA looks through")
     parser.add_argument("--check", action="store_true", help="write nothing: compare OUT with SOURCE bit by bit")
     args = parser.parse_args()
-    with exit_on_error():
+    with exit_on_error("nothing that looks finished was left; start it again"):
         plan = make_plan(args.source, args.clip)
         if not args.check:
             convert(plan, args.out, console.print)

@@ -41,7 +41,7 @@ def add_miniature(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 def run_miniature(args: argparse.Namespace) -> int:
     from fcit_ray.data.miniature import write_miniature
 
-    with exit_on_error():
+    with exit_on_error("start it again to complete it"):
         write_miniature(args.out, num_train=args.num_train, seed=args.seed)
         console.print(f"Miniature benchmark: {args.out}")
     return 0

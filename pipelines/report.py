@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path, help="finished run folders; anything else is passed over")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there too")
     args = parser.parse_intermixed_args()
-    with exit_on_error():
+    with exit_on_error("the run folders were only read"):
         folders = [RunFolder(path) for path in args.runs if path.is_dir()]
         results = [folder.results() for folder in folders if folder.finished]
         rows = [row_from_results(result) for result in results]

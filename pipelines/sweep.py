@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("override", nargs="*", metavar="key.path=value", help="for all trials")
     parser.add_argument("--out", type=Path, help="run folders go in here (default: runs/sweep-<name of the file>)")
     args = parser.parse_intermixed_args()
-    with exit_on_error():
+    with exit_on_error("start it again to go on: finished trials are kept, others go on from their last checkpoint"):
         sweep, trials = load_sweep(args.sweep, args.override)
         out = args.out or Path("runs") / f"sweep-{args.sweep.stem}"
         majority = [majority_results(trial.config) for trial in trials[: len(sweep.seeds)]]
