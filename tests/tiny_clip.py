@@ -10,23 +10,14 @@ import json
 import re
 from pathlib import Path
 
+import clip_like
 import torch
 from authors_root import texts
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 WIDTH, TOKENS = 48, 77
-PICTURES = {
-    "crop_size": 56,
-    "do_center_crop": True,
-    "do_normalize": True,
-    "do_resize": True,
-    "feature_extractor_type": "CLIPFeatureExtractor",
-    "image_mean": [0.48145466, 0.4578275, 0.40821073],
-    "image_std": [0.26862954, 0.26130258, 0.27577711],
-    "resample": 3,
-    "size": 56,
-}
+PICTURES = {**clip_like.PICTURES, "crop_size": 56, "size": 56}
 
 
 def write_tiny_clip(folder: Path) -> Path:
