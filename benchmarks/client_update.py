@@ -110,7 +110,7 @@ def ours(base: Any, batch: dict[str, torch.Tensor], steps: int, config: Model, d
 
     def turn(checkpointing: bool) -> None:
         train = Train(batch_size=size, gradient_checkpointing=checkpointing)
-        run_client(job, lambda: iter([full] * steps), bank, Disco(), train, setting)
+        run_client(job, lambda size=None: iter([full] * steps), bank, Disco(), train, setting)
 
     return turn, bank
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from fcit_ray.config import Train
-from fcit_ray.data.batches import in_steps, num_steps
+from fcit_ray.data.batches import Batches, in_steps, num_steps
 from fcit_ray.data.collate import IGNORE_INDEX
 from fcit_ray.local_optim import LocalRule, Plain
 from fcit_ray.lora import FactorAverage, LoraRule
@@ -36,7 +36,7 @@ class LocalRun:
         start: the values that training started from, by name: the global ones, and what this client keeps to itself.
         trained: the parameters being trained, by name, live.
         memory: what the method kept for this client last time, {} at first.
-        batches: a fresh pass over what the client trains on, for reports that need one.
+        batches: what the client trains on, for reports that need it again.
     """
 
     job: ClientJob
@@ -45,7 +45,7 @@ class LocalRun:
     start: Params
     trained: dict[str, torch.nn.Parameter]
     memory: Tree
-    batches: Callable[[], Iterable[dict[str, Tensor]]]
+    batches: Batches
     _told: dict[str, Params] = field(default_factory=dict)
 
     def told(self, key: str) -> Params:
@@ -80,7 +80,7 @@ def answer_shares(micro_batches: Sequence[dict[str, Tensor]]) -> list[float]:
 
 def run_client(
     job: ClientJob,
-    batches: Callable[[], Iterable[dict[str, Tensor]]],
+    batches: Batches,
     bank: AdapterBank,
     method: Method,
     train: Train,
@@ -92,7 +92,7 @@ def run_client(
 
     Args:
         job: global values, assignment and seed.
-        batches: called once for the training pass; yields every batch of every epoch, collated, or its micro-batches.
+        batches: what it trains on; called once for the training pass.
         bank: any bank of the run's shape; what it held before does not matter.
         method: its `loss` and `report` hooks run here.
         train: learning rates, epochs, schedule.

@@ -1,11 +1,20 @@
 """The order in which a client sees its records: a function of its seed alone, not of where it trains."""
 
 from collections.abc import Iterable, Iterator
+from typing import Protocol
 
 import numpy as np
 from torch import Tensor
 
 from fcit_ray.seeds import derive_seed
+
+
+class Batches(Protocol):
+    """What a client trains on: every batch of every epoch, collated. Each call is a fresh pass over the same records."""
+
+    def __call__(self, micro_batch_size: int | None = None) -> Iterable[dict[str, Tensor]]:
+        """In pieces of at most so many records, each padded to its own longest; None: in those that it trains on."""
+        ...
 
 
 def epoch_order(num_records: int, seed: int, epoch: int) -> np.ndarray:

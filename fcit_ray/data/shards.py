@@ -1,6 +1,6 @@
 """Prepared records of one client or one piece of a test set, however they reach the process that needs them."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fcit_ray.data.batches import epoch_order
+from fcit_ray.data.batches import Batches, epoch_order
 from fcit_ray.data.collate import Collator
 from fcit_ray.data.layout import Record
 from fcit_ray.data.samples import Sample, SampleEncoder
@@ -44,16 +44,18 @@ class ShardSource(Protocol):
 
 def training_batches(
     shard: Shard, collator: Collator, batch_size: int, seed: int, epochs: int, micro_batch_size: int | None = None
-) -> Callable[[], Iterator[dict[str, Tensor]]]:
+) -> Batches:
     """Every batch of every epoch, collated; each epoch in its own order, derived from the job's seed.
 
     The last batch of an epoch may be short. The order is of positions in the shard, so it does not depend on how the
     shard is stored or streamed. With a micro-batch size every batch comes in pieces of at most so many records, each
     padded to its own longest.
     """
-    piece_size = min(batch_size, micro_batch_size or batch_size)
 
-    def batches() -> Iterator[dict[str, Tensor]]:
+    train_size = micro_batch_size
+
+    def batches(micro_batch_size: int | None = None) -> Iterator[dict[str, Tensor]]:
+        piece_size = min(batch_size, micro_batch_size or train_size or batch_size)
         for epoch in range(epochs):
             samples = iter(shard.read(epoch_order(len(shard), seed, epoch)))
             while batch := list(islice(samples, batch_size)):

@@ -1,26 +1,30 @@
 """EWC: elastic weight consolidation, with the Fisher diagonals that clients compute on their own data.
 
 Source: Kirkpatrick et al., "Overcoming catastrophic forgetting in neural networks", PNAS 2017, arXiv 1612.00796,
-equation 3; one anchor and a running Fisher as in online EWC, Schwarz et al., "Progress & Compress", ICML 2018,
-arXiv 1805.06370. A baseline of FCIT (Guo et al., ICCV 2025, arXiv 2503.12897), whose code for it is not released.
+equation 3; gamma as in online EWC, Schwarz et al., "Progress & Compress", ICML 2018, arXiv 1805.06370. A baseline of
+FCIT (Guo et al., ICCV 2025, arXiv 2503.12897), whose code for it is not released.
 
-While a stage trains, every client adds lambda / 2 * sum_i F_i (theta_i - theta*_i)^2 to its loss. In the last round of
-a stage each selected client takes F_k = mean over its records of (grad L(record))^2, L the mean over the record's
-answer tokens, after its training, at its own values: the new global ones are known only when the round is over. The
-server averages the F_k weighted by n_k, then F <- gamma F + F_new, and theta* becomes the stage's last global values.
+While stage t trains, every client adds lambda / 2 * sum_{s<t} sum_i F_si (theta_i - theta*_si)^2 to its loss: a Fisher
+and an anchor a stage, the anchor being the stage's last global values. In the last round of a stage each selected
+client takes F_k = mean over its records of (grad L(record))^2, L the mean over the record's answer tokens, after its
+training, at its own values: the new global ones are known only when the round is over. The server averages the F_k
+weighted by n_k.
+
+The stages' penalties are one: but for a constant they are lambda / 2 * sum_i F_i (theta_i - m_i)^2 with F = sum_s F_s
+and m = sum_s F_s theta*_s / F, the mean of the anchors by their Fishers. So two tensors travel however many stages
+there were. Written from stage to stage: F' = gamma F + F_new, m' = (gamma F m + F_new theta*) / F'.
 
 What differs from the released code (of Prism, for large multimodal models, and fed-mammoth, federated), on purpose:
 * the gradients that are squared are of single records, in evaluation mode, of the loss without the penalty. A batch's
   gradient squared is another quantity: where records disagree it cancels, and the parameter would count as free.
-* one anchor, the last stage's. Prism keeps one for every task and sums the penalties; with gamma = 1 the Fishers are
-  summed as there, around the last anchor alone (argued for by Huszar, PNAS 2018, arXiv 1712.03847: the anchors before
-  it are already in it).
+* with gamma = 1 the penalty is Prism's sum over the tasks; gamma < 1 lets old stages fade, anchor and all, where
+  fed-mammoth lets the Fisher fade and keeps the last anchor alone.
 * a client weighs n_k however few of its records were used; the same as fed-mammoth's sum over samples if all were.
 
 A robust rule guards deltas, not Fishers: these are averaged by the weighted mean under every rule.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Annotated, Any
@@ -44,7 +48,7 @@ class Ewc(Method):
             Fisher entry is a squared gradient (about 1e-6 in the miniature). There, with two clients and one seed, it
             made the second stage's sum_i F_i (theta_i - theta*_i)^2 thirty times smaller and its own loss 2 % larger.
             It depends on the size of the model's gradients, so tune it first.
-        gamma: what is left of the old Fisher at a stage's end; 1 sums them as Prism does, 0.9 is fed-mammoth's.
+        gamma: what is left of the old stages' penalties at a stage's end; 1 sums them as Prism does.
         num_fisher: records, at most, from which a client estimates its Fisher; the default is Prism's.
         projector: whether the penalty holds the projector too; by default, as in Prism, only the adapter.
     """
@@ -55,7 +59,7 @@ class Ewc(Method):
     projector: bool = False
 
     def brief(self, knowledge: Tree) -> Tree:
-        """`fisher` and `anchor` by parameter name; nothing in the first stage."""
+        """`fisher`, of all stages, and `anchor`, their anchors' mean by it, by parameter name; nothing at first."""
         return knowledge
 
     def loss(self, run: LocalRun, batch: dict[str, Tensor], output: Any) -> Tensor:
@@ -90,7 +94,8 @@ class Ewc(Method):
         count = 0
         training = run.bank.model.training
         run.bank.model.eval()
-        for record in islice(_records(run.batches()), limit):
+        for record in islice(run.batches(1), limit):
+            assert len(record["input_ids"]) == 1, "a Fisher of several records' mean gradient"
             loss = self.forward(run, record).loss
             # A record without an image has no gradient in the projector: zero, then. One without an answer has a loss
             # that is no number, and a gradient of zero.
@@ -119,16 +124,16 @@ class Ewc(Method):
         return {**knowledge, "new": weighted_mean(fishers, [float(update.client.num_examples) for update in sent])}
 
     def consolidate(self, knowledge: Tree, params: Params, stage: int) -> Tree:
-        """`fisher` = gamma * the old one + the new one, and `anchor` = the global values of the same names."""
+        """The stage's own Fisher and anchor joined to those of the stages before."""
         old, new = knowledge.get("fisher", {}), knowledge["new"]
-        fisher = {
-            name: self.gamma * old[name] + new.get(name, 0.0) if name in old else new[name] for name in {**old, **new}
-        }
-        return {"fisher": fisher, "anchor": {name: params[name] for name in fisher}}
-
-
-def _records(batches: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
-    """The batches' records as batches of one, still padded."""
-    for batch in batches:
-        for index in range(len(batch["input_ids"])):
-            yield {name: value[index : index + 1] for name, value in batch.items()}
+        fisher = {name: self.gamma * value for name, value in old.items()}
+        anchor = dict(knowledge.get("anchor", {}))
+        for name, value in new.items():
+            if name not in fisher:
+                fisher[name], anchor[name] = value, params[name]
+                continue
+            fisher[name] = fisher[name] + value
+            # Where neither stage holds a number any anchor will do.
+            share = torch.where(fisher[name] > 0, value / fisher[name], 1.0)
+            anchor[name] = anchor[name] + share * (params[name] - anchor[name])
+        return {"fisher": fisher, "anchor": anchor}

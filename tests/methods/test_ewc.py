@@ -23,6 +23,7 @@ from small import (
 
 from fcit_ray import checkpoint
 from fcit_ray.client import LocalRun, run_client
+from fcit_ray.data.shards import LocalShard, training_batches
 from fcit_ray.federation import Federation, simulate
 from fcit_ray.methods.ewc import Ewc
 from fcit_ray.methods.finetune import Finetune
@@ -108,7 +109,11 @@ class OneWeight:
 def toy_run(values, epochs=1):
     bank = OneWeight()
     x = torch.tensor(values)
-    batch = {"input_ids": torch.zeros(len(x), 1), "features": torch.zeros(len(x), 1), "x": x}
+
+    def batches(size=None):
+        for piece in list(x.split(size or len(x))) * epochs:
+            yield {"input_ids": torch.zeros(len(piece), 1), "features": torch.zeros(len(piece), 1), "x": piece}
+
     return LocalRun(
         job=make_job(bank, num_examples=len(x)),
         setting=ONE_ROUND,
@@ -116,7 +121,7 @@ def toy_run(values, epochs=1):
         start={},
         trained={"w": bank.weight},
         memory={"kept": 1},
-        batches=lambda: iter([batch] * epochs),
+        batches=batches,
     )
 
 
@@ -210,8 +215,12 @@ def test_a_record_without_an_answer_counts_with_a_gradient_of_zero():
     records = [sample(0), sample(1)]
     records[1]["labels"][:] = -100
     train = TRAIN.model_copy(update={"lr": 1e-12, "projector_lr": 0.0})
-    both = train_one(Ewc(), make_job(None, num_examples=2), train, batches=lambda: iter([COLLATOR.train(records)]))
-    one = train_one(Ewc(), make_job(None, num_examples=1), train, batches=lambda: iter([COLLATOR.train(records[:1])]))
+
+    def fisher_of(records):
+        batches = training_batches(LocalShard(records), COLLATOR, 2, seed=3, epochs=1)
+        return train_one(Ewc(), make_job(None, num_examples=len(records)), train, batches=batches)
+
+    both, one = fisher_of(records), fisher_of(records[:1])
     for name, value in one.report["fisher"].items():
         torch.testing.assert_close(both.report["fisher"][name], value / 2, rtol=1e-3, atol=1e-12)
 
@@ -284,8 +293,9 @@ def test_a_fisher_of_other_records_than_wanted_is_noticed():
 @pytest.mark.parametrize(
     ("gamma", "expected"), [(1.0, [3.0, 2.0, 4.0]), (0.5, [2.0, 1.0, 4.0]), (0.0, [1.0, 0.0, 4.0])]
 )
-def test_fishers_add_up_around_one_anchor(gamma, expected):
-    # a: gamma * 2 + 1; b, of which the last stage says nothing: gamma * 2; c, new: 4
+def test_fishers_add_up_around_the_anchors_mean(gamma, expected):
+    # a: gamma * 2 + 1; b, of which the last stage says nothing: gamma * 2; c, new: 4. Anchors:
+    # a: (gamma * 2 * -1 + 1 * 5) / F = 3 / 3, 4 / 2 or 5 / 1; b keeps -1; c: 7
     old = {"a": torch.tensor(2.0), "b": torch.tensor(2.0)}
     new = {"a": torch.tensor(1.0), "c": torch.tensor(4.0)}
     knowledge = {"fisher": old, "anchor": {"a": torch.tensor(-1.0), "b": torch.tensor(-1.0)}, "new": new}
@@ -293,8 +303,27 @@ def test_fishers_add_up_around_one_anchor(gamma, expected):
     after = Ewc(gamma=gamma).consolidate(knowledge, params, 1)
     assert after == {
         "fisher": dict(zip("abc", map(torch.tensor, expected), strict=True)),
-        "anchor": {"a": torch.tensor(5.0), "b": torch.tensor(6.0), "c": torch.tensor(7.0)},
+        "anchor": {"a": torch.tensor({1.0: 1.0, 0.5: 2.0, 0.0: 5.0}[gamma]), "b": torch.tensor(-1.0), "c": params["c"]},
     }
+
+
+def test_one_penalty_pulls_as_the_sum_of_the_stages():
+    # Prism's form: gradient = lambda * sum_s F_s (theta - theta*_s), here in float64; without a Fisher there is none.
+    draw = torch.Generator().manual_seed(0)
+    fishers = [torch.rand(50, generator=draw) * (torch.rand(50, generator=draw) > 0.3) for _ in range(4)]
+    for fisher in fishers:
+        fisher[:5] = 0.0
+    anchors = [torch.randn(50, generator=draw) for _ in range(4)]
+    knowledge = {}
+    for stage, (fisher, anchor) in enumerate(zip(fishers, anchors, strict=True)):
+        knowledge = Ewc().consolidate({**knowledge, "new": {"w": fisher}}, {"w": anchor}, stage)
+    theta = torch.randn(50, generator=draw)
+    pulls = [f.double() * (theta.double() - a.double()) for f, a in zip(fishers, anchors, strict=True)]
+    _, grads = penalised(10.0, knowledge["fisher"]["w"].tolist(), knowledge["anchor"]["w"].tolist(), w=theta.tolist())
+    torch.testing.assert_close(grads["w"].double(), 10.0 * sum(pulls), rtol=1e-4, atol=1e-5)
+    assert not grads["w"][:5].any()
+    # The slip: all Fishers around the last anchor.
+    assert (grads["w"].double() - 10.0 * sum(fishers).double() * (theta - anchors[-1]).double()).abs().max() > 1.0
 
 
 def test_the_anchor_is_the_stages_last_global_model_and_the_fisher_all_its_clients(two_stages):

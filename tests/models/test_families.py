@@ -20,6 +20,7 @@ from fcit_ray.data.samples import SampleEncoder
 from fcit_ray.data.shards import LocalShard, training_batches
 from fcit_ray.evaluate import answer
 from fcit_ray.federation import Federation, simulate
+from fcit_ray.methods.ewc import Ewc
 from fcit_ray.methods.finetune import Finetune
 from fcit_ray.models.adapters import AdapterBank
 from fcit_ray.models.load import (
@@ -275,6 +276,24 @@ def learned(stand) -> tuple[AdapterBank, ServerState, list]:
         return updates[-1]
 
     return bank, simulate(Federation(Finetune(), FedAvg(), Two(), setting), bank.params(), train), updates
+
+
+def test_a_fisher_is_of_single_records_however_a_family_joins_its_pictures(stand):
+    # Qwen's pictures lie one after another as patches, so a record is not a row of every tensor.
+    bank, setting = stand.bank(), small_setting(num_stages=2, num_rounds=1)
+    federation = Federation(Ewc(), FedAvg(), Two(), setting)
+    job = federation.plan(federation.start(bank.params()))[0]
+    update = run_client(job, train_batches(stand, job), bank, Ewc(), TRAIN, setting)
+    bank.model.eval()
+    expected = dict.fromkeys(update.report["fisher"], 0.0)
+    for one in TRAINS[:2]:
+        bank.model.zero_grad()
+        bank.forward(stand.collator.train([stand.encoder.encode_train(one)])).loss.backward()
+        for name in expected:
+            expected[name] = expected[name] + bank.parameter(name).grad.square() / 2
+    assert update.report["num_records"] == 2
+    for name, value in expected.items():
+        torch.testing.assert_close(update.report["fisher"][name], value, rtol=1e-3, atol=1e-10)
 
 
 def test_a_repeated_batch_is_learnt(stand):
