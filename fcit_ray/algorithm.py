@@ -24,6 +24,7 @@ class Algorithm:
         server: what the server makes of the combined delta.
         aggregation: how the clients' deltas are combined.
         clients_per_round: how many deltas there are to combine; None if the run is no federation.
+        public_selection: whether anybody can tell which clients a round has, without the run's seed.
     """
 
     method: Method
@@ -31,6 +32,7 @@ class Algorithm:
     server: ServerOptimizer
     aggregation: Aggregation
     clients_per_round: int | None = None
+    public_selection: bool = False
 
 
 def make_algorithm(config: Config) -> Algorithm:
@@ -50,6 +52,7 @@ def make_algorithm(config: Config) -> Algorithm:
             privacy=make_privacy(config.privacy),
         ),
         clients_per_round=config.benchmark.clients_per_round if config.regime == "federated" else None,
+        public_selection=config.benchmark.selection == "released",
     )
     aggregation = algorithm.aggregation
     axes: dict[str, Any] = {

@@ -173,6 +173,11 @@ class DpFedAvg(TokenNoise):
             return f"dp_fedavg clips and noises deltas, and the server of {method.__name__} learns from reports too"
         if local.absorb is not LocalRule.absorb:
             return f"dp_fedavg clips and noises deltas, and the server of {local.__name__} learns from reports too"
+        if self.noise_multiplier and algorithm.public_selection:
+            return (
+                "epsilon counts on nobody knowing whom a round has drawn, and benchmark.selection=released draws the "
+                "same clients whatever the seed; take benchmark.selection=seeded"
+            )
         if self.noise_multiplier and importlib.util.find_spec("dp_accounting") is None:
             return "epsilon is computed by dp-accounting, which is not installed; pip install 'fcit_ray[privacy]'"
         return None

@@ -351,6 +351,19 @@ def test_what_reaches_the_server_unclipped_is_refused_and_what_does_not_is_not()
     assert TokenNoise().conflict(None) is None
 
 
+def test_noise_is_refused_where_anybody_knows_who_was_drawn():
+    # Then sampling hides nobody: 5 of 50 clients, z = 1, 20 rounds are epsilon 30, not 4.
+    config = {"privacy": {"name": "dp_fedavg"}, "weights": "uniform"}
+    seeded, released = (
+        config | {"benchmark": {"tasks": ["ArxivQA"], "selection": selection}} for selection in ("seeded", "released")
+    )
+    parse_config(seeded)
+    with pytest.raises(ConfigError, match=r"privacy\.name: epsilon counts on nobody knowing.*selection=seeded"):
+        parse_config(released)
+    clipped = released | {"privacy": {"name": "dp_fedavg", "noise_multiplier": 0.0}}
+    parse_config(clipped)  # which promises nothing
+
+
 def test_without_the_accountant_a_run_that_needs_it_is_refused(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "pip install 'fcit_ray[privacy]'" in conflict()

@@ -10,7 +10,7 @@ from fcit_ray.seeds import derive_seed
 
 
 class Batches(Protocol):
-    """What a client trains on: every batch of every epoch, collated. Each call is a fresh pass over the same records."""
+    """What a client trains on: every batch of every epoch, collated. A call is a fresh pass over the same records."""
 
     def __call__(self, micro_batch_size: int | None = None) -> Iterable[dict[str, Tensor]]:
         """In pieces of at most so many records, each padded to its own longest; None: in those that it trains on."""

@@ -9,7 +9,8 @@ Federated Multimodal Fine-tuning under Missing Modalities", arXiv 2509.06984. Pl
 What differs from them, on purpose: HetLoRA's clients also prune their own ranks, and FediLoRA's repair layers by
 editing: neither is here, only how factors are combined. Whether HetLoRA weighs a client once or layer by layer is
 unresolved; here, each LoRA has its own weights. In FediLoRA's code the branch for B skips segments; here, A and B go
-the same way.
+the same way. And a rank that nobody of a round has keeps its value: padded, row and column would both become zero, and
+as the gradient of each is a product with the other, no client could ever train that rank again.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from torch import Tensor
 from fcit_ray.lora import conflicts
 from fcit_ray.lora.base import Combine
 from fcit_ray.lora.products import without_factors
-from fcit_ray.lora.ranks import UnequalRanks, full_rank, ranks_of
+from fcit_ray.lora.ranks import UnequalRanks, cut, full_rank, ranks_of
 from fcit_ray.models.names import lora_factor, partner
 from fcit_ray.types import ClientUpdate, Params
 
@@ -39,8 +40,8 @@ class ZeroPad(UnequalRanks):
     Attributes:
         weights: of the clients in a LoRA's mean. `samples`: the run's own; a rank that few have shrinks towards zero.
             `norm`: in proportion to ||B_k A_k||_F (HetLoRA), the run's own if all products are zero. `dimension`: the
-            run's own, but of each rank over the clients that have it (FediLoRA); one that nobody has keeps its value.
-            A client of weight zero in the run counts for nothing in any of them.
+            run's own, but of each rank over the clients that have it (FediLoRA). A client of weight zero in the run
+            counts for nothing in any of them.
     """
 
     weights: Literal["samples", "norm", "dimension"] = "samples"
@@ -53,7 +54,7 @@ class ZeroPad(UnequalRanks):
             return self._by_dimension(params, updates, weights, rule)
         padded = [self._padded(params, update) for update in updates]
         if self.weights == "samples":
-            return rule(padded, weights)
+            return self._without_lost(rule(padded, weights), updates, weights)
         delta = rule([without_factors(item) for item in padded], weights)
         for a in dict.fromkeys(name for item in padded for name in item if lora_factor(name) == "A"):
             b = partner(a)
@@ -63,7 +64,7 @@ class ZeroPad(UnequalRanks):
             ]
             own = [{name: item[name] for name in (a, b) if name in item} for item in padded]
             delta.update(rule(own, norms if any(norms) else weights))
-        return delta
+        return self._without_lost(delta, updates, weights)
 
     def conflict(self, algorithm: Algorithm) -> str | None:
         if self.weights != "samples" and conflicts.not_mean(algorithm):
@@ -84,6 +85,18 @@ class ZeroPad(UnequalRanks):
                     padded[name] = value.clone()
                     ranks_of(name, padded[name], rank, full).copy_(-ranks_of(name, params[name], rank, full))
         return padded
+
+    def _without_lost(
+        self, delta: dict[str, Tensor], updates: Sequence[ClientUpdate], weights: Sequence[float]
+    ) -> dict[str, Tensor]:
+        """The delta, zero in the ranks that no sender has."""
+        kept = dict(delta)
+        for name, value in delta.items():
+            if lora_factor(name):
+                senders = [u.client for u, w in zip(updates, weights, strict=True) if w and name in u.delta]
+                most = max((self._rank(name, value, client) for client in senders), default=0)
+                kept[name] = cut(name, value, most)
+        return kept
 
     def _by_dimension(
         self, params: Params, updates: Sequence[ClientUpdate], weights: Sequence[float], rule: Combine

@@ -27,6 +27,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fcit_ray.client import LocalRun
+from fcit_ray.lora.ranks import UnequalRanks
 from fcit_ray.methods.per_stage import AdapterPerStage, of_adapter
 from fcit_ray.models.names import adapter_index, adapter_name, lora_factor
 from fcit_ray.types import Assignment, Client, Tree
@@ -69,6 +70,9 @@ class OLora(AdapterPerStage):
     def conflict(self, algorithm: "Algorithm") -> str | None:
         if self.l1 and not algorithm.aggregation.lora.trains(f"layer.lora_A.{adapter_name(0)}.weight"):
             return "its l1 turns the A of a stage away from the earlier ones, and this lora rule does not train A"
+        lora = algorithm.aggregation.lora
+        if isinstance(lora, UnequalRanks) and lora.ranks:
+            return "its clients train on top of the earlier adapters, and one of few ranks would have another base"
         return super().conflict(algorithm)
 
 

@@ -31,12 +31,6 @@ class AdapterPerStage(Method):
     def assign(self, knowledge: Tree, stage: int, clients: Sequence[Client]) -> list[Assignment]:
         return [Assignment(train=(stage,)) for _ in clients]
 
-    def conflict(self, algorithm: "Algorithm") -> str | None:
-        # A client keeps the factors that it trained last: those of the stages before would be lost.
-        if any(algorithm.aggregation.lora.stays(f"layer.lora_{factor}.{adapter_name(0)}.weight") for factor in "AB"):
-            return "earlier stages' adapters answer too, so no factor of them may stay at the clients"
-        return None
-
 
 @dataclass(frozen=True, kw_only=True)
 class MergedPerStage(AdapterPerStage):
