@@ -1,4 +1,7 @@
-"""Every method with every server optimiser, and every choice of the other axes: two stages on the miniature each."""
+"""Every method with every server optimiser, and every choice of the other axes: two stages on the miniature each.
+
+Which methods cross with which choices is `tests/test_crossings.py`'s, on a smaller model.
+"""
 
 import math
 from pathlib import Path
@@ -7,7 +10,7 @@ from typing import Any
 import pytest
 from conftest import Configure
 
-from fcit_ray.config import Config, ConfigError
+from fcit_ray.config import Config
 from fcit_ray.data.shards import LocalShards
 from fcit_ray.experiment import open_experiment
 from fcit_ray.federation import simulate
@@ -74,35 +77,6 @@ def test_every_method_runs_with_every_server_optimiser(configure: Configure, met
     # With one round a stage FedAvgM, which forgets its momentum at a new one, is FedAvg; no other two are the same.
     assert digests["fedavgm"] == digests["fedavg"]
     assert len(set(digests.values())) == len(SERVER_OPTIMIZERS) - 1
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(
-    ("axis", "name"),
-    [
-        *(("local", name) for name in LOCAL_RULES),
-        *(("lora", name) for name in LORA_RULES),
-        *(("robust", name) for name in RULES),
-        *(("privacy", name) for name in PRIVACY),
-    ],
-)
-def test_every_method_either_crosses_with_a_choice_or_says_why_not(
-    configure: Configure, method: str, axis: str, name: str
-) -> None:
-    values: dict[str, Any] = {"method": {"name": method}, axis: {"name": name}, "benchmark": SMALL | ROBUST}
-    if axis == "privacy":
-        values["weights"] = "uniform"
-    refusal = None
-    try:
-        configure(**values)
-    except ConfigError as error:
-        refusal = str(error)
-    if refusal is not None:
-        # at the door: which axis, and a reason that is a sentence
-        assert len(refusal.split()) > 5
-        assert refusal.startswith(("method.name: ", f"{axis}.name: "))
-    if method == "finetune":
-        assert refusal is None
 
 
 @pytest.mark.parametrize(
