@@ -112,7 +112,7 @@ class DpFedAvg(TokenNoise):
     * Tokens themselves (unless `token_noise` hides them, for which no epsilon is claimed) and numbers of samples.
     * The run's own records: clients' losses and scores are the trusted server's.
     * The draws are pseudo-random: whoever knows the run's seed (it stands in its configuration) can take them off
-      again. And they are ordinary float32 normals, whose gaps an expert can use.
+      again, and knows whom every round has drawn. And they are ordinary float32 normals, whose gaps an expert can use.
 
     Attributes:
         clip_norm: C, in units of a delta's Euclidean norm (`delta_norm` in the run's records shows what is usual).

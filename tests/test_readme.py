@@ -54,6 +54,20 @@ def test_what_is_a_proposal_in_a_table_is_one_in_its_file() -> None:
         assert "proposal" in (ROOT / "fcit_ray" / file.strip("`")).read_text(), name
 
 
+@pytest.mark.parametrize("axis", AXES)
+def test_no_cell_of_a_table_is_left_out(axis: str) -> None:
+    lengths = {len(row) for row in rows(axis).values()}
+    assert lengths == {5 if axis == "LoRA rule" else 4}
+    assert not [name for name, row in rows(axis).items() if any(cell in ("", "–", "-") for cell in row)]
+
+
+@pytest.mark.parametrize("axis", ["continual method", "LoRA rule"])
+def test_nothing_differs_in_a_table_only_where_nothing_does_in_its_file(axis: str) -> None:
+    for name, (file, *_, differs) in rows(axis).items():
+        text = (ROOT / "fcit_ray" / file.strip("`")).read_text()
+        assert ("nothing known" in differs) != ("What differs" in text), name
+
+
 def test_every_file_that_the_tree_names_exists() -> None:
     for name in re.findall(r"`((?:fcit_ray|pipelines|benchmarks|configs)/[\w/.]+)`", README):
         assert (ROOT / name).exists(), name
