@@ -58,7 +58,7 @@ def test_what_is_a_proposal_in_a_table_is_one_in_its_file() -> None:
 def test_no_cell_of_a_table_is_left_out(axis: str) -> None:
     lengths = {len(row) for row in rows(axis).values()}
     assert lengths == {5 if axis == "LoRA rule" else 4}
-    assert not [name for name, row in rows(axis).items() if any(cell in ("", "–", "-") for cell in row)]
+    assert not [name for name, row in rows(axis).items() if any(cell in ("", "-", "\u2013") for cell in row)]
 
 
 @pytest.mark.parametrize("axis", ["continual method", "LoRA rule"])
