@@ -136,6 +136,39 @@ def test_another_source_is_converted_anew_and_leaves_no_file_of_the_old(root, tm
     assert tables == {file.name for table in manifest.tables.values() for file in table}
 
 
+@pytest.mark.parametrize("finished", [True, False])
+def test_an_image_that_changed_is_not_served_from_the_old_table(root, out, tmp_path, monkeypatch, finished):
+    """All but one of the tables stay; neither a finished conversion nor one that goes on keeps the old pixels."""
+    changed = load_train(root, DATASET)[3].image
+
+    def interrupted(done, total):
+        if not finished and done == total:
+            raise KeyboardInterrupt
+
+    if finished:
+        write_parquet(root, out, rows_per_file=25)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            write_parquet(root, out, rows_per_file=25, progress=interrupted)
+    Image.new("RGB", (9, 7), "white").save(root / "datasets" / changed)
+    written = []
+
+    def counted(self, name, fill, real=Store.write):
+        written.append(name)
+        return real(self, name, fill)
+
+    monkeypatch.setattr(Store, "write", counted)
+    write_parquet(root, out, rows_per_file=25)
+    assert open_image(out, changed).read() == (root / "datasets" / changed).read_bytes()
+    # 40 pictures in the order of their paths, 25 a file: those of test/ and the first of train/, 3.jpg among the rest
+    assert [name for name in written if name.endswith(".parquet")] == ["images/00001.parquet"]
+    write_parquet(root, str(tmp_path / "again"), rows_per_file=25)
+    there = {name.relative_to(tmp_path / "pq"): name.read_bytes() for name in (tmp_path / "pq").rglob("*.*")}
+    assert there == {
+        name.relative_to(tmp_path / "again"): name.read_bytes() for name in (tmp_path / "again").rglob("*.*")
+    }
+
+
 def test_quarantine_carries_over(root, tmp_path):
     items = json.loads((root / TRAIN).read_text())
     items[2]["conversations"] = []
@@ -173,6 +206,9 @@ def test_places_that_hold_no_parquet_say_so(root, tmp_path):
         load_train("ftp://host/fcit", DATASET)
     with pytest.raises(DataError, match="is the data root itself"):
         write_parquet(root, str(root))
+    with pytest.raises(DataError, match="is the data root itself"):
+        write_parquet(root, f"file://{tmp_path}/other/../plain")
+    assert not (root / "parquet.json").exists()
     (tmp_path / "pq").mkdir()
     (tmp_path / "pq" / "parquet.json").write_text('{"plan": 3}')
     with pytest.raises(DataError, match=r"parquet\.json: plan: "):
