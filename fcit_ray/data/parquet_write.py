@@ -255,7 +255,7 @@ def _content(root: str, image: str) -> tuple[bytes, str | None]:
     try:
         with open_image(root, image) as file:
             return file.read(), file_fault(file)
-    except OSError:
+    except (OSError, ValueError):
         return b"", image_faults(root, [image])[image]
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 from stand_in import question, training
 
 from fcit_ray.data.catalog import CATALOG
+from fcit_ray.data.images import image_faults
 from fcit_ray.data.layout import DataError, Record, check_images, load_test, load_train, parse_box
 from fcit_ray.data.miniature.writing import write_miniature
 from fcit_ray.data.prompt import Turn
@@ -257,14 +258,17 @@ def test_sound_images_pass_whatever_their_suffix_says(tmp_path):
         spoil(tmp_path, "b.jpg", png),  # the content counts
         spoil(tmp_path, "c.JPEG", jpeg + b"\0" * 100),  # some cameras append bytes after the end marker
         spoil(tmp_path, "d.gif", saved(tmp_path, "gif")),
+        spoil(tmp_path, "e.jpg", jpeg + b"\0" * 10_000),  # a motion photo's film is long
+        spoil(tmp_path, "f.png", png[:-12]),  # every pixel is there, only IEND is not
     ]
     check_images(tmp_path, sound)
+    assert image_faults(str(tmp_path), [record.image for record in sound], decode=True) == {}
 
 
 @pytest.mark.parametrize(
     ("suffix", "cut", "said"),
     [
-        ("png", slice(None, -20), "truncated: no end marker in this PNG file"),
+        ("png", slice(None, -60), "truncated: no end marker in this PNG file"),
         ("jpg", slice(None, -20), "truncated: no end marker in this JPEG file"),
         ("png", slice(0, 0), "unreadable"),
         ("jpg", slice(0, 12), "unreadable"),
