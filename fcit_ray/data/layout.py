@@ -219,7 +219,7 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: no such file; {found}") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError both are
+    except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
         raise DataError(f"{path}: not JSON: {error}") from error
 
 

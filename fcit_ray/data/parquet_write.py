@@ -34,7 +34,7 @@ from fcit_ray.data.parquet_read import (
     open_parquet,
     parse_manifest,
 )
-from fcit_ray.data.records import Record, refuse
+from fcit_ray.data.records import Record, printable, refuse
 from fcit_ray.errors import DataError
 
 JOURNAL = "parquet.partial.json"
@@ -214,13 +214,25 @@ def _record_rows(root: str, source: str) -> Iterator[Row]:
     content = layout.read_json(Path(root) / source)
     if isinstance(content, list):
         for index, item in layout.read_items(root, source):
-            identity = next((str(item[key]) for key in ("question_id", "id") if item.get(key) not in (None, "")), None)
-            yield {"index": index, "part": "records", "id": identity, "image": item["image"], "record": _json(item)}
+            identity = next(
+                (_text(item[key]) for key in ("question_id", "id") if item.get(key) not in (None, "")), None
+            )
+            yield {
+                "index": index,
+                "part": "records",
+                "id": identity,
+                "image": _text(item["image"]),
+                "record": _json(item),
+            }
         return
     for part in ("images", "annotations"):
         for index, item in enumerate(content.get(part) or []):
             row = {"index": index, "part": part, "record": _json(item)}
-            yield {**row, "id": str(item["id"]) if "id" in item else None, "image": item.get("file_name")}
+            yield {**row, "id": _text(item.get("id")), "image": _text(item.get("file_name"))}
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else printable(str(value))
 
 
 def _filler(rows: Sequence[Row]) -> Callable[[HashingFile], None]:

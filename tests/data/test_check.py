@@ -13,6 +13,7 @@ from stand_in import question, training
 from fcit_ray import durable
 from fcit_ray.data import check
 from fcit_ray.data.check import TokenLimit, check_root, report_file, set_aside
+from fcit_ray.data.check_table import report_lines
 from fcit_ray.data.layout import DataError, load_test, load_train, num_set_aside
 from fcit_ray.data.quarantine import QUARANTINE_FILE, read_quarantine, record_sha256
 
@@ -123,6 +124,30 @@ def test_what_is_set_aside_is_left_out_by_the_loaders_and_said(root, caplog):
     again = check_root(str(root))
     assert short(again) == [(TEST, 1, "1", "format")]
     assert [(row.num_records, row.num_set_aside, row.num_usable) for row in again.rows] == [(6, 4, 2), (3, 1, 2)]
+
+
+def test_what_utf8_cannot_hold_is_one_broken_record_and_ids_are_written_escaped(write, tmp_path):
+    """JSON may hold half of a surrogate pair, as where a text was cut within an emoji; no file and no terminal can."""
+    items = [
+        training("whole"),
+        training("cut \ud83d", image="ImageNet-R/gone.png"),
+        training("2", image="ImageNet-R/\ud83d.png"),
+        training("3", conversations=asking("which \ud83d ?")),
+        training("4", image="ImageNet-R/train/a\0.png"),
+        training("5", image=f"ImageNet-R/{'a' * 300}.png"),  # longer than a file's name may be
+    ]
+    root = write("train.json", items)
+    write("test.json", [question("0")])
+    report = check_root(str(root), honour_quarantine=False)
+    kinds = [(o.index, o.kind) for o in report.offences]
+    assert kinds == [(1, "image"), (2, "conversation"), (3, "conversation"), (4, "conversation"), (5, "image")]
+    assert report.offences[0].id == "cut \\ud83d"
+    report_file(tmp_path / "report.json", report)
+    assert json.loads((tmp_path / "report.json").read_text())["offences"][0]["id"] == "cut \\ud83d"
+    lines = [str(line) for line in report_lines(report, 9)]
+    assert all(line.isprintable() for line in lines if "record" in line)
+    assert set_aside(report) == 5
+    assert [record.id for record in load_train(root, "ImageNet-R")] == ["whole"]
 
 
 def test_a_file_that_changed_after_the_quarantine_is_refused(root):

@@ -95,6 +95,28 @@ def test_embedded_images_are_the_files_bytes_and_each_is_there_once(root, tmp_pa
         open_image(out, f"{DATASET}/test/00.png")  # within the tables' range of paths
 
 
+def test_ids_that_utf8_cannot_hold_are_converted(root, tmp_path):
+    captions(root)
+    for name, change in (
+        (TRAIN, lambda items: items[0].update(id="\ud83d")),
+        (
+            "instructions/Flickr30k-cap/val_coco_type.json",
+            lambda coco: coco["images"][0].update(note="\ud83d", id="\ud83d"),
+        ),
+        (
+            "instructions/Flickr30k-cap/val_coco_type.json",
+            lambda coco: coco["annotations"][0].update(image_id="\ud83d"),
+        ),
+    ):
+        items = json.loads((root / name).read_text())
+        change(items)
+        (root / name).write_text(json.dumps(items))
+    write_parquet(root, str(tmp_path / "pq"))
+    for place in (root, tmp_path / "pq"):
+        assert load_train(place, DATASET)[0].id == "\\ud83d"
+        assert load_test(place, "Flickr30k-cap")[0].references == ("a red square",)
+
+
 def test_an_interrupted_conversion_looks_unfinished_and_is_completed(root, out, tmp_path, monkeypatch):
     written = []
 
