@@ -20,7 +20,8 @@ from fcit_ray.data.records import Fault, Items, Record, parse_test, parse_train
 from fcit_ray.errors import DataError
 
 Kind = Literal["file", "conversation", "image", "duplicate", "tokens", "format"]
-"""What is wrong. `file`: all of it; `format` is a warning, its record is used all the same."""
+"""What is wrong. `file`: all of it; `tokens`: over the limit, or more than the model's processor takes; `format` is a
+warning, its record is used all the same."""
 
 Split = Literal["train", "test", "validation", "partition"]
 
@@ -165,7 +166,7 @@ def pieces_in(root: str, datasets: Sequence[str]) -> tuple[list[Piece], list[str
     """
     pieces: list[Piece] = []
     absent: list[str] = []
-    for dataset in datasets or CATALOG:
+    for dataset in dict.fromkeys(datasets) or CATALOG:
         train = layout.train_source(dataset)
         if not datasets and not (Path(root) / train).parent.is_dir():
             absent.append(dataset)

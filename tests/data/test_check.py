@@ -85,12 +85,17 @@ def test_processes_give_the_report_that_one_gives(root):
     assert check_root(str(root), jobs=2) == check_root(str(root))
 
 
-def test_pixels_are_looked_at_only_if_asked(root):
-    whole = root / "datasets" / "ImageNet-R" / "train" / "a.png"
-    data = bytearray(whole.read_bytes())
+def spoil_pixels(picture: Path) -> None:
+    """Make a PNG one that only decoding finds fault with."""
+    data = bytearray(picture.read_bytes())
     at = data.index(b"IDAT") + 4
     data[at : at + 8] = b"\xff" * 8  # header and end stay as they were
-    whole.write_bytes(bytes(data))
+    picture.write_bytes(bytes(data))
+
+
+def test_pixels_are_looked_at_only_if_asked(root):
+    whole = root / "datasets" / "ImageNet-R" / "train" / "a.png"
+    spoil_pixels(whole)
     assert short(check_root(str(root))) == EXPECTED
     # All records but 2 (broken) and 1, 4 (other images), and of the test records all but the broken one.
     found = [o for o in check_root(str(root), decode=True).offences if o.kind == "image" and "a.png" in o.reason]
@@ -177,6 +182,41 @@ def test_too_long_records_stay_set_aside_when_lengths_are_not_measured(root, mod
     assert (kinds[0], kinds[3], kinds[5]) == ("tokens", "duplicate", "tokens")
 
 
+def test_what_only_decoding_found_stays_set_aside_until_it_is_mended(root):
+    whole = root / "datasets" / "ImageNet-R" / "train" / "a.png"
+    sound = whole.read_bytes()
+    spoil_pixels(whole)
+    # of the training records all (0, 3 and 5 by the picture), of the test records all (0 and 1 by the picture)
+    assert set_aside(check_root(str(root), decode=True, honour_quarantine=False)) == 9
+    before = read_quarantine(root)
+    assert set_aside(check_root(str(root), honour_quarantine=False)) == 9
+    assert read_quarantine(root) == before
+    whole.write_bytes(sound)
+    assert set_aside(check_root(str(root), honour_quarantine=False)) == 5  # as without the spoiled picture
+
+
+def test_what_a_model_cannot_take_stays_set_aside_when_lengths_are_not_measured(root, model, monkeypatch):
+    """A processor may refuse a picture that decodes, as Qwen2-VL's does a very long one."""
+
+    def refusing(self, record):
+        raise DataError(f"{record.where}: too long a ribbon")
+
+    monkeypatch.setattr("fcit_ray.data.samples.SampleEncoder.num_tokens", refusing)
+    count = set_aside(check_root(str(root), limit=TokenLimit(model, 99, "bare"), honour_quarantine=False))
+    kinds = {entry.index: entry.kind for entry in read_quarantine(root)[TRAIN]}
+    assert (kinds[0], kinds[1]) == ("tokens", "image")
+    assert set_aside(check_root(str(root), honour_quarantine=False)) == count
+
+
+def test_what_is_set_aside_of_a_file_stays_so_while_the_file_cannot_be_read(root, model):
+    set_aside(check_root(str(root), limit=TokenLimit(model, 11, "bare"), honour_quarantine=False))
+    before, text = read_quarantine(root), (root / TRAIN).read_text()
+    (root / TRAIN).write_text("not json")
+    set_aside(check_root(str(root), honour_quarantine=False))
+    (root / TRAIN).write_text(text)
+    assert read_quarantine(root) == before
+
+
 def test_a_quarantine_of_another_hand_is_refused(root):
     (root / QUARANTINE_FILE).write_text('{"version": 2, "files": {}}')
     with pytest.raises(DataError, match=r"quarantine\.json: version: .*prepare\.py check --quarantine"):
@@ -224,6 +264,7 @@ def test_the_authors_partition_is_looked_at_too(root):
 def test_a_dataset_asked_for_by_name_must_be_there(root):
     report = check_root(str(root), ["DVQA"])
     assert [(o.kind, Path(o.source).name) for o in report.offences] == [("file", "train.json"), ("file", "test.json")]
+    assert check_root(str(root), ["DVQA", "DVQA"]) == report
     with pytest.raises(DataError, match="unknown dataset 'imagenet'"):
         check_root(str(root), ["imagenet"])
 
