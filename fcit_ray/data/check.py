@@ -8,7 +8,7 @@ import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, replace
@@ -29,7 +29,7 @@ from fcit_ray.data.check_file import (
     sound_records,
 )
 from fcit_ray.data.images import image_faults
-from fcit_ray.data.layout import read_items
+from fcit_ray.data.layout import num_set_aside, read_items
 from fcit_ray.data.location import is_folder, is_uri, parquet_at
 from fcit_ray.data.quarantine import Entry
 from fcit_ray.errors import DataError, UserError
@@ -89,6 +89,8 @@ class Report:
         absent: datasets that are not there.
         checked_tokens: whether lengths were measured.
         decoded: whether every pixel was decoded.
+        pieces: the files that were looked at.
+        sizes: records in each of them, those in quarantine included.
     """
 
     root: str
@@ -98,6 +100,7 @@ class Report:
     checked_tokens: bool
     decoded: bool
     pieces: tuple[Piece, ...] = field(repr=False)
+    sizes: Mapping[str, int] = field(repr=False)
 
     @property
     def errors(self) -> list[Offence]:
@@ -181,6 +184,7 @@ def check_root(
         checked_tokens=limit is not None,
         decoded=decode,
         pieces=tuple(pieces),
+        sizes={findings.piece.source: findings.num_records for findings in found},
     )
 
 
@@ -192,7 +196,7 @@ def set_aside(report: Report) -> int:
     time, if the record is still the same.
 
     Raises:
-        DataError: an earlier quarantine of ours cannot be read.
+        DataError: an earlier quarantine of ours cannot be read, or a new one not written.
     """
     before = quarantine.read_quarantine(report.root)
     unreadable = {offence.source for offence in report.offences if offence.index < 0}
@@ -212,6 +216,16 @@ def set_aside(report: Report) -> int:
         files[source] = entries + quarantine.still_the_same(items, [e for e in unmeasured if e.index not in known])
     quarantine.write_quarantine(report.root, files)
     return sum(map(len, files.values()))
+
+
+def emptied(report: Report) -> list[str]:
+    """The files of which the quarantine leaves nothing: the loaders refuse them.
+
+    Raises:
+        DataError: the quarantine cannot be read.
+    """
+    away = num_set_aside(report.root, report.sizes)
+    return [source for source, size in report.sizes.items() if size and away.get(source) == size]
 
 
 class _Processes:
@@ -338,5 +352,12 @@ def usable_cpus() -> int:
 
 
 def report_file(path: Path, report: Report) -> None:
-    """Write the report with every offence as JSON, whole or not at all."""
-    durable.write_text(path, json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n")
+    """Write the report with every offence as JSON, whole or not at all.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    try:
+        durable.write_text(path, json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error}") from error

@@ -17,6 +17,7 @@ from fcit_ray.data.layout import DataError, read_items, read_json
 from fcit_ray.data.location import parquet_at
 from fcit_ray.data.partition_files import MANIFEST, sha256
 from fcit_ray.data.stream import Stream, open_stream
+from fcit_ray.errors import UserError
 from fcit_ray.plots import plot_partition
 
 FORMAT = "fcit_ray partition"
@@ -80,6 +81,7 @@ def write_partition(config: Config, out: Path) -> dict[str, Any]:
     Raises:
         ConfigError: the regime has no clients, the partition is one of files already, or `out` holds something else.
         DataError: a file or record cannot be used.
+        UserError: `out` cannot be written.
     """
     if config.regime != "federated" or config.benchmark.partition == "files":
         raise ConfigError(
@@ -87,12 +89,26 @@ def write_partition(config: Config, out: Path) -> dict[str, Any]:
             "expected a federated run and another partition than files"
         )
     stream = open_stream(config)
+    out = out.resolve()  # `.` has no name to put a folder beside
+    try:
+        if _is_taken(out) and not (out / MANIFEST).is_file():
+            raise ConfigError(f"{out}: is there and holds no {MANIFEST}; nothing is overwritten, name another folder")
+        return _write_whole(config, stream, out)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error}") from error
+
+
+def _is_taken(out: Path) -> bool:
+    return out.exists() and (not out.is_dir() or any(out.iterdir()))
+
+
+def _write_whole(config: Config, stream: Stream, out: Path) -> dict[str, Any]:
     partial = durable.partial(out)
     shutil.rmtree(partial, ignore_errors=True)  # of a call that was killed
     partial.mkdir(parents=True)
     try:
         manifest = _write(config, stream, partial)
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if _is_taken(out):
             _check_same(out, manifest)
         else:
             durable.rename(partial, out)
@@ -145,8 +161,6 @@ def _source_sha256(root: str, source: str) -> str:
 def _check_same(out: Path, manifest: Mapping[str, Any]) -> None:
     """Refuse a folder that holds anything else than what would be written."""
     path = out / MANIFEST
-    if not path.is_file():
-        raise ConfigError(f"{out}: is there and holds no {MANIFEST}; nothing is overwritten, name another folder")
     old = read_json(path)
     # As JSON has it: the new one still has tuples and the like.
     new = json.loads(json.dumps(manifest))

@@ -67,10 +67,18 @@ def read_quarantine(root: Path | str) -> dict[str, list[Entry]]:
 
 
 def write_quarantine(root: Path | str, files: Mapping[str, Iterable[Entry]]) -> None:
-    """Replace the quarantine as a whole."""
+    """Replace the quarantine as a whole.
+
+    Raises:
+        DataError: it cannot be written.
+    """
     kept = {source: sorted(entries, key=lambda entry: entry.index) for source, entries in sorted(files.items())}
     text = _Quarantine(files={source: entries for source, entries in kept.items() if entries}).model_dump_json(indent=1)
-    durable.write_text(Path(root) / QUARANTINE_FILE, text + "\n")
+    path = Path(root) / QUARANTINE_FILE
+    try:
+        durable.write_text(path, text + "\n")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error}") from error
 
 
 def set_aside(source: str, items: Items, entries: Iterable[Entry]) -> dict[int, Entry]:

@@ -12,10 +12,11 @@ from stand_in import question, training
 
 from fcit_ray import durable
 from fcit_ray.data import check
-from fcit_ray.data.check import TokenLimit, check_root, report_file, set_aside
+from fcit_ray.data.check import TokenLimit, check_root, emptied, report_file, set_aside
 from fcit_ray.data.check_table import report_lines
 from fcit_ray.data.layout import DataError, load_test, load_train, num_set_aside
 from fcit_ray.data.quarantine import QUARANTINE_FILE, read_quarantine, record_sha256
+from fcit_ray.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
 TRAIN = "instructions/ImageNet-R/train.json"
@@ -261,12 +262,33 @@ def test_the_authors_partition_is_looked_at_too(root):
     assert found == [("client_0.json", 1, "conversation"), ("client_9.json", -1, "file")]
 
 
+def test_files_of_which_nothing_is_left_are_named(root):
+    """A client's file is one of many in its row of the table, yet a run refuses it when it is empty."""
+    folder = root / "partitioned_data" / "Task-related" / "seq" / "1.0" / "Task1"
+    folder.mkdir(parents=True)
+    (folder / "client_0.json").write_text(json.dumps([training("0")]))
+    (folder / "client_1.json").write_text(json.dumps([training("1", conversations=None)]))
+    report = check_root(str(root), honour_quarantine=False)
+    assert report.rows[-1].num_usable == 1
+    set_aside(report)
+    assert emptied(report) == ["partitioned_data/Task-related/seq/1.0/Task1/client_1.json"]
+
+
 def test_a_dataset_asked_for_by_name_must_be_there(root):
     report = check_root(str(root), ["DVQA"])
     assert [(o.kind, Path(o.source).name) for o in report.offences] == [("file", "train.json"), ("file", "test.json")]
     assert check_root(str(root), ["DVQA", "DVQA"]) == report
     with pytest.raises(DataError, match="unknown dataset 'imagenet'"):
         check_root(str(root), ["imagenet"])
+
+
+def test_a_report_or_quarantine_that_cannot_be_written_is_the_users_to_mend(root):
+    report = check_root(str(root), honour_quarantine=False)
+    with pytest.raises(UserError, match=r"nope/report\.json: cannot be written: .*No such file"):
+        report_file(root / "nope" / "report.json", report)
+    (root / f".{QUARANTINE_FILE}.partial").mkdir()  # where it would be prepared
+    with pytest.raises(DataError, match=r"quarantine\.json: cannot be written: .*[Dd]irectory"):
+        set_aside(report)
 
 
 def test_a_user_sees_the_offenders_sets_them_aside_and_is_left_with_a_usable_root(root):
