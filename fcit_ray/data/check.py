@@ -55,7 +55,7 @@ class TokenLimit:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table: a split of a dataset, or one setting and beta of the authors' partition.
+    """One row of the table: a split of a dataset, or a partition, as one setting and beta of the authors'.
 
     Attributes:
         group: the dataset or the partition's folder.
@@ -133,7 +133,7 @@ def check_root(
 
     Args:
         root: folder in the authors' layout.
-        datasets: which; none means all that are there, and the authors' partition.
+        datasets: which; none means all that are there, and the partitions below the root.
         limit: measure records against it; None leaves their length unchecked.
         decode: decode every image, rather than look at its header and end.
         jobs: processes; 1 works in this one.

@@ -27,6 +27,7 @@ __all__ = [
     "load_train",
     "num_set_aside",
     "parse_box",
+    "positions_set_aside",
     "read_captions",
     "read_items",
     "read_json",
@@ -192,6 +193,20 @@ def num_set_aside(root: Path | str, sources: Iterable[str]) -> dict[str, int]:
         else {source: len(entries) for source, entries in quarantine.read_quarantine(root).items()}
     )
     return {source: counts[source] for source in sorted(set(sources)) if counts.get(source)}
+
+
+def positions_set_aside(root: Path | str, source: str) -> list[int]:
+    """Where a file's records in quarantine are, in order.
+
+    Raises:
+        DataError: the quarantine, or the Parquet root, cannot be read.
+    """
+    if not (parquet := parquet_at(root)):
+        return sorted(entry.index for entry in quarantine.read_quarantine(root).get(source, ()))
+    if not (count := parquet.manifest.plan.set_aside.get(source, 0)):
+        return []
+    there = {index for index, _ in parquet.items(source)}
+    return sorted(set(range(len(there) + count)) - there)
 
 
 def read_captions(root: Path | str, source: str) -> Captions:

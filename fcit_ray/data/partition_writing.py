@@ -13,7 +13,7 @@ import numpy as np
 
 from fcit_ray import durable
 from fcit_ray.config import Config, ConfigError
-from fcit_ray.data.layout import DataError, read_items, read_json
+from fcit_ray.data.layout import DataError, positions_set_aside, read_items, read_json
 from fcit_ray.data.location import parquet_at
 from fcit_ray.data.partition_files import MANIFEST, sha256
 from fcit_ray.data.stream import Stream, open_stream
@@ -76,7 +76,8 @@ def write_partition(config: Config, out: Path) -> dict[str, Any]:
 
     Returns:
         The manifest: what `partition_counts` says; per task the `folder`; `checked`, how many records there are, how
-        many are held twice and how many by nobody; the SHA-256 of every client's file and of every source file.
+        many are held twice and how many by nobody; the SHA-256 of every client's file and of every source file;
+        where records of these are in quarantine, `set_aside`, their positions by file.
 
     Raises:
         ConfigError: the regime has no clients, the partition is one of files already, or `out` holds something else.
@@ -146,6 +147,8 @@ def _write(config: Config, stream: Stream, folder: Path) -> dict[str, Any]:
         "missing": missing,
     }
     manifest = {"format": FORMAT, **counts, "checked": checked, "files": files, "sources": sources}
+    if away := {source: at for source in sources if (at := positions_set_aside(config.benchmark.root, source))}:
+        manifest["set_aside"] = away
     plot_counts(counts, folder / "partition.png")
     durable.write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     return manifest

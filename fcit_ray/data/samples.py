@@ -261,7 +261,7 @@ def _upright(image: Image.Image) -> Image.Image:
     """The picture turned as its EXIF says; as it is stored where the EXIF cannot be read."""
     image.load()  # a PNG may keep its EXIF after its pixels
     try:
-        turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
+        turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # Pillow's readers raise nearly anything on broken EXIF, and the pixels are sound
         return image
     return image if turn is None else image.transpose(turn)

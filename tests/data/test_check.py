@@ -262,6 +262,17 @@ def test_the_authors_partition_is_looked_at_too(root):
     assert found == [("client_0.json", 1, "conversation"), ("client_9.json", -1, "file")]
 
 
+def test_a_partition_anywhere_below_the_root_is_looked_at_once(root, tmp_path):
+    """Ours too, as README writes one; not what is still being written, not among the images, and no link's circle."""
+    for folder in ("split-0.5/Task1", ".split.partial/Task1", "datasets/Task1", "Task1"):
+        (root / folder).mkdir(parents=True)
+        (root / folder / "client_0.json").write_text(json.dumps([training("0", image="ImageNet-R/gone.png")]))
+    (root / "split-0.5" / "again").symlink_to(root / "split-0.5", target_is_directory=True)
+    report = check_root(str(root))
+    assert [(row.group, row.num_usable) for row in report.rows[2:]] == [(".", 0), ("split-0.5", 0)]
+    assert [o.source for o in report.errors[5:]] == ["Task1/client_0.json", "split-0.5/Task1/client_0.json"]
+
+
 def test_files_of_which_nothing_is_left_are_named(root):
     """A client's file is one of many in its row of the table, yet a run refuses it when it is empty."""
     folder = root / "partitioned_data" / "Task-related" / "seq" / "1.0" / "Task1"

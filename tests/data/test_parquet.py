@@ -12,7 +12,7 @@ from fcit_ray.config import load_config, parse_config, with_absolute_paths
 from fcit_ray.data import parquet_write
 from fcit_ray.data.check import check_root, set_aside
 from fcit_ray.data.images import open_image
-from fcit_ray.data.layout import DataError, check_images, load_test, load_train, num_set_aside
+from fcit_ray.data.layout import DataError, check_images, load_test, load_train, num_set_aside, positions_set_aside
 from fcit_ray.data.object_store import Store
 from fcit_ray.data.parquet_write import write_parquet
 from fcit_ray.data.samples import SampleEncoder
@@ -203,6 +203,7 @@ def test_quarantine_carries_over(root, tmp_path):
     assert [record.index for record in records][:4] == [0, 1, 3, 4]
     assert records == load_train(root, DATASET)
     assert num_set_aside(tmp_path / "pq", [TRAIN]) == num_set_aside(root, [TRAIN]) == {TRAIN: 1}
+    assert positions_set_aside(tmp_path / "pq", TRAIN) == positions_set_aside(root, TRAIN) == [2]
 
 
 @pytest.mark.parametrize("images", ["embed", "reference"])
