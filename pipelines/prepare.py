@@ -103,15 +103,17 @@ def add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 
 def run_check(args: argparse.Namespace) -> int:
-    from fcit_ray.data.check import TokenLimit, check_root, report_file, set_aside, usable_cpus
+    from fcit_ray.data.check import TokenLimit, check_root, emptied, report_file, set_aside, usable_cpus
     from fcit_ray.data.check_table import report_lines
 
     with exit_on_error("nothing was written"):
         if (args.model is None) != (args.max_length is None):
             raise UserError("--model and --max-length belong together: give both or neither")
-        for name in ("max_length", "jobs"):
-            if (value := getattr(args, name)) is not None and value < 1:
-                raise UserError(f"--{name.replace('_', '-')} {value}: expected at least 1")
+        for name, least in (("max_length", 1), ("jobs", 1), ("show", 0)):
+            if (value := getattr(args, name)) is not None and value < least:
+                raise UserError(f"--{name.replace('_', '-')} {value}: expected at least {least}")
+        if args.report and (args.report.is_dir() or not args.report.parent.is_dir()):
+            raise UserError(f"--report {args.report}: expected a file in a folder that is there")
         limit = TokenLimit(args.model, args.max_length, args.template) if args.model else None
         with _bars() as progress:
             report = check_root(
@@ -131,7 +133,10 @@ def run_check(args: argparse.Namespace) -> int:
         if args.quarantine:
             console.print(f"Set aside: {set_aside(report)} records, in {Path(args.root) / 'quarantine.json'}")
             # A whole file cannot be set aside, and something must be left of each.
-            usable = all(error.index >= 0 for error in report.errors) and all(row.num_usable for row in report.rows)
+            nothing_left = emptied(report)
+            for source in nothing_left:
+                console.print(f"Nothing left: all records of {source} are set aside; a run refuses it")
+            usable = all(error.index >= 0 for error in report.errors) and not nothing_left
         return 0 if usable else 1
 
 

@@ -99,7 +99,7 @@ def test_a_record_without_its_image_is_named(refused, data):
 def test_a_truncated_image_is_named(refused, data):
     file = data / "instructions/IconQA/train.json"
     image = data / "datasets" / json.loads(file.read_text())[3]["image"].removeprefix("./")
-    image.write_bytes(image.read_bytes()[:-20])
+    image.write_bytes(image.read_bytes()[:-60])
     message = refused()
     assert image.name in message
     assert "truncated" in message
@@ -186,3 +186,61 @@ def test_a_partition_is_written_and_read_back(monkeypatch, capsys, data, tmp_pat
         call(monkeypatch, "prepare.py", "partition", *BASE, *keys, "seed=1", "--out", tmp_path / "split")
     assert exit.value.code == 2
     assert "holds another partition" in capsys.readouterr().err
+
+
+@pytest.fixture
+def prepare_refuses(monkeypatch, capsys, tmp_path):
+    """Run `prepare.py` in an empty folder, where `file` is a file, and return its message; it must exit with 2."""
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "file").write_text("mine")
+    monkeypatch.chdir(here)
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as exit:
+            call(monkeypatch, "prepare.py", *arguments)
+        message = capsys.readouterr().err
+        assert exit.value.code == 2, message
+        assert message.startswith("error: ")
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "here"]
+        assert [path.name for path in here.iterdir()] == ["file"]
+        return message
+
+    return run
+
+
+def test_a_miniature_that_cannot_be_written_there_says_so(prepare_refuses, data):
+    assert "holds a miniature made with" in prepare_refuses("miniature", "--seed", 1, "--out", data)
+    assert "num_train: -5; must be at least 1" in prepare_refuses("miniature", "--num-train", -5, "--out", "new")
+    for out in ("file", "."):
+        assert "is not a miniature benchmark" in prepare_refuses("miniature", "--out", out)
+    assert "cannot be written: " in prepare_refuses("miniature", "--num-train", 1, "--out", "file/new")
+    (data / "miniature.json").write_text("{")
+    assert "miniature.json is not JSON" in prepare_refuses("miniature", "--out", data)
+
+
+def test_a_partition_that_cannot_be_written_there_says_so(prepare_refuses, data):
+    keys = [f"benchmark.root={data}", "benchmark.tasks=[ArxivQA]"]
+    assert "holds no manifest.json" in prepare_refuses("partition", *BASE, *keys, "--out", ".")
+    assert "file/split: cannot be written" in prepare_refuses("partition", *BASE, *keys, "--out", "file/split")
+
+
+def test_what_a_check_cannot_do_is_said_before_it_starts(prepare_refuses, data, monkeypatch):
+    monkeypatch.setattr("fcit_ray.data.check.check_root", lambda *a, **k: pytest.fail("the check was started"))
+    assert "--report nope/x.json: expected a file" in prepare_refuses("check", data, "--report", "nope/x.json")
+    assert "--report .: expected a file" in prepare_refuses("check", data, "--report", ".")
+    assert "--show -1: expected at least 0" in prepare_refuses("check", data, "--show", -1)
+
+
+def test_a_check_that_leaves_nothing_of_a_file_exits_with_1_and_names_it(monkeypatch, capsys, data):
+    folder = data / "partitioned_data/Task-related/seq/1.0/Task1"
+    folder.mkdir(parents=True)
+    items = json.loads((data / "instructions/IconQA/train.json").read_text())
+    (folder / "client_0.json").write_text(json.dumps(items[:3]))
+    (folder / "client_1.json").write_text(json.dumps([{**items[3], "image": "IconQA/gone.png"}]))
+    with pytest.raises(SystemExit) as exit:
+        call(monkeypatch, "prepare.py", "check", data, "--quarantine", "--jobs", 1)
+    assert exit.value.code == 1
+    assert "Nothing left: all records of partitioned_data/Task-related/seq/1.0/Task1/client_1.json are" in (
+        capsys.readouterr().out
+    )

@@ -8,7 +8,7 @@ import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, replace
@@ -19,6 +19,7 @@ from fcit_ray import durable
 from fcit_ray.data import quarantine
 from fcit_ray.data.check_file import (
     FileFindings,
+    Kind,
     Offence,
     Piece,
     Split,
@@ -28,7 +29,7 @@ from fcit_ray.data.check_file import (
     sound_records,
 )
 from fcit_ray.data.images import image_faults
-from fcit_ray.data.layout import read_items
+from fcit_ray.data.layout import num_set_aside, read_items
 from fcit_ray.data.location import is_folder, is_uri, parquet_at
 from fcit_ray.data.quarantine import Entry
 from fcit_ray.errors import DataError, UserError
@@ -54,7 +55,7 @@ class TokenLimit:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table: a split of a dataset, or one setting and beta of the authors' partition.
+    """One row of the table: a split of a dataset, or a partition, as one setting and beta of the authors'.
 
     Attributes:
         group: the dataset or the partition's folder.
@@ -88,6 +89,8 @@ class Report:
         absent: datasets that are not there.
         checked_tokens: whether lengths were measured.
         decoded: whether every pixel was decoded.
+        pieces: the files that were looked at.
+        sizes: records in each of them, those in quarantine included.
     """
 
     root: str
@@ -97,6 +100,7 @@ class Report:
     checked_tokens: bool
     decoded: bool
     pieces: tuple[Piece, ...] = field(repr=False)
+    sizes: Mapping[str, int] = field(repr=False)
 
     @property
     def errors(self) -> list[Offence]:
@@ -129,11 +133,12 @@ def check_root(
 
     Args:
         root: folder in the authors' layout.
-        datasets: which; none means all that are there, and the authors' partition.
+        datasets: which; none means all that are there, and the partitions below the root.
         limit: measure records against it; None leaves their length unchecked.
         decode: decode every image, rather than look at its header and end.
         jobs: processes; 1 works in this one.
-        honour_quarantine: count what is in quarantine as set aside, instead of looking at it again.
+        honour_quarantine: count what is in quarantine as set aside, instead of looking at it again, when the images
+            that records are in quarantine for are decoded whatever `decode` says.
         progress: told of every step.
 
     Raises:
@@ -148,8 +153,14 @@ def check_root(
     pieces, absent = pieces_in(root, datasets)
     with _Processes(jobs) as processes:
         found = processes.map(_look, [(root, piece, honour_quarantine) for piece in pieces], "files", progress)
-        images = sorted({image for findings in found for image in findings.images.values()})
-        chunks = [(root, images[start : start + _IMAGES_A_TASK], decode) for start in _starts(images, _IMAGES_A_TASK)]
+        images = {image for findings in found for image in findings.images.values()}
+        # Only decoding may have found what is wrong with these. To be released they must decode; the others need not.
+        suspects = images if decode else set() if honour_quarantine else _set_aside_for_their_image(root, found)
+        chunks = [
+            (root, names[start : start + _IMAGES_A_TASK], decoded)
+            for names, decoded in ((sorted(images - suspects), False), (sorted(suspects), True))
+            for start in _starts(names, _IMAGES_A_TASK)
+        ]
         faults: dict[str, str] = {}
         for part in processes.map(_look_at_images, chunks, "images", progress):
             faults |= part
@@ -173,6 +184,7 @@ def check_root(
         checked_tokens=limit is not None,
         decoded=decode,
         pieces=tuple(pieces),
+        sizes={findings.piece.source: findings.num_records for findings in found},
     )
 
 
@@ -180,20 +192,21 @@ def set_aside(report: Report) -> int:
     """Write the quarantine: every record with an offence other than a warning; return how many are in it.
 
     The report must be of a check that did not honour the quarantine. What an earlier quarantine holds of files that
-    were not looked at, or for lengths that were not measured this time, stays in it if its record is still the same.
+    were not looked at or cannot be read stays in it, and so does what it holds for lengths that were not measured this
+    time, if the record is still the same.
 
     Raises:
-        DataError: an earlier quarantine of ours cannot be read.
+        DataError: an earlier quarantine of ours cannot be read, or a new one not written.
     """
     before = quarantine.read_quarantine(report.root)
-    looked_at = {piece.source for piece in report.pieces}
+    unreadable = {offence.source for offence in report.offences if offence.index < 0}
+    looked_at = {piece.source for piece in report.pieces} - unreadable
     files: dict[str, list[Entry]] = {source: list(old) for source, old in before.items() if source not in looked_at}
     by_file: dict[str, list[Offence]] = {}
     for offence in report.errors:
         if offence.index >= 0:
             by_file.setdefault(offence.source, []).append(offence)
-    unreadable = {offence.source for offence in report.offences if offence.index < 0}
-    for source in sorted(looked_at - unreadable):
+    for source in sorted(looked_at):
         unmeasured = [] if report.checked_tokens else [e for e in before.get(source, []) if e.kind == "tokens"]
         if source not in by_file and not unmeasured:
             continue
@@ -203,6 +216,16 @@ def set_aside(report: Report) -> int:
         files[source] = entries + quarantine.still_the_same(items, [e for e in unmeasured if e.index not in known])
     quarantine.write_quarantine(report.root, files)
     return sum(map(len, files.values()))
+
+
+def emptied(report: Report) -> list[str]:
+    """The files of which the quarantine leaves nothing: the loaders refuse them.
+
+    Raises:
+        DataError: the quarantine cannot be read.
+    """
+    away = num_set_aside(report.root, report.sizes)
+    return [source for source, size in report.sizes.items() if size and away.get(source) == size]
 
 
 class _Processes:
@@ -251,8 +274,19 @@ def _look_at_images(job: tuple[str, list[str], bool]) -> dict[str, str]:
     return image_faults(*job)
 
 
+def _set_aside_for_their_image(root: str, found: Sequence[FileFindings]) -> set[str]:
+    """The images that an earlier quarantine sets records aside for."""
+    before = quarantine.read_quarantine(root)
+    return {
+        findings.images[entry.index]
+        for findings in found
+        for entry in before.get(findings.piece.source, ())
+        if entry.kind == "image" and entry.index in findings.images
+    }
+
+
 def _measure(job: tuple[str, Piece, bool, TokenLimit, int]) -> list[Offence]:
-    """Records over the limit among those of one span of a file, and those whose image does not decode."""
+    """Records over the limit among those of one span of a file, and those that the model's processor cannot take."""
     from fcit_ray.data.samples import SampleEncoder  # torch and transformers, which no other part of a check needs
 
     root, piece, honour_quarantine, limit, start = job
@@ -261,8 +295,10 @@ def _measure(job: tuple[str, Piece, bool, TokenLimit, int]) -> list[Offence]:
     for record in sound_records(root, piece, honour_quarantine)[start : start + _RECORDS_A_TASK]:
         try:
             length = encoder.num_tokens(record)
-        except DataError as error:  # what only decoding finds, unless the image is known as unusable already
-            offences.append(Offence(piece.source, record.index, record.id, "image", str(error)))
+        except DataError as error:
+            # Either only decoding finds it, unless the image is known as unusable already, or only this model does.
+            kind: Kind = "image" if image_faults(root, [record.image], decode=True) else "tokens"
+            offences.append(Offence(piece.source, record.index, record.id, kind, str(error)))
             continue
         if length > limit.max_length:
             reason = f"{length} tokens, image included; the limit is {limit.max_length}"
@@ -316,5 +352,12 @@ def usable_cpus() -> int:
 
 
 def report_file(path: Path, report: Report) -> None:
-    """Write the report with every offence as JSON, whole or not at all."""
-    durable.write_text(path, json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n")
+    """Write the report with every offence as JSON, whole or not at all.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    try:
+        durable.write_text(path, json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error}") from error

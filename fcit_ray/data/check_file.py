@@ -4,8 +4,9 @@ Imports neither torch nor ray: a process that looks at files and images starts i
 """
 
 import hashlib
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -19,8 +20,12 @@ from fcit_ray.data.quarantine import Entry
 from fcit_ray.data.records import Fault, Items, Record, parse_test, parse_train
 from fcit_ray.errors import DataError
 
+_TASK = re.compile(r"Task\d+")
+_CLIENT = re.compile(r"client_\d+\.json")
+
 Kind = Literal["file", "conversation", "image", "duplicate", "tokens", "format"]
-"""What is wrong. `file`: all of it; `format` is a warning, its record is used all the same."""
+"""What is wrong. `file`: all of it; `tokens`: over the limit, or more than the model's processor takes; `format` is a
+warning, its record is used all the same."""
 
 Split = Literal["train", "test", "validation", "partition"]
 
@@ -30,7 +35,7 @@ class Piece:
     """One file to look at, by the row of the table it counts in.
 
     Attributes:
-        group: the dataset; of the authors' partition the folder of its setting and beta.
+        group: the dataset; of a partition its folder, relative to the root.
         split: what the file holds.
         source: the file, relative to the root.
         references: the file of its reference captions, if it has them.
@@ -158,14 +163,14 @@ def pieces_in(root: str, datasets: Sequence[str]) -> tuple[list[Piece], list[str
     Args:
         root: data root.
         datasets: those asked for: absent ones are looked at all the same, and found missing. None means all of the
-            catalog, whose absent ones are only named, and the authors' partition where there is one.
+            catalog, whose absent ones are only named, and every partition below the root, the authors' or ours.
 
     Raises:
         DataError: no such dataset, or no dataset at all.
     """
     pieces: list[Piece] = []
     absent: list[str] = []
-    for dataset in datasets or CATALOG:
+    for dataset in dict.fromkeys(datasets) or CATALOG:
         train = layout.train_source(dataset)
         if not datasets and not (Path(root) / train).parent.is_dir():
             absent.append(dataset)
@@ -176,12 +181,25 @@ def pieces_in(root: str, datasets: Sequence[str]) -> tuple[list[Piece], list[str
             if split == "test" or (Path(root) / source).is_file():
                 pieces.append(Piece(dataset, split, source, references))
     if not datasets:
-        files = sorted((Path(root) / "partitioned_data").glob("*/*/*/Task*/client_*.json"), key=_by_number)
-        for file in files:
-            pieces.append(Piece(str(file.parents[1].relative_to(root)), "partition", str(file.relative_to(root))))
+        for file in sorted(_client_files(Path(root)), key=_by_number):
+            group = file.parents[1].relative_to(root).as_posix()
+            pieces.append(Piece(group, "partition", file.relative_to(root).as_posix()))
     if not pieces:
         raise DataError(f"{root}: no dataset of the catalog in instructions/; expected folders such as ArxivQA")
     return pieces, absent
+
+
+def _client_files(root: Path) -> Iterator[Path]:
+    """Of the partitions below a root, the authors' or ours."""
+    for folder, below, names in os.walk(root, followlinks=True):
+        if os.path.realpath(folder) in map(os.path.realpath, Path(folder).parents):
+            below.clear()  # a link that leads in a circle
+            continue
+        # Neither what is being written nor the images, of which there are hundreds of thousands.
+        skipped = ("datasets", "instructions") if Path(folder) == root else ()
+        below[:] = sorted(name for name in below if not name.startswith(".") and name not in skipped)
+        if _TASK.fullmatch(Path(folder).name):
+            yield from (Path(folder) / name for name in names if _CLIENT.fullmatch(name))
 
 
 def _by_number(path: Path) -> list[Any]:

@@ -10,7 +10,8 @@ from PIL import Image
 from fcit_ray.data.location import parquet_at
 
 # The last bytes of a whole file, by format. Inside JPEG's scan data 0xFF is always followed by 0x00 or a restart
-# marker, so the end marker cannot turn up there by accident. Some writers append bytes after it: hence a tail.
+# marker, so the end marker cannot turn up there by accident. Some writers append bytes after it: hence a tail. A file
+# without it there may still be sound, as a motion photo is, whose film comes last: such a file is decoded.
 _END_MARKER = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
 _TAIL_BYTES = 4096
 
@@ -36,7 +37,7 @@ def image_faults(root: str, images: Iterable[str], decode: bool = False) -> dict
     Args:
         root: data root.
         images: paths relative to `datasets/`.
-        decode: decode every pixel too, some milliseconds an image; otherwise header and end marker only.
+        decode: decode every pixel too, some milliseconds an image; otherwise only where the end marker is missing.
 
     Raises:
         DataError: the Parquet root cannot be read.
@@ -50,7 +51,8 @@ def image_faults(root: str, images: Iterable[str], decode: bool = False) -> dict
 
 
 def file_fault(file: IO[bytes], decode: bool = False) -> str | None:
-    """What is wrong with an image file, or None."""
+    """What is wrong with an image file, or None. What decodes is sound, whatever follows its pixels."""
+    whole, kind = True, ""
     try:
         file.seek(0, 2)
         file.seek(max(0, file.tell() - _TAIL_BYTES))
@@ -58,12 +60,12 @@ def file_fault(file: IO[bytes], decode: bool = False) -> str | None:
         file.seek(0)
         with Image.open(file) as image:
             kind = image.format or ""
-            if decode:
+            whole = kind not in _END_MARKER or _END_MARKER[kind] in tail
+            if decode or not whole:
                 image.load()
     except Exception as error:  # Pillow's readers raise nearly anything on broken files, so every kind is reported
-        return f"unreadable: {error}"
-    marker = _END_MARKER.get(kind)
-    return f"truncated: no end marker in this {kind} file" if marker and marker not in tail else None
+        return f"unreadable: {error}" if whole else f"truncated: no end marker in this {kind} file, and {error}"
+    return None
 
 
 def _fault_in(root: str, image: str, decode: bool) -> str | None:
@@ -72,5 +74,5 @@ def _fault_in(root: str, image: str, decode: bool) -> str | None:
             return file_fault(file, decode)
     except FileNotFoundError:
         return "no such file"
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a path that the system takes for none is a ValueError
         return f"unreadable: {error}"

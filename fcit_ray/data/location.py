@@ -1,5 +1,6 @@
 """Where a data root is: a folder of this machine, or a URI of an object store (`s3://bucket/fcit`, `gs://…`)."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,11 @@ def is_uri(root: Path | str) -> bool:
 def absolute(root: str) -> str:
     """The same root from any working directory."""
     return root if is_uri(root) else str(Path(root).resolve())
+
+
+def spellings(path: Path) -> tuple[Path, Path]:
+    """A path from any working directory and without `..`: with its links as they are, and followed."""
+    return Path(os.path.abspath(path)), path.resolve()
 
 
 def is_folder(root: Path | str) -> bool:

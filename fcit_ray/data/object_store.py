@@ -51,6 +51,11 @@ class Store:
                 f"{location}: {error}; expected a folder or a URI of s3://, gs://, hdfs:// or file://"
             ) from error
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder of this machine that the files are in; None in an object store."""
+        return Path(self._base).resolve() if isinstance(self._fs, fs.LocalFileSystem) else None
+
     def path(self, name: str) -> str:
         """A file's name within the file system."""
         return f"{self._base.rstrip('/')}/{name}"

@@ -2,10 +2,14 @@
 
 The manifest is written last. Until then a journal, `parquet.partial.json`, says which files are whole, so that a
 conversion that was interrupted is completed by starting it again, and never looks finished before.
+
+What is there is kept only if writing it now would give the same bytes. For records the plan's hashes of the instruction
+files say so; images have no hash there, so their tables are put together again and compared, which reads every image.
 """
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -18,7 +22,7 @@ from fcit_ray.data import layout, quarantine
 from fcit_ray.data.catalog import CATALOG
 from fcit_ray.data.images import file_fault, image_faults, open_image
 from fcit_ray.data.location import MANIFEST, absolute, file_in, is_folder, is_uri, parquet_at
-from fcit_ray.data.object_store import HashingFile, Store
+from fcit_ray.data.object_store import HashingFile, Store, Written
 from fcit_ray.data.parquet_read import (
     IMAGE_SCHEMA,
     IMAGES,
@@ -30,7 +34,7 @@ from fcit_ray.data.parquet_read import (
     open_parquet,
     parse_manifest,
 )
-from fcit_ray.data.records import Record, refuse
+from fcit_ray.data.records import Record, printable, refuse
 from fcit_ray.errors import DataError
 
 JOURNAL = "parquet.partial.json"
@@ -50,7 +54,8 @@ def write_parquet(
 ) -> Manifest:
     """Convert a data root's instruction files, references and images.
 
-    Files of the same plan that are there already, with the right hash, are kept. Records in quarantine are left out.
+    Files of the same plan that are there already, with the right hash, are kept, those of images only if every image
+    is still the same. Records in quarantine are left out.
 
     Args:
         root: data root in the authors' layout.
@@ -67,7 +72,8 @@ def write_parquet(
         raise DataError(f"rows_per_file={rows_per_file}: expected at least 1")
     if is_uri(root) or parquet_at(root) or not is_folder(root):
         raise DataError(f"{root}: expected a folder in the authors' layout, with instructions/ and datasets/ in it")
-    if not is_uri(out) and absolute(out) == absolute(str(root)):
+    store = Store(out)
+    if store.folder == Path(root).resolve():
         raise DataError(f"{out}: is the data root itself; expected another place")
     root = absolute(str(root))
     chosen = list(dict.fromkeys(datasets)) or datasets_in(root)
@@ -76,7 +82,7 @@ def write_parquet(
         layout.check_images(root, paths.values())
     plan = _plan(root, sources, images, rows_per_file)
     try:
-        manifest = _Conversion(root, Store(out), plan, progress).write(sources, sorted(paths), paths)
+        manifest = _Conversion(root, store, plan, progress).write(sources, sorted(paths), paths)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{out}: cannot be written: {error}") from error
     open_parquet.cache_clear()  # this process may have opened what was there before
@@ -172,7 +178,8 @@ class _Conversion:
     ) -> None:
         there = self._reusable.get(name)
         found = self._store.look(name) if there else None
-        if there is None or found is None or found.sha256 != there.sha256:
+        same = there is not None and found is not None and found.sha256 == there.sha256
+        if there is None or not same or (table == IMAGES and _rehearsed(fill) != found):
             written = self._store.write(name, fill)
             there = TableFile(name=name, rows=rows, bytes=written.bytes, sha256=written.sha256, last=last)
         self._tables.setdefault(table, []).append(there)
@@ -194,18 +201,38 @@ class _Conversion:
         return None
 
 
+def _rehearsed(fill: Callable[[HashingFile], None]) -> Written:
+    """What a file would come to, without writing it."""
+    with Path(os.devnull).open("wb") as nowhere:
+        sink = HashingFile(nowhere)
+        fill(sink)
+    return sink.written
+
+
 def _record_rows(root: str, source: str) -> Iterator[Row]:
     """A file's rows; a COCO file's lists one after the other."""
     content = layout.read_json(Path(root) / source)
     if isinstance(content, list):
         for index, item in layout.read_items(root, source):
-            identity = next((str(item[key]) for key in ("question_id", "id") if item.get(key) not in (None, "")), None)
-            yield {"index": index, "part": "records", "id": identity, "image": item["image"], "record": _json(item)}
+            identity = next(
+                (_text(item[key]) for key in ("question_id", "id") if item.get(key) not in (None, "")), None
+            )
+            yield {
+                "index": index,
+                "part": "records",
+                "id": identity,
+                "image": _text(item["image"]),
+                "record": _json(item),
+            }
         return
     for part in ("images", "annotations"):
         for index, item in enumerate(content.get(part) or []):
             row = {"index": index, "part": part, "record": _json(item)}
-            yield {**row, "id": str(item["id"]) if "id" in item else None, "image": item.get("file_name")}
+            yield {**row, "id": _text(item.get("id")), "image": _text(item.get("file_name"))}
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else printable(str(value))
 
 
 def _filler(rows: Sequence[Row]) -> Callable[[HashingFile], None]:
@@ -240,7 +267,7 @@ def _content(root: str, image: str) -> tuple[bytes, str | None]:
     try:
         with open_image(root, image) as file:
             return file.read(), file_fault(file)
-    except OSError:
+    except (OSError, ValueError):
         return b"", image_faults(root, [image])[image]
 
 

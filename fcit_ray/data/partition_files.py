@@ -8,13 +8,14 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from fcit_ray.config import Benchmark, Task
-from fcit_ray.data import quarantine
 from fcit_ray.data.catalog import CATALOG, IMAGE_FOLDERS
 from fcit_ray.data.layout import DataError, Record, read_json, training_records
-from fcit_ray.data.location import is_folder, parquet_at
+from fcit_ray.data.location import spellings
 from fcit_ray.data.prompt import Turn
+from fcit_ray.data.quarantine import PartitionQuarantine
 from fcit_ray.data.records import Items, holds_box
 
 MANIFEST = "manifest.json"
@@ -43,8 +44,12 @@ def load_partition(benchmark: Benchmark) -> list[list[list[Record]]]:
     if not found:
         there = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
         raise DataError(f"benchmark.partition_files: {folder}: holds {there}; expected folders Task1, Task2 ...")
-    hashes = _hashes(folder)
-    numbers = benchmark.partition_tasks or _find_tasks(folder, found, benchmark.tasks)
+    manifest = _manifest(folder) or {}
+    hashes: Mapping[str, str] | None = manifest.get("files")
+    made_of = {source: manifest.get("set_aside", {}).get(source, ()) for source in manifest.get("sources", ())}
+    away = PartitionQuarantine(folder, benchmark.root, made_of)
+    below = _below(folder, Path(benchmark.root))
+    numbers = benchmark.partition_tasks or _find_tasks(folder, found, benchmark.tasks, away)
     held = []
     for number, task in zip(numbers, benchmark.tasks, strict=True):
         if number not in found:
@@ -54,8 +59,8 @@ def load_partition(benchmark: Benchmark) -> list[list[list[Record]]]:
             name = f"Task{number}/{path.name}"
             if hashes is not None and hashes.get(name) != sha256(path):
                 raise DataError(f"{path}: is not the file that {folder / MANIFEST} was written for (SHA-256 differs)")
-            source = f"{benchmark.partition_files}/{name}"
-            parts.append(_client_records(path, source, _only(task), benchmark.root))
+            items = away.leave_out(path, name, _items(path))
+            parts.append(training_records(path, f"{below}/{name}", items, _only(task)))
             if not parts[client]:
                 raise DataError(f"{path}: holds no records; a client without data cannot take part")
         datasets = {record.dataset for part in parts for record in part}
@@ -101,17 +106,19 @@ def _only(task: Task) -> Callable[[str, Sequence[Turn]], str]:
     return check
 
 
-def _client_records(
-    path: Path, source: str, find: Callable[[str, Sequence[Turn]], str], root: str | None = None
-) -> list[Record]:
-    """One client's records; without those that the root's quarantine sets aside, if the root is given."""
+def _below(folder: Path, root: Path) -> str:
+    """A folder's name below the root, however it is spelled; its path if it is elsewhere."""
+    for place, above in zip(spellings(folder), spellings(root), strict=True):
+        if place.is_relative_to(above):
+            return place.relative_to(above).as_posix()
+    return str(folder)
+
+
+def _items(path: Path) -> Items:
     items = read_json(path)
     if not isinstance(items, list):
         raise DataError(f"{path}: holds a JSON {type(items).__name__}; expected a list of records")
-    numbered: Items = list(enumerate(items))
-    if root is not None and is_folder(root) and not parquet_at(root):
-        numbered = quarantine.keep(root, source, numbered)
-    return training_records(path, source, numbered, find)
+    return list(enumerate(items))
 
 
 def _client_files(folder: Path, num_clients: int | None) -> list[Path]:
@@ -126,12 +133,14 @@ def _client_files(folder: Path, num_clients: int | None) -> list[Path]:
     return [files[client] for client in wanted]
 
 
-def _find_tasks(folder: Path, found: Mapping[int, Path], tasks: Sequence[Task]) -> list[int]:
+def _find_tasks(folder: Path, found: Mapping[int, Path], tasks: Sequence[Task], away: PartitionQuarantine) -> list[int]:
     """The k of each task's folder, by the datasets of its first client's records."""
     holds = {}
     for number, path in sorted(found.items()):
         first = _client_files(path, None)[0]
-        holds[number] = {record.dataset for record in _client_records(first, first.name, dataset_of)}
+        items = away.leave_out(first, f"{path.name}/{first.name}", _items(first))
+        records = training_records(first, first.name, items, dataset_of)
+        holds[number] = {record.dataset for record in records}
     seen = "; ".join(f"Task{number}: {', '.join(sorted(datasets)) or 'nothing'}" for number, datasets in holds.items())
     numbers = []
     for task in tasks:
@@ -154,12 +163,14 @@ def _names(numbers: Sequence[int] | Mapping[int, Path]) -> str:
     return ", ".join(f"Task{number}" for number in sorted(numbers))
 
 
-def _hashes(folder: Path) -> Mapping[str, str] | None:
-    """SHA-256 by file, of the manifest if there is one."""
+def _manifest(folder: Path) -> Mapping[str, Any] | None:
+    """The manifest, if there is one."""
     path = folder / MANIFEST
     if not path.is_file():
         return None
     manifest = read_json(path)
     if not isinstance(manifest, Mapping) or not isinstance(manifest.get("files"), Mapping):
         raise DataError(f"{path}: no manifest of a partition; expected 'files' with a SHA-256 each")
-    return manifest["files"]
+    if not all(isinstance(manifest.get(key, {}), Mapping) for key in ("sources", "set_aside")):
+        raise DataError(f"{path}: no manifest of a partition; expected 'sources' and 'set_aside' by file")
+    return manifest

@@ -13,10 +13,11 @@ import numpy as np
 
 from fcit_ray import durable
 from fcit_ray.config import Config, ConfigError
-from fcit_ray.data.layout import DataError, read_items, read_json
+from fcit_ray.data.layout import DataError, positions_set_aside, read_items, read_json
 from fcit_ray.data.location import parquet_at
 from fcit_ray.data.partition_files import MANIFEST, sha256
 from fcit_ray.data.stream import Stream, open_stream
+from fcit_ray.errors import UserError
 from fcit_ray.plots import plot_partition
 
 FORMAT = "fcit_ray partition"
@@ -75,11 +76,13 @@ def write_partition(config: Config, out: Path) -> dict[str, Any]:
 
     Returns:
         The manifest: what `partition_counts` says; per task the `folder`; `checked`, how many records there are, how
-        many are held twice and how many by nobody; the SHA-256 of every client's file and of every source file.
+        many are held twice and how many by nobody; the SHA-256 of every client's file and of every source file;
+        where records of these are in quarantine, `set_aside`, their positions by file.
 
     Raises:
         ConfigError: the regime has no clients, the partition is one of files already, or `out` holds something else.
         DataError: a file or record cannot be used.
+        UserError: `out` cannot be written.
     """
     if config.regime != "federated" or config.benchmark.partition == "files":
         raise ConfigError(
@@ -87,12 +90,26 @@ def write_partition(config: Config, out: Path) -> dict[str, Any]:
             "expected a federated run and another partition than files"
         )
     stream = open_stream(config)
+    out = out.resolve()  # `.` has no name to put a folder beside
+    try:
+        if _is_taken(out) and not (out / MANIFEST).is_file():
+            raise ConfigError(f"{out}: is there and holds no {MANIFEST}; nothing is overwritten, name another folder")
+        return _write_whole(config, stream, out)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error}") from error
+
+
+def _is_taken(out: Path) -> bool:
+    return out.exists() and (not out.is_dir() or any(out.iterdir()))
+
+
+def _write_whole(config: Config, stream: Stream, out: Path) -> dict[str, Any]:
     partial = durable.partial(out)
     shutil.rmtree(partial, ignore_errors=True)  # of a call that was killed
     partial.mkdir(parents=True)
     try:
         manifest = _write(config, stream, partial)
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if _is_taken(out):
             _check_same(out, manifest)
         else:
             durable.rename(partial, out)
@@ -130,6 +147,8 @@ def _write(config: Config, stream: Stream, folder: Path) -> dict[str, Any]:
         "missing": missing,
     }
     manifest = {"format": FORMAT, **counts, "checked": checked, "files": files, "sources": sources}
+    if away := {source: at for source in sources if (at := positions_set_aside(config.benchmark.root, source))}:
+        manifest["set_aside"] = away
     plot_counts(counts, folder / "partition.png")
     durable.write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     return manifest
@@ -145,8 +164,6 @@ def _source_sha256(root: str, source: str) -> str:
 def _check_same(out: Path, manifest: Mapping[str, Any]) -> None:
     """Refuse a folder that holds anything else than what would be written."""
     path = out / MANIFEST
-    if not path.is_file():
-        raise ConfigError(f"{out}: is there and holds no {MANIFEST}; nothing is overwritten, name another folder")
     old = read_json(path)
     # As JSON has it: the new one still has tuples and the like.
     new = json.loads(json.dumps(manifest))

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fcit_ray import durable
+from fcit_ray.data.location import is_folder, parquet_at, spellings
 from fcit_ray.data.records import Items
 from fcit_ray.errors import DataError
 
@@ -67,10 +68,18 @@ def read_quarantine(root: Path | str) -> dict[str, list[Entry]]:
 
 
 def write_quarantine(root: Path | str, files: Mapping[str, Iterable[Entry]]) -> None:
-    """Replace the quarantine as a whole."""
+    """Replace the quarantine as a whole.
+
+    Raises:
+        DataError: it cannot be written.
+    """
     kept = {source: sorted(entries, key=lambda entry: entry.index) for source, entries in sorted(files.items())}
     text = _Quarantine(files={source: entries for source, entries in kept.items() if entries}).model_dump_json(indent=1)
-    durable.write_text(Path(root) / QUARANTINE_FILE, text + "\n")
+    path = Path(root) / QUARANTINE_FILE
+    try:
+        durable.write_text(path, text + "\n")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error}") from error
 
 
 def set_aside(source: str, items: Items, entries: Iterable[Entry]) -> dict[int, Entry]:
@@ -115,3 +124,63 @@ def still_the_same(items: Items, entries: Iterable[Entry]) -> list[Entry]:
     """Those entries of a file whose record is still the one that was set aside."""
     by_index = dict(items)
     return [e for e in entries if e.index in by_index and record_sha256(by_index[e.index]) == e.sha256]
+
+
+class PartitionQuarantine:
+    """What is set aside of a partition's files: by the quarantine above them, however the folder is spelled.
+
+    Args:
+        folder: of the partition.
+        root: data root; its quarantine counts if there is none above the folder.
+        made_of: the files that the partition was made of, if that is known, relative to the root; of each the positions
+            that were set aside already.
+
+    Raises:
+        DataError: the quarantine cannot be read.
+    """
+
+    def __init__(self, folder: Path, root: str, made_of: Mapping[str, Iterable[int]]):
+        self._home = _above(folder)
+        home = self._home[0] if self._home else root if is_folder(root) and not parquet_at(root) else None
+        entries = read_quarantine(home) if home else {}
+        self._since = {
+            entry.sha256: (source, entry)
+            for source, known in made_of.items()
+            for entry in entries.get(source, ())
+            if entry.index not in set(known)
+        }
+
+    def leave_out(self, path: Path, name: str, items: Items) -> Items:
+        """The records of one file that are not set aside.
+
+        Args:
+            path: the file, for messages.
+            name: of it, relative to the partition's folder.
+            items: all its records.
+
+        Raises:
+            DataError: the quarantine does not fit the file, or leaves nothing of it, or has come to set a record aside
+                in the file that the partition was made of and not in this one.
+        """
+        if self._home:
+            home, folder = self._home
+            items = keep(home, f"{folder}/{name}", items)
+        for index, item in items if self._since else ():
+            if found := self._since.get(record_sha256(item)):
+                source, entry = found
+                raise DataError(
+                    f"{path}: record {index} is record {entry.index} (id {entry.id!r}) of {source}, which "
+                    f"{QUARANTINE_FILE} sets aside since the partition was made ({entry.kind}: {entry.reason}); write "
+                    "the partition again, to another folder"
+                )
+        return items
+
+
+def _above(folder: Path) -> tuple[Path, str] | None:
+    """The nearest folder above one that holds a quarantine, and the name of the one below it; None if there is none."""
+    for place in spellings(folder):  # links first as they are: one within a data root may lead out of it
+        if place.is_dir() and place.samefile(folder):
+            for above in place.parents:
+                if (above / QUARANTINE_FILE).is_file():
+                    return above, place.relative_to(above).as_posix()
+    return None

@@ -19,6 +19,8 @@ Items = Sequence[tuple[int, Any]]
 NUM_SHOWN = 5
 """Offenders spelled out in an error; the rest is counted."""
 
+_SURROGATE = "half a character (an unpaired surrogate); expected text that UTF-8 can hold"
+
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _BOX = re.compile(r"\[\s*" + r"\s*,\s*".join([f"({_NUMBER})"] * 4) + r"\s*\]")
 
@@ -29,7 +31,7 @@ class Record:
 
     Attributes:
         dataset: a key of the catalog.
-        id: `question_id` or `id` of the file; for a training record without either, its position.
+        id: `question_id` or `id` of the file, `printable`; for a training record without either, its position.
         image: path relative to `<root>/datasets`.
         turns: the conversation; the single turn of a test record has no answer.
         answer: what a test question is scored against, for captions the first reference; None in training records,
@@ -156,6 +158,11 @@ def holds_box(text: str) -> bool:
     return _BOX.search(text) is not None
 
 
+def printable(text: str) -> str:
+    """The text with what UTF-8 cannot hold, an unpaired surrogate, written as its escape."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 class Captions:
     """Reference captions of a COCO-format file: `images` (id, file_name) and `annotations` (image_id, caption).
 
@@ -171,6 +178,9 @@ class Captions:
         self.name = posixpath.basename(path)
         if not isinstance(data, Mapping) or not isinstance(data.get("annotations"), list):
             raise DataError(f"{path}: no list 'annotations'; expected COCO caption format")
+        images = data.get("images") or []
+        if not isinstance(images, list) or not all(isinstance(image, Mapping) for image in images):
+            raise DataError(f"{path}: 'images' is no list of objects; expected COCO caption format")
         self.by_image: dict[str, list[str]] = {}
         problems = []
         for index, item in enumerate(data["annotations"]):
@@ -183,8 +193,8 @@ class Captions:
         refuse(path, problems, len(data["annotations"]), what="annotations")
         self.id_of_file = {
             posixpath.basename(str(item["file_name"])): str(item["id"])
-            for item in data.get("images") or []
-            if isinstance(item, Mapping) and "file_name" in item and "id" in item
+            for item in images
+            if "file_name" in item and "id" in item
         }
 
     def of(self, name: str, image: str) -> tuple[str, ...]:
@@ -202,7 +212,7 @@ def _name(item: Any, default: str) -> str:
     if isinstance(item, Mapping):
         for key in ("question_id", "id"):
             if item.get(key) not in (None, ""):
-                return str(item[key])
+                return printable(str(item[key]))
     return default
 
 
@@ -211,7 +221,7 @@ def text_of(item: Any, key: str) -> str:
     if not isinstance(item, Mapping):
         raise DataError(f"is a JSON {type(item).__name__}; expected an object")
     if key not in item:
-        raise DataError(f"has no {key!r} (only {', '.join(map(str, item)) or 'nothing'})")
+        raise DataError(f"has no {key!r} (only {printable(', '.join(map(str, item))) or 'nothing'})")
     value = item[key]
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)
@@ -219,11 +229,15 @@ def text_of(item: Any, key: str) -> str:
         raise DataError(f"{key!r} is {value!r:.80}; expected text")
     if not value.strip():
         raise DataError(f"{key!r} is empty; expected text")
+    if printable(value) != value:
+        raise DataError(f"{key!r} is {value!r:.80}, which holds {_SURROGATE}")
     return value
 
 
 def _image_path(item: Any) -> str:
     given = text_of(item, "image")
+    if "\0" in given:
+        raise DataError(f"image {given!r} holds a NUL character; expected a path")
     path = posixpath.normpath(given)
     if posixpath.isabs(path) or path.split("/")[0] == "..":
         raise DataError(f"image {given!r} leaves the data root; expected a path inside datasets/")
@@ -256,12 +270,14 @@ def _conversation(item: Any) -> tuple[Turn, ...]:
     if roles != ["human", "gpt"] * (len(roles) // 2):
         if roles == [*(["human", "gpt"] * (len(roles) // 2)), "human"]:
             raise DataError(f"message {len(roles) - 1}: a human turn without an answer")
-        raise DataError(f"roles are {', '.join(map(str, roles))}; expected human, gpt in turn")
+        raise DataError(f"roles are {printable(', '.join(map(str, roles)))}; expected human, gpt in turn")
     values = []
     for position, message in enumerate(messages):
         value = message.get("value")
         if not isinstance(value, str):
             raise DataError(f"message {position}: value is {value!r:.80}; expected text")
+        if printable(value) != value:
+            raise DataError(f"message {position}: value is {value!r:.80}, which holds {_SURROGATE}")
         try:
             values.append(_answer(value) if position % 2 else _question(value))
         except DataError as error:
@@ -286,7 +302,9 @@ def _region(item: Any) -> tuple[Box, tuple[int, int]]:
         raise DataError(f"answer_bbox is {item['answer_bbox']!r:.80}; expected [x1, y1, x2, y2], x1 < x2, y1 < y2")
     size = item.get("size")
     if not (
-        isinstance(size, list) and len(size) == 2 and all(isinstance(side, int | float) and side > 0 for side in size)
+        isinstance(size, list)
+        and len(size) == 2
+        and all(isinstance(side, int | float) and 1 <= side < math.inf for side in size)
     ):
         raise DataError(f"size is {size!r:.80}; expected [width, height] in pixels")
     return box, (int(size[0]), int(size[1]))

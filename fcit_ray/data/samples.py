@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 from torch import Tensor
 
 from fcit_ray.data.chat import render_chat
@@ -32,6 +32,17 @@ number a token are (L,), the others have an axis of pictures or patches in front
 """
 
 _WHITE = (255, 255, 255, 255)
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes each orientation of EXIF's; 1 is upright."""
 
 
 @dataclass(frozen=True)
@@ -235,7 +246,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
     Pillow keeps 16-bit files in its integer modes (I;16, I); floats are taken as 0..1 if none is larger, else as bytes.
     """
-    image = ImageOps.exif_transpose(image)
+    image = _upright(image)
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image).astype(np.float64)
         scale = (255.0 if values.max() <= 1 else 1.0) if image.mode == "F" else 255 / 65535
@@ -244,6 +255,16 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, _WHITE), image)
     return image.convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The picture turned as its EXIF says; as it is stored where the EXIF cannot be read."""
+    image.load()  # a PNG may keep its EXIF after its pixels
+    try:
+        turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # Pillow's readers raise nearly anything on broken EXIF, and the pixels are sound
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def pad_to_square(image: Image.Image, mean: tuple[float, ...]) -> Image.Image:

@@ -12,9 +12,11 @@ from stand_in import question, training
 
 from fcit_ray import durable
 from fcit_ray.data import check
-from fcit_ray.data.check import TokenLimit, check_root, report_file, set_aside
+from fcit_ray.data.check import TokenLimit, check_root, emptied, report_file, set_aside
+from fcit_ray.data.check_table import report_lines
 from fcit_ray.data.layout import DataError, load_test, load_train, num_set_aside
 from fcit_ray.data.quarantine import QUARANTINE_FILE, read_quarantine, record_sha256
+from fcit_ray.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
 TRAIN = "instructions/ImageNet-R/train.json"
@@ -45,7 +47,7 @@ def root(write, tmp_path):
     odd = question("1", text="and square ?", answer=" ".join(["red"] * 21))
     write("test.json", [question("0"), odd, unanswered])
     Image.new("RGB", (64, 64), "blue").save(cut)
-    cut.write_bytes(cut.read_bytes()[:-12])  # without IEND, a PNG's last chunk
+    cut.write_bytes(cut.read_bytes()[:-40])  # without IEND, a PNG's last chunk, and some of its pixels
     return tmp_path
 
 
@@ -84,12 +86,17 @@ def test_processes_give_the_report_that_one_gives(root):
     assert check_root(str(root), jobs=2) == check_root(str(root))
 
 
-def test_pixels_are_looked_at_only_if_asked(root):
-    whole = root / "datasets" / "ImageNet-R" / "train" / "a.png"
-    data = bytearray(whole.read_bytes())
+def spoil_pixels(picture: Path) -> None:
+    """Make a PNG one that only decoding finds fault with."""
+    data = bytearray(picture.read_bytes())
     at = data.index(b"IDAT") + 4
     data[at : at + 8] = b"\xff" * 8  # header and end stay as they were
-    whole.write_bytes(bytes(data))
+    picture.write_bytes(bytes(data))
+
+
+def test_pixels_are_looked_at_only_if_asked(root):
+    whole = root / "datasets" / "ImageNet-R" / "train" / "a.png"
+    spoil_pixels(whole)
     assert short(check_root(str(root))) == EXPECTED
     # All records but 2 (broken) and 1, 4 (other images), and of the test records all but the broken one.
     found = [o for o in check_root(str(root), decode=True).offences if o.kind == "image" and "a.png" in o.reason]
@@ -125,6 +132,30 @@ def test_what_is_set_aside_is_left_out_by_the_loaders_and_said(root, caplog):
     assert [(row.num_records, row.num_set_aside, row.num_usable) for row in again.rows] == [(6, 4, 2), (3, 1, 2)]
 
 
+def test_what_utf8_cannot_hold_is_one_broken_record_and_ids_are_written_escaped(write, tmp_path):
+    """JSON may hold half of a surrogate pair, as where a text was cut within an emoji; no file and no terminal can."""
+    items = [
+        training("whole"),
+        training("cut \ud83d", image="ImageNet-R/gone.png"),
+        training("2", image="ImageNet-R/\ud83d.png"),
+        training("3", conversations=asking("which \ud83d ?")),
+        training("4", image="ImageNet-R/train/a\0.png"),
+        training("5", image=f"ImageNet-R/{'a' * 300}.png"),  # longer than a file's name may be
+    ]
+    root = write("train.json", items)
+    write("test.json", [question("0")])
+    report = check_root(str(root), honour_quarantine=False)
+    kinds = [(o.index, o.kind) for o in report.offences]
+    assert kinds == [(1, "image"), (2, "conversation"), (3, "conversation"), (4, "conversation"), (5, "image")]
+    assert report.offences[0].id == "cut \\ud83d"
+    report_file(tmp_path / "report.json", report)
+    assert json.loads((tmp_path / "report.json").read_text())["offences"][0]["id"] == "cut \\ud83d"
+    lines = [str(line) for line in report_lines(report, 9)]
+    assert all(line.isprintable() for line in lines if "record" in line)
+    assert set_aside(report) == 5
+    assert [record.id for record in load_train(root, "ImageNet-R")] == ["whole"]
+
+
 def test_a_file_that_changed_after_the_quarantine_is_refused(root):
     set_aside(check_root(str(root), honour_quarantine=False))
     items = json.loads((root / TRAIN).read_text())
@@ -150,6 +181,41 @@ def test_too_long_records_stay_set_aside_when_lengths_are_not_measured(root, mod
     assert set_aside(check_root(str(root), honour_quarantine=False)) == count
     kinds = {entry.index: entry.kind for entry in read_quarantine(root)[TRAIN]}
     assert (kinds[0], kinds[3], kinds[5]) == ("tokens", "duplicate", "tokens")
+
+
+def test_what_only_decoding_found_stays_set_aside_until_it_is_mended(root):
+    whole = root / "datasets" / "ImageNet-R" / "train" / "a.png"
+    sound = whole.read_bytes()
+    spoil_pixels(whole)
+    # of the training records all (0, 3 and 5 by the picture), of the test records all (0 and 1 by the picture)
+    assert set_aside(check_root(str(root), decode=True, honour_quarantine=False)) == 9
+    before = read_quarantine(root)
+    assert set_aside(check_root(str(root), honour_quarantine=False)) == 9
+    assert read_quarantine(root) == before
+    whole.write_bytes(sound)
+    assert set_aside(check_root(str(root), honour_quarantine=False)) == 5  # as without the spoiled picture
+
+
+def test_what_a_model_cannot_take_stays_set_aside_when_lengths_are_not_measured(root, model, monkeypatch):
+    """A processor may refuse a picture that decodes, as Qwen2-VL's does a very long one."""
+
+    def refusing(self, record):
+        raise DataError(f"{record.where}: too long a ribbon")
+
+    monkeypatch.setattr("fcit_ray.data.samples.SampleEncoder.num_tokens", refusing)
+    count = set_aside(check_root(str(root), limit=TokenLimit(model, 99, "bare"), honour_quarantine=False))
+    kinds = {entry.index: entry.kind for entry in read_quarantine(root)[TRAIN]}
+    assert (kinds[0], kinds[1]) == ("tokens", "image")
+    assert set_aside(check_root(str(root), honour_quarantine=False)) == count
+
+
+def test_what_is_set_aside_of_a_file_stays_so_while_the_file_cannot_be_read(root, model):
+    set_aside(check_root(str(root), limit=TokenLimit(model, 11, "bare"), honour_quarantine=False))
+    before, text = read_quarantine(root), (root / TRAIN).read_text()
+    (root / TRAIN).write_text("not json")
+    set_aside(check_root(str(root), honour_quarantine=False))
+    (root / TRAIN).write_text(text)
+    assert read_quarantine(root) == before
 
 
 def test_a_quarantine_of_another_hand_is_refused(root):
@@ -196,11 +262,44 @@ def test_the_authors_partition_is_looked_at_too(root):
     assert found == [("client_0.json", 1, "conversation"), ("client_9.json", -1, "file")]
 
 
+def test_a_partition_anywhere_below_the_root_is_looked_at_once(root, tmp_path):
+    """Ours too, as README writes one; not what is still being written, not among the images, and no link's circle."""
+    for folder in ("split-0.5/Task1", ".split.partial/Task1", "datasets/Task1", "Task1"):
+        (root / folder).mkdir(parents=True)
+        (root / folder / "client_0.json").write_text(json.dumps([training("0", image="ImageNet-R/gone.png")]))
+    (root / "split-0.5" / "again").symlink_to(root / "split-0.5", target_is_directory=True)
+    report = check_root(str(root))
+    assert [(row.group, row.num_usable) for row in report.rows[2:]] == [(".", 0), ("split-0.5", 0)]
+    assert [o.source for o in report.errors[5:]] == ["Task1/client_0.json", "split-0.5/Task1/client_0.json"]
+
+
+def test_files_of_which_nothing_is_left_are_named(root):
+    """A client's file is one of many in its row of the table, yet a run refuses it when it is empty."""
+    folder = root / "partitioned_data" / "Task-related" / "seq" / "1.0" / "Task1"
+    folder.mkdir(parents=True)
+    (folder / "client_0.json").write_text(json.dumps([training("0")]))
+    (folder / "client_1.json").write_text(json.dumps([training("1", conversations=None)]))
+    report = check_root(str(root), honour_quarantine=False)
+    assert report.rows[-1].num_usable == 1
+    set_aside(report)
+    assert emptied(report) == ["partitioned_data/Task-related/seq/1.0/Task1/client_1.json"]
+
+
 def test_a_dataset_asked_for_by_name_must_be_there(root):
     report = check_root(str(root), ["DVQA"])
     assert [(o.kind, Path(o.source).name) for o in report.offences] == [("file", "train.json"), ("file", "test.json")]
+    assert check_root(str(root), ["DVQA", "DVQA"]) == report
     with pytest.raises(DataError, match="unknown dataset 'imagenet'"):
         check_root(str(root), ["imagenet"])
+
+
+def test_a_report_or_quarantine_that_cannot_be_written_is_the_users_to_mend(root):
+    report = check_root(str(root), honour_quarantine=False)
+    with pytest.raises(UserError, match=r"nope/report\.json: cannot be written: .*No such file"):
+        report_file(root / "nope" / "report.json", report)
+    (root / f".{QUARANTINE_FILE}.partial").mkdir()  # where it would be prepared
+    with pytest.raises(DataError, match=r"quarantine\.json: cannot be written: .*[Dd]irectory"):
+        set_aside(report)
 
 
 def test_a_user_sees_the_offenders_sets_them_aside_and_is_left_with_a_usable_root(root):

@@ -9,6 +9,7 @@ from PIL import Image
 from stand_in import question, training
 
 from fcit_ray.data.catalog import CATALOG
+from fcit_ray.data.images import image_faults
 from fcit_ray.data.layout import DataError, Record, check_images, load_test, load_train, parse_box
 from fcit_ray.data.miniature.writing import write_miniature
 from fcit_ray.data.prompt import Turn
@@ -84,6 +85,10 @@ def test_validation_reads_its_own_file(write):
         (training(image="a/../../b.png"), "leaves the data root"),
         (training(image="/etc/passwd"), "leaves the data root"),
         (training(image=None), "'image' is None; expected text"),
+        (training(image="a\0b.png"), "image 'a\\x00b.png' holds a NUL character"),
+        (training(image="a\ud83d.png"), "'image' is 'a\\ud83d.png', which holds half a character"),
+        (training(conversations=messages(("human", "a"), ("gpt", "\ud83d"))), "message 1: value is '\\ud83d', which"),
+        (training(conversations=messages(("\ud83d", "a"))), "roles are \\ud83d; expected human, gpt in turn"),
         ({"id": "0", "conversations": []}, "has no 'image' (only id, conversations)"),
     ],
 )
@@ -104,6 +109,8 @@ def test_a_broken_training_record_is_placed_and_explained(write, item, said):
         (question("1", answer=" "), "'answer' is empty; expected text"),
         (question("1", answer=True), "'answer' is True; expected text"),
         (question("1", text="<image>\n"), "empty question"),
+        (question("1", answer="\udc00"), "'answer' is '\\udc00', which holds half a character"),
+        ({"question_id": "1", "\ud83d": 0}, "(only question_id, \\ud83d)"),
         (question("0"), "has the id of record 0; expected ids to differ"),
         (question(""), "has neither question_id nor id"),
     ],
@@ -137,6 +144,8 @@ def test_whole_files_that_cannot_be_used(write, tmp_path):
         load_train(root, "ImageNet-R")
     with pytest.raises(DataError, match=r"test\.json: not JSON: .*line 1 column 2"):
         load_test(root, "ImageNet-R")
+    with pytest.raises(DataError, match=r"test\.json: not JSON: maximum recursion depth"):
+        load_test(write("test.json", "[" * 10**5), "ImageNet-R")
     with pytest.raises(DataError, match="holds a JSON dict; expected a list of records"):
         load_test(write("test.json", {"data": []}), "ImageNet-R")
     with pytest.raises(DataError, match="holds no records"):
@@ -182,6 +191,10 @@ def test_captions_without_references_are_refused(write):
     write("val_coco_type.json", coco((1, " ")), "Flickr30k-cap")
     with pytest.raises(DataError, match=r"1 of 1 annotations cannot be used:\n  annotation 0: 'caption' is empty"):
         load_test(root, "Flickr30k-cap")
+    for images in (5, {"id": 1}, [{"id": 1, "file_name": "77.jpg"}, "77.jpg"]):
+        write("val_coco_type.json", {**coco((1, "a dog")), "images": images}, "Flickr30k-cap")
+        with pytest.raises(DataError, match=r"val_coco_type\.json: 'images' is no list of objects"):
+            load_test(root, "Flickr30k-cap")
     write("val_coco_type.json", [], "Flickr30k-cap")
     with pytest.raises(DataError, match="no list 'annotations'; expected COCO caption format"):
         load_test(root, "Flickr30k-cap")
@@ -210,6 +223,9 @@ def test_grounding_reads_box_and_size(write):
         ({"answer_bbox": "[0.3,0.2,0.1,0.4]"}, "x1 < x2, y1 < y2"),
         ({"size": None}, "size is None; expected [width, height] in pixels"),
         ({"size": [640, 0]}, "size is [640, 0]"),
+        ({"size": [640, 0.5]}, "size is [640, 0.5]"),
+        ({"size": [float("inf"), 480]}, "size is [inf, 480]"),
+        ({"size": [float("nan"), 480]}, "size is [nan, 480]"),
     ],
 )
 def test_a_broken_region_is_refused(write, changes, said):
@@ -257,14 +273,17 @@ def test_sound_images_pass_whatever_their_suffix_says(tmp_path):
         spoil(tmp_path, "b.jpg", png),  # the content counts
         spoil(tmp_path, "c.JPEG", jpeg + b"\0" * 100),  # some cameras append bytes after the end marker
         spoil(tmp_path, "d.gif", saved(tmp_path, "gif")),
+        spoil(tmp_path, "e.jpg", jpeg + b"\0" * 10_000),  # a motion photo's film is long
+        spoil(tmp_path, "f.png", png[:-12]),  # every pixel is there, only IEND is not
     ]
     check_images(tmp_path, sound)
+    assert image_faults(str(tmp_path), [record.image for record in sound], decode=True) == {}
 
 
 @pytest.mark.parametrize(
     ("suffix", "cut", "said"),
     [
-        ("png", slice(None, -20), "truncated: no end marker in this PNG file"),
+        ("png", slice(None, -60), "truncated: no end marker in this PNG file"),
         ("jpg", slice(None, -20), "truncated: no end marker in this JPEG file"),
         ("png", slice(0, 0), "unreadable"),
         ("jpg", slice(0, 12), "unreadable"),

@@ -12,7 +12,7 @@ from fcit_ray.config import load_config, parse_config, with_absolute_paths
 from fcit_ray.data import parquet_write
 from fcit_ray.data.check import check_root, set_aside
 from fcit_ray.data.images import open_image
-from fcit_ray.data.layout import DataError, check_images, load_test, load_train, num_set_aside
+from fcit_ray.data.layout import DataError, check_images, load_test, load_train, num_set_aside, positions_set_aside
 from fcit_ray.data.object_store import Store
 from fcit_ray.data.parquet_write import write_parquet
 from fcit_ray.data.samples import SampleEncoder
@@ -95,6 +95,28 @@ def test_embedded_images_are_the_files_bytes_and_each_is_there_once(root, tmp_pa
         open_image(out, f"{DATASET}/test/00.png")  # within the tables' range of paths
 
 
+def test_ids_that_utf8_cannot_hold_are_converted(root, tmp_path):
+    captions(root)
+    for name, change in (
+        (TRAIN, lambda items: items[0].update(id="\ud83d")),
+        (
+            "instructions/Flickr30k-cap/val_coco_type.json",
+            lambda coco: coco["images"][0].update(note="\ud83d", id="\ud83d"),
+        ),
+        (
+            "instructions/Flickr30k-cap/val_coco_type.json",
+            lambda coco: coco["annotations"][0].update(image_id="\ud83d"),
+        ),
+    ):
+        items = json.loads((root / name).read_text())
+        change(items)
+        (root / name).write_text(json.dumps(items))
+    write_parquet(root, str(tmp_path / "pq"))
+    for place in (root, tmp_path / "pq"):
+        assert load_train(place, DATASET)[0].id == "\\ud83d"
+        assert load_test(place, "Flickr30k-cap")[0].references == ("a red square",)
+
+
 def test_an_interrupted_conversion_looks_unfinished_and_is_completed(root, out, tmp_path, monkeypatch):
     written = []
 
@@ -136,6 +158,39 @@ def test_another_source_is_converted_anew_and_leaves_no_file_of_the_old(root, tm
     assert tables == {file.name for table in manifest.tables.values() for file in table}
 
 
+@pytest.mark.parametrize("finished", [True, False])
+def test_an_image_that_changed_is_not_served_from_the_old_table(root, out, tmp_path, monkeypatch, finished):
+    """All but one of the tables stay; neither a finished conversion nor one that goes on keeps the old pixels."""
+    changed = load_train(root, DATASET)[3].image
+
+    def interrupted(done, total):
+        if not finished and done == total:
+            raise KeyboardInterrupt
+
+    if finished:
+        write_parquet(root, out, rows_per_file=25)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            write_parquet(root, out, rows_per_file=25, progress=interrupted)
+    Image.new("RGB", (9, 7), "white").save(root / "datasets" / changed)
+    written = []
+
+    def counted(self, name, fill, real=Store.write):
+        written.append(name)
+        return real(self, name, fill)
+
+    monkeypatch.setattr(Store, "write", counted)
+    write_parquet(root, out, rows_per_file=25)
+    assert open_image(out, changed).read() == (root / "datasets" / changed).read_bytes()
+    # 40 pictures in the order of their paths, 25 a file: those of test/ and the first of train/, 3.jpg among the rest
+    assert [name for name in written if name.endswith(".parquet")] == ["images/00001.parquet"]
+    write_parquet(root, str(tmp_path / "again"), rows_per_file=25)
+    there = {name.relative_to(tmp_path / "pq"): name.read_bytes() for name in (tmp_path / "pq").rglob("*.*")}
+    assert there == {
+        name.relative_to(tmp_path / "again"): name.read_bytes() for name in (tmp_path / "again").rglob("*.*")
+    }
+
+
 def test_quarantine_carries_over(root, tmp_path):
     items = json.loads((root / TRAIN).read_text())
     items[2]["conversations"] = []
@@ -148,6 +203,7 @@ def test_quarantine_carries_over(root, tmp_path):
     assert [record.index for record in records][:4] == [0, 1, 3, 4]
     assert records == load_train(root, DATASET)
     assert num_set_aside(tmp_path / "pq", [TRAIN]) == num_set_aside(root, [TRAIN]) == {TRAIN: 1}
+    assert positions_set_aside(tmp_path / "pq", TRAIN) == positions_set_aside(root, TRAIN) == [2]
 
 
 @pytest.mark.parametrize("images", ["embed", "reference"])
@@ -173,6 +229,9 @@ def test_places_that_hold_no_parquet_say_so(root, tmp_path):
         load_train("ftp://host/fcit", DATASET)
     with pytest.raises(DataError, match="is the data root itself"):
         write_parquet(root, str(root))
+    with pytest.raises(DataError, match="is the data root itself"):
+        write_parquet(root, f"file://{tmp_path}/other/../plain")
+    assert not (root / "parquet.json").exists()
     (tmp_path / "pq").mkdir()
     (tmp_path / "pq" / "parquet.json").write_text('{"plan": 3}')
     with pytest.raises(DataError, match=r"parquet\.json: plan: "):

@@ -11,9 +11,11 @@ from stand_in import training
 from fcit_ray.config import Config, ConfigError, parse_config
 from fcit_ray.data.layout import DataError
 from fcit_ray.data.miniature import write_miniature
-from fcit_ray.data.partition_files import dataset_of
+from fcit_ray.data.parquet_read import Manifest, Plan
+from fcit_ray.data.partition_files import dataset_of, load_partition
 from fcit_ray.data.partition_writing import partition_counts, write_partition
 from fcit_ray.data.prompt import Turn
+from fcit_ray.data.quarantine import Entry, read_quarantine, record_sha256, write_quarantine
 from fcit_ray.data.stream import open_stream
 from fcit_ray.reference import majority_results
 
@@ -92,6 +94,50 @@ def test_the_authors_tasks_are_found_by_their_records_whatever_their_order(autho
 def test_an_absolute_folder_is_the_same_as_one_under_the_root(authors):
     folder = Path(authors.benchmark.root) / "partitioned_data/Task-related/seq/1.0"
     assert held(open_stream(change(authors, partition_files=str(folder)))) == held(open_stream(authors))
+
+
+def quarantine(root: Path, source: str, items: list[dict], *indices: int) -> None:
+    """Set records of one more file aside."""
+    entries = [
+        Entry(index=i, id=items[i]["id"], sha256=record_sha256(items[i]), kind="image", reason="?") for i in indices
+    ]
+    write_quarantine(root, {**read_quarantine(root), source: entries})
+
+
+@pytest.mark.parametrize("spelling", ["plain", "slash", "dots", "absolute", "linked root", "linked folder", "Parquet"])
+def test_what_is_set_aside_is_left_out_however_the_folder_is_spelled(authors, tmp_path, spelling):
+    name, root = "partitioned_data/Task-related/seq/1.0", Path(authors.benchmark.root)
+    source = f"{name}/Task2/client_0.json"
+    quarantine(root, source, pictures(*["ArxivQA/images/a.jpg"] * 3), 1)
+    (tmp_path / "link").symlink_to(root, target_is_directory=True)
+    if spelling == "linked folder":
+        (tmp_path / "scratch").mkdir()
+        (root / "partitioned_data").rename(tmp_path / "scratch/moved")
+        (root / "partitioned_data").symlink_to(tmp_path / "scratch/moved", target_is_directory=True)
+    if spelling == "Parquet":  # the partition of the root that it was made of, which alone has the quarantine
+        (tmp_path / "pq").mkdir()
+        plan = Plan(images="embed", image_root=None, rows_per_file=1, sources={}, set_aside={}, quarantine=None)
+        (tmp_path / "pq/parquet.json").write_text(Manifest(plan=plan, tables={}).model_dump_json())
+    changes = {
+        "slash": {"partition_files": f"./{name}/"},
+        "dots": {"partition_files": "partitioned_data/Task-related/seq/../seq/1.0"},
+        "absolute": {"partition_files": str(root / name)},
+        "linked root": {"root": str(tmp_path / "link"), "partition_files": str(root / name)},
+        "Parquet": {"root": str(tmp_path / "pq"), "partition_files": str(root / name)},
+    }
+    shard = load_partition(change(authors, **changes.get(spelling, {})).benchmark)[1][0]
+    assert [record.id for record in shard] == ["ArxivQA/images/a.jpg 0", "ArxivQA/images/a.jpg 2"]
+    if spelling != "Parquet":
+        assert {record.source for record in shard} == {source}
+
+
+def test_a_broken_record_set_aside_does_not_keep_its_task_from_being_found(authors):
+    folder, source = authors.benchmark.partition_files, f"{authors.benchmark.partition_files}/Task2/client_0.json"
+    broken = [*pictures("ArxivQA/images/a.jpg"), training("x", "ArxivQA/images/b.jpg", conversations=[])]
+    root = Path(authors.benchmark.root)
+    write_task(root / folder, 2, [broken])
+    quarantine(root, source, broken, 1)
+    assert [record.id for record in load_partition(authors.benchmark)[1][0]] == ["ArxivQA/images/a.jpg 0"]
 
 
 def test_tasks_of_equal_datasets_must_be_named(authors):
@@ -202,6 +248,34 @@ def test_a_changed_file_is_named(root, tmp_path):
         open_stream(again)
     with pytest.raises(DataError, match=r"Task2/client_1\.json: is not the file"):
         write_partition(config, tmp_path / "split")
+
+
+@pytest.mark.parametrize("below", [True, False])
+def test_a_record_set_aside_after_the_split_is_not_trained_on(write, tmp_path, tmp_path_factory, below):
+    """Neither where the split lies below the root nor where it does not; before the split it is none of it."""
+    split = (tmp_path if below else tmp_path_factory.mktemp("elsewhere")) / "splits/half"
+    items = [training(str(index), site="a") for index in range(6)]
+    root, source = write("train.json", items), "instructions/ImageNet-R/train.json"
+    config = configure(root, tasks=["ImageNet-R"], num_clients=2, partition="equal", min_samples=1)
+    quarantine(root, source, items, 5)
+    manifest = write_partition(config, split)
+    assert manifest["set_aside"] == {source: [5]}
+    again = change(config, partition="files", partition_files=str(split)).benchmark
+    assert sum(map(len, load_partition(again)[0])) == 5
+    quarantine(root, source, items, 2, 5)
+    with pytest.raises(
+        DataError, match=r"record \d is record 2 \(id '2'\) of .*train\.json, which quarantine\.json sets"
+    ):
+        load_partition(again)
+    # Set aside in the client's file too, as by a check of a root that holds the split, it is only left out.
+    if below:
+        for client in range(2):
+            name = f"Task1/client_{client}.json"
+            held = json.loads((split / name).read_text())
+            index = next((index for index, item in enumerate(held) if item["id"] == "2"), None)
+            if index is not None:
+                quarantine(root, f"splits/half/{name}", held, index)
+        assert sorted(r.id for part in load_partition(again)[0] for r in part) == ["0", "1", "3", "4"]
 
 
 def contents(folder: Path) -> dict[str, int]:

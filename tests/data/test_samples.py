@@ -244,6 +244,14 @@ def test_photographs_are_turned_upright(tmp_path):
     assert upright.tolist() == [[RED], [[0, 0, 255]]]
 
 
+def test_a_photograph_whose_exif_cannot_be_read_stays_as_it_is_stored(tmp_path):
+    stored = Image.new("RGB", (2, 1), "red")
+    options = {"exif": b"Exif\0\0neither II nor MM"}
+    with pytest.raises(SyntaxError, match="not a TIFF file"):
+        reopened(tmp_path, stored, **options).getexif()
+    assert np.array(to_rgb(reopened(tmp_path, stored, **options))).tolist() == [[RED, RED]]
+
+
 @pytest.mark.skipif(not REAL.exists(), reason="no real data beside this checkout")
 @pytest.mark.parametrize("dataset", ["TabMWP", "ImageNet-R"])
 def test_real_records_encode(dataset, model):

@@ -13,6 +13,7 @@ from fcit_ray.data.catalog import CATALOG, VALIDATION_FILE
 from fcit_ray.data.miniature.drawing import draw
 from fcit_ray.data.miniature.scenes import SIDE
 from fcit_ray.data.miniature.tasks import TASKS, Example, Task
+from fcit_ray.errors import UserError
 
 GENERATOR_VERSION = 2  # raise it whenever the same arguments would write other bytes
 MANIFEST = "miniature.json"
@@ -38,34 +39,22 @@ def write_miniature(
         seed: chooses pictures and questions.
 
     Raises:
-        ValueError: a count is not positive, or `root` holds something else.
+        UserError: a count is not positive, `root` holds something else, or it cannot be written.
     """
     counts = {"train": num_train, "validation": num_validation, "test": num_test}
     for split, count in counts.items():
         if count < 1:
-            raise ValueError(f"num_{split}: {count}; must be at least 1")
-    root = Path(root)
+            raise UserError(f"num_{split}: {count}; must be at least 1")
+    root = Path(root).resolve()
     manifest = {"generator": GENERATOR_VERSION, "seed": seed, **{f"num_{split}": n for split, n in counts.items()}}
-    if _is_there(root, manifest):
-        log.info("%s already holds this miniature", root)
-        return
-    _remove_leftovers(root)
-    partial = root.with_name(f"{_partial_prefix(root)}{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     try:
-        for task in TASKS.values():
-            _write_task(partial, task, counts, seed)
-        _dump(partial / MANIFEST, manifest)
-        try:
-            partial.rename(root)
-        except OSError:
-            # another process may have finished the same one meanwhile; anything else in the way is an error
-            if not _is_there(root, manifest):
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    log.info("wrote %d datasets to %s", len(TASKS), root)
+        if _is_there(root, manifest):
+            log.info("%s already holds this miniature", root)
+        else:
+            _write_whole(root, manifest, counts, seed)
+            log.info("wrote %d datasets to %s", len(TASKS), root)
+    except OSError as error:
+        raise UserError(f"root: {root} cannot be written: {error}") from error
 
 
 def examples(task: Task, split: str, count: int, seed: int, seen: set[tuple[bytes, str]]) -> list[Example]:
@@ -100,16 +89,38 @@ def examples(task: Task, split: str, count: int, seed: int, seen: set[tuple[byte
     return found
 
 
+def _write_whole(root: Path, manifest: dict[str, Any], counts: dict[str, int], seed: int) -> None:
+    _remove_leftovers(root)
+    partial = root.with_name(f"{_partial_prefix(root)}{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        for task in TASKS.values():
+            _write_task(partial, task, counts, seed)
+        _dump(partial / MANIFEST, manifest)
+        try:
+            partial.rename(root)
+        except OSError:
+            # another process may have finished the same one meanwhile; anything else in the way is an error
+            if not _is_there(root, manifest):
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def _is_there(root: Path, manifest: dict[str, Any]) -> bool:
     if not root.exists():
         return False
     if (root / MANIFEST).is_file():
-        found = json.loads((root / MANIFEST).read_text())
+        try:
+            found = json.loads((root / MANIFEST).read_text())
+        except ValueError as error:
+            raise UserError(f"root: {root / MANIFEST} is not JSON ({error}); remove {root} or name another") from error
         if found == manifest:
             return True
-        raise ValueError(f"root: {root} holds a miniature made with {found}, not {manifest}; remove it or name another")
+        raise UserError(f"root: {root} holds a miniature made with {found}, not {manifest}; remove it or name another")
     if not root.is_dir() or any(root.iterdir()):
-        raise ValueError(f"root: {root} exists and is not a miniature benchmark; name another folder")
+        raise UserError(f"root: {root} exists and is not a miniature benchmark; name another folder")
     return False
 
 
