@@ -1,5 +1,7 @@
 """Five families of image-text models: found by structure, prompted by their own templates, trained, merged, asked."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -347,6 +349,19 @@ def test_what_was_taught_is_answered_and_the_answer_ends(stand):
         optimizer.step()
     bank.pack(bank.params())
     assert stand.ask(bank, batch_size=2, max_new_tokens=24)[0] == "red"
+
+
+def test_answers_are_greedy_whatever_the_checkpoint_generates_with(stand, tmp_path):
+    shutil.copytree(stand.path, tmp_path / "model")
+    file = tmp_path / "model" / "generation_config.json"
+    settings = {"repetition_penalty": 3.0, "num_beams": 3, "no_repeat_ngram_size": 2}
+    file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
+    answers = []
+    for path in (stand.path, str(tmp_path / "model")):
+        bank = AdapterBank(load_base(path), MODEL, 1, seed=0)
+        bank.pack(bank.params())
+        answers.append(stand.ask(bank, batch_size=2, max_new_tokens=12))
+    assert answers[0] == answers[1]
 
 
 def test_texts_have_features(stand):
