@@ -29,7 +29,7 @@ from fcit_ray.errors import UserError
 from fcit_ray.models.attention import choose_attention
 from fcit_ray.models.encoder import TextEncoder, TokenEmbeddingEncoder, VisionTowerEncoder
 from fcit_ray.models.processor import pads_to_square, processor_class, read_processor
-from fcit_ray.models.quantize import check_quantize_device, quantize_options
+from fcit_ray.models.quantize import check_quantize_device, check_quantized, quantize_options
 
 TINY = Path(__file__).parent.parent / "assets" / "tiny_llava"
 
@@ -129,18 +129,23 @@ def load_base(
     if dtype not in DTYPES:
         raise ModelError(f"model.dtype={dtype!r}: expected {' or '.join(DTYPES)}")
     options: dict[str, Any] = {"dtype": DTYPES[dtype], "local_files_only": True}
-    if kernel := choose_attention(attention, dtype, gpu):
-        options["attn_implementation"] = kernel
-    if quantize != "none":
-        check_quantize_device()
-        options |= quantize_options(folder)
     # Tensors of a wrong shape are let through here, to be refused by name below.
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    if quantize != "none":
+        check_quantize_device()
     try:
+        if kernel := choose_attention(attention, dtype, gpu, folder):
+            options["attn_implementation"] = kernel
+        if quantize != "none":
+            options |= quantize_options(folder)
         model, found = AutoModelForImageTextToText.from_pretrained(folder, **options)
+    except UserError:
+        raise
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"model.path={path!r}: does not load: {error}") from error
     _check_complete(path, found)
+    if quantize != "none":
+        check_quantized(model)
     own = model.generation_config
     model.generation_config = GenerationConfig(
         bos_token_id=own.bos_token_id, eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id
