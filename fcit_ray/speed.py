@@ -119,7 +119,7 @@ def step_flops(shapes: Shapes, load: Load) -> float:
     decoder = tokens * (2 * shapes.linear + 4 * load.tokens * queries * shapes.layers)
     passes = 3 if load.checkpointing else 2
     head = 2 * 2 * load.batch * load.answer_tokens * shapes.width * shapes.vocabulary
-    tower = 2 * shapes.vision * load.batch * shapes.tower_tokens
+    tower = 2 * shapes.vision * load.batch * load.tiles * shapes.tower_tokens
     return passes * decoder + head + tower + 6 * tokens * load.trained
 
 
@@ -135,7 +135,7 @@ def answer_seconds(
 
     Every new token of a batch reads the weights once, and a batch goes on until its longest answer ends.
     """
-    prompt = tokens * 2 * shapes.linear + 2 * shapes.vision * shapes.tower_tokens
+    prompt = tokens * 2 * shapes.linear + 2 * shapes.vision * load.tiles * shapes.tower_tokens
     words = new_tokens * base_bytes / to.bandwidth / load.answer_batch if to.bandwidth else 0.0
     if not to.bandwidth:
         words = new_tokens * 2 * shapes.language / (to.peak * UTILISATION)

@@ -138,11 +138,12 @@ def load_base(
             options["attn_implementation"] = kernel
         if quantize != "none":
             options |= quantize_options(folder)
-        model, found = AutoModelForImageTextToText.from_pretrained(folder, **options)
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(folder, **options)
     except UserError:
         raise
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"model.path={path!r}: does not load: {error}") from error
+    model, found = loaded
     _check_complete(path, found)
     if quantize != "none":
         check_quantized(model)
@@ -150,8 +151,8 @@ def load_base(
     model.generation_config = GenerationConfig(
         bos_token_id=own.bos_token_id, eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id
     )
-    model.requires_grad_(False)
-    return model.eval()
+    frozen: PreTrainedModel = model.requires_grad_(False).eval()
+    return frozen
 
 
 def _check_complete(path: str, found: Mapping[str, Any]) -> None:
