@@ -196,7 +196,8 @@ class Model(_Section):
     """Of the frozen base. Adapters and projector are always float32."""
     attention: Literal["auto", "sdpa", "flash_attention_2", "eager"] = "auto"
     """Kernel of the base's attention. `auto`: flash-attn where it is installed and the GPU takes it (compute capability
-    8.0 or later, bfloat16), else torch's SDPA. results.json says which it was."""
+    8.0 or later, bfloat16) and the architecture is one that it computes truly (Gemma 3 is none), else torch's SDPA.
+    results.json says which it was."""
     quantize: Literal["none", "4bit"] = "none"
     """`4bit` keeps the language model's linear layers as NormalFloat4 (QLoRA, arXiv 2305.14314): about a quarter of
     bfloat16's memory. Needs a CUDA GPU, `dtype: bfloat16` and the extra `quant`. Tower and projector stay whole."""

@@ -24,7 +24,7 @@ from fcit_ray.methods import make_method
 from fcit_ray.models.adapters import AdapterBank
 from fcit_ray.models.attention import check_attention
 from fcit_ray.models.clip import check_clip, clip_widths, count_cut
-from fcit_ray.models.load import find_vision_tower, load_base
+from fcit_ray.models.load import find_vision_tower, load_base, model_folder
 from fcit_ray.models.quantize import check_quantize
 from fcit_ray.types import Setting
 
@@ -87,7 +87,7 @@ def open_experiment(config: Config) -> Experiment:
     """
     benchmark = config.benchmark
     model = config.model
-    check_attention(config)
+    check_attention(config, model_folder(model.path))
     check_quantize(config)
     check_prompt(model.path, model.prompt)
     if model.identity_encoder != "base":

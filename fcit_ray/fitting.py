@@ -11,11 +11,14 @@ TIGHT = 0.9
 def smallest_change(shapes: Shapes, load: Load, available: float) -> tuple[str, Memory]:
     """What to change so that a load fits, in words with the keys to set; and what it needs then.
 
-    Tried in this order: gradient checkpointing, smaller micro-batches, both, four bits, and four bits with these; if
-    nothing helps, the memory that the load needs.
+    Tried in this order: gradient checkpointing, smaller micro-batches, both, bfloat16 and bfloat16 with these where it
+    is float32, four bits (which compute in bfloat16 alone) and four bits with these; if nothing helps, the memory that
+    the load needs.
     """
-    checkpointed, quantized = replace(load, checkpointing=True), replace(load, four_bit=True)
-    for start in (load, checkpointed, quantized, replace(quantized, checkpointing=True)):
+    checkpointed, halved = replace(load, checkpointing=True), replace(load, half=True)
+    quantized = replace(halved, four_bit=True)
+    changed = [start for base in (halved, quantized) for start in (base, replace(base, checkpointing=True))]
+    for start in dict.fromkeys((load, checkpointed, *changed)):
         if memory(shapes, start).total <= available and start != load:
             return _words(load, start), memory(shapes, start)
         # One change before two: checkpointing alone comes before smaller batches.
@@ -48,6 +51,8 @@ def _words(before: Load, after: Load) -> str:
         changes.append(f"train.micro_batch_size={after.batch}")  # the same steps, in more pieces
     if after.answer_batch != before.answer_batch:
         changes.append(f"evaluation.batch_size={after.answer_batch}")
+    if after.half != before.half:
+        changes.append("model.dtype=bfloat16")
     if after.four_bit != before.four_bit:
         changes.append("model.quantize=4bit")
     return " ".join(changes)

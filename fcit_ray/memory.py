@@ -36,7 +36,10 @@ class Shapes:
         vision: parameters of the vision tower and all else that is neither language model nor projector.
         projector: parameters of the projector.
         width, ffn, layers, heads, key_heads, head_dim, vocabulary: as in the configuration.
-        tower_width, tower_layers, tower_tokens: of the vision tower; tokens of one picture.
+        tower_width: of the vision tower.
+        tower_kept: outputs of its layers that live together: of all where the model may choose any, else one.
+        tower_tokens: of one tile of the configured size; of one patch, 1, where pictures have no size of their own.
+        tower_pixels: numbers that such a tile or patch comes as.
         adapted: inputs and outputs of every layer that carries adapters.
     """
 
@@ -52,8 +55,9 @@ class Shapes:
     head_dim: int
     vocabulary: int
     tower_width: int
-    tower_layers: int
+    tower_kept: int
     tower_tokens: int
+    tower_pixels: int
     adapted: tuple[tuple[int, int], ...] = ()
 
     @property
@@ -68,6 +72,7 @@ class Load:
     Attributes:
         batch: B, records of a training step that are in memory together.
         tokens: L, tokens of the longest record.
+        tiles: of a record's picture, or patches where the model takes these (see `Shapes.tower_tokens`).
         answer_tokens: positions of a sample with logits.
         trained: numbers of the LoRA factors, projector and all else that a client trains.
         held: numbers of all adapters, projector and method's own parameters on the device.
@@ -106,6 +111,7 @@ class Load:
     new_tokens: int = 0
     cuda: bool = True
     padded: bool = True
+    tiles: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +185,8 @@ def read_shapes(base: nn.Module, adapted: Mapping[str, tuple[int, int]], project
     config: Any = base.config
     text, vision = config.get_text_config(), config.vision_config
     heads = text.num_attention_heads
-    image, patch = getattr(vision, "image_size", 0), getattr(vision, "patch_size", 1)
+    tower_tokens, tower_pixels = _tile(vision)
+    layers = getattr(vision, "num_hidden_layers", 0) or getattr(vision, "depth", 0)
     return Shapes(
         **sizes,
         width=text.hidden_size,
@@ -190,10 +197,31 @@ def read_shapes(base: nn.Module, adapted: Mapping[str, tuple[int, int]], project
         head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
         vocabulary=text.vocab_size,
         tower_width=getattr(vision, "hidden_size", 0),
-        tower_layers=getattr(vision, "num_hidden_layers", 0) or getattr(vision, "depth", 0),
-        tower_tokens=(image // patch) ** 2 + 1 if isinstance(image, int) and isinstance(patch, int) else 0,
+        tower_kept=layers + 1 if hasattr(config, "vision_feature_layer") else 1,
+        tower_tokens=tower_tokens,
+        tower_pixels=tower_pixels,
         adapted=tuple(adapted.values()),
     )
+
+
+def tiles_of(shapes: Shapes, pixels: float) -> float:
+    """Tiles or patches that a picture of so many numbers is; one where that is not known (0)."""
+    return pixels / shapes.tower_pixels if pixels and shapes.tower_pixels else 1.0
+
+
+def _tile(vision: Any) -> tuple[int, int]:
+    """Tokens and numbers of the smallest thing that a vision tower takes: a tile, or a patch if none has a size."""
+    (height, width), (down, across) = (_sides(getattr(vision, name, 0)) for name in ("image_size", "patch_size"))
+    if not down or not across:
+        return 0, 0
+    if height and width:
+        return (height // down) * (width // across) + 1, 3 * height * width  # a class token, if it has one
+    frames, _ = _sides(getattr(vision, "temporal_patch_size", 1))
+    return 1, 3 * frames * down * across
+
+
+def _sides(size: Any) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else tuple(size or (0, 0))
 
 
 def layer_bytes(shapes: Shapes, load: Load) -> float:
@@ -257,7 +285,7 @@ def rest_bytes(shapes: Shapes, load: Load) -> float:
     """Of `activation_bytes` what lies outside the decoder's layers."""
     e = 2 if load.half else 4
     norm = load.batch * load.tokens * (4 * shapes.width + 4)
-    pictures = load.batch * shapes.tower_tokens
+    pictures = load.batch * load.tiles * shapes.tower_tokens
     projector = pictures * e * (shapes.tower_width + 2 * shapes.width) if load.projector else 0
     copies = 2 * load.trained if load.half else 0
     return norm + projector + copies
@@ -273,8 +301,8 @@ def memory(shapes: Shapes, load: Load) -> Memory:
         base -= (e - BYTES_A_WEIGHT) * shapes.linear
     # The widest layer's values: LoRA's input in float32 before and after dropout, and their gradients in half.
     widest = max((size for size, _ in shapes.adapted), default=shapes.ffn)
-    # The tower hands on all its layers' outputs, which live as long as the language model's forward pass.
-    tower = load.batch * shapes.tower_tokens * shapes.tower_width * FLOAT * (shapes.tower_layers + 1)
+    # What the tower hands on lives as long as the language model's forward pass.
+    tower = load.batch * load.tiles * shapes.tower_tokens * shapes.tower_width * FLOAT * shapes.tower_kept
     activations = activation_bytes(shapes, load)
     cache = load.answer_batch * (load.tokens + load.new_tokens) * 2 * shapes.layers * e
     return Memory(

@@ -21,7 +21,7 @@ from fcit_ray.data.stream import Stream, schedule_of
 from fcit_ray.experiment import Experiment, equip, local_training, make_setting
 from fcit_ray.federation import Federation
 from fcit_ray.local_optim import LocalRule
-from fcit_ray.memory import Load, Shapes, read_shapes
+from fcit_ray.memory import Load, Shapes, read_shapes, tiles_of
 from fcit_ray.methods.base import Method
 from fcit_ray.models.adapters import AdapterBank
 from fcit_ray.models.load import DTYPES, model_folder
@@ -231,4 +231,5 @@ def load_of(config: Config, run: Outline, lengths: Lengths, *, cuda: bool) -> Lo
         answer_batch=evaluation.batch_size,
         new_tokens=evaluation.max_new_tokens,
         cuda=cuda,
+        tiles=tiles_of(run.shapes, lengths.pixels),
     )

@@ -10,9 +10,9 @@ from fcit_ray.config import Config, ConfigError
 from fcit_ray.data.layout import DataError
 from fcit_ray.data.lengths import Lengths, assumed_lengths, measure_lengths
 from fcit_ray.data.samples import SampleEncoder
-from fcit_ray.experiment import Experiment
+from fcit_ray.experiment import Experiment, local_training
 from fcit_ray.fitting import TIGHT, smallest_change
-from fcit_ray.memory import FLOAT, Load, Memory, memory
+from fcit_ray.memory import FLOAT, Load, Memory, memory, tiles_of
 from fcit_ray.models.load import ModelError
 from fcit_ray.plan import Outline, blind_experiment, efficiency, load_of, outline
 from fcit_ray.speed import UTILISATION, Device, answer_seconds, step_flops
@@ -93,10 +93,9 @@ def make_plan(
     load = load_of(config, run, lengths, cuda=device.is_gpu)
     tests = 0
     if experiment is not None:
-        sizes = {task.name: sum(len(experiment.tests[n]) for n in task.datasets) for task in config.benchmark.tasks}
-        seen = experiment.stream.evaluated or (tuple(range(len(config.benchmark.tasks))),)
-        due = seen if config.evaluation.every_stage else seen[-1:]
-        tests = sum(sizes[config.benchmark.tasks[task].name] for stage in due for task in stage)
+        stages = range(experiment.setting.num_stages) or range(-1, 0)  # nothing trained: the one evaluation before
+        due = stages if config.evaluation.every_stage else stages[-1:]
+        tests = sum(len(experiment.tests[name]) for stage in due for name in experiment.evaluated(stage))
     needed = memory(run.shapes, load)
     return Plan(config, device, workers, run, lengths, load, needed, experiment is not None, tests, tuple(notes))
 
@@ -125,6 +124,8 @@ def plan_basis(plan: Plan) -> list[str]:
         f"{lengths.mean_answer:.1f}"
         if lengths.sampled
         else f"tokens: {lengths.longest} a record, an upper bound",
+        f"vision tower: {plan.load.tiles * plan.run.shapes.tower_tokens:,.0f} tokens a picture"
+        + (" at most" if lengths.pixels else ", not measured: a picture of many tiles or patches has more"),
         "memory: shapes of the model, formulas of fcit_ray/memory.py; the CUDA context (1 GB) and fragments (5 %) are "
         "assumed",
         f"time: {plan.device.name}, {plan.device.peak / 1e12:.3g}e12 operations a second ({plan.device.basis}), "
@@ -143,8 +144,8 @@ def training_hours(plan: Plan) -> float:
     if not plan.device.peak or not plan.has_data:
         return 0.0
     mean = max(1, round(plan.lengths.mean))
-    load = replace(plan.load, tokens=mean, answer_tokens=min(plan.load.answer_tokens, mean))
-    records = sum(round.makespan for round in plan.run.rounds) * plan.config.train.epochs
+    load = replace(_at_mean(plan), tokens=mean, answer_tokens=min(plan.load.answer_tokens, mean))
+    records = sum(round.makespan for round in plan.run.rounds) * local_training(plan.config).epochs
     return records / load.batch * step_flops(plan.run.shapes, load) / (plan.device.peak * UTILISATION) / 3600
 
 
@@ -154,9 +155,14 @@ def answering_hours(plan: Plan) -> float:
         return 0.0
     lengths = plan.lengths
     each = answer_seconds(
-        plan.run.shapes, plan.load, plan.memory.base, lengths.mean, max(1.0, lengths.mean_answer), plan.device
+        plan.run.shapes, _at_mean(plan), plan.memory.base, lengths.mean, max(1.0, lengths.mean_answer), plan.device
     )
     return plan.tests * each / plan.workers / 3600
+
+
+def _at_mean(plan: Plan) -> Load:
+    """The load with pictures of the mean size."""
+    return replace(plan.load, tiles=tiles_of(plan.run.shapes, plan.lengths.mean_pixels))
 
 
 def _parameters(plan: Plan) -> Table:
@@ -177,6 +183,7 @@ def _parameters(plan: Plan) -> Table:
 
 def _memory(plan: Plan) -> Table:
     need, load = plan.memory, plan.load
+    piece = "batch" if load.batch == local_training(plan.config).batch_size else "micro-batch"
     table = _table("Memory of one worker", "bytes", "")
     names = {
         "base": "base weights" + (", decoder in four bits" if load.four_bit else ""),
@@ -184,7 +191,7 @@ def _memory(plan: Plan) -> Table:
         "told": "what the server tells a client",
         "gradients": "gradients",
         "moments": "AdamW's moments",
-        "activations": f"activations, batch {load.batch} of {load.tokens} tokens"
+        "activations": f"activations, {piece} of {load.batch} records of {load.tokens} tokens"
         + (", checkpointed" if load.checkpointing else ""),
         "logits": f"logits of {load.answer_tokens} positions a record",
         "workspace": "temporary values",

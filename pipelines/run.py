@@ -66,12 +66,13 @@ def main() -> None:
 
 def show_plan(config: Config, gpus: int | None, gpu: str | None, memory_gb: float | None) -> None:
     """Print the plan; a run that cannot fit raises ConfigError behind it."""
+    dtype = config.model.dtype
     try:
-        device = named_gpu(gpu, memory_gb) if gpu else found_gpu(memory_gb)
+        device = named_gpu(gpu, memory_gb, dtype) if gpu else found_gpu(memory_gb, dtype)
     except ValueError as error:
         raise ConfigError(f"--gpu: {error}") from None
     if device is None:
-        device = Device("GPU", 0.0, 0.0, memory_gb * 1e9, "--gpu names one") if memory_gb else this_cpu()
+        device = Device("GPU", 0.0, 0.0, memory_gb * 1e9, "--gpu names one") if memory_gb else this_cpu(dtype)
     experiment, encoder = None, None
     missing = ""
     try:
@@ -93,11 +94,11 @@ def show_plan(config: Config, gpus: int | None, gpu: str | None, memory_gb: floa
 
 def check_gpu(experiment: Experiment) -> None:
     """Refuse a run whose workers' GPU, taken to be like this machine's, is too small; say so where there is none."""
-    device = found_gpu()
+    config = experiment.config
+    device = found_gpu(dtype=config.model.dtype)
     if device is None:
         console.print("no GPU is seen here, so memory was not checked; --plan --gpu names one")
         return
-    config = experiment.config
     plan = make_plan(config, device, config.runtime.num_workers, experiment, sample_encoder(experiment))
     if warning := check_memory(plan):
         console.print(f"warning: {warning}", markup=False)

@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+import transformers as hf
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from fcit_ray.config import Model
 from fcit_ray.fitting import smallest_change
-from fcit_ray.memory import Load, Shapes, layer_bytes, memory, read_shapes, rest_bytes
+from fcit_ray.memory import Load, Shapes, activation_bytes, layer_bytes, memory, read_shapes, rest_bytes, tiles_of
 from fcit_ray.models.adapters import AdapterBank
+from fcit_ray.speed import step_flops
 from fcit_ray.types import Assignment
 
 RANK, VOCABULARY, PICTURE = 4, 60, 16
@@ -166,6 +168,42 @@ def test_then_smaller_micro_batches_then_four_bits_then_more_memory(seven):
     assert need.base < 5e9
     words, need = smallest_change(seven, checkpointed, 3e9)
     assert words == f"a GPU with {memory(seven, checkpointed).total / 1e9:.0f} GB"
+
+
+def test_four_bits_are_offered_with_the_dtype_that_they_compute_in(seven):
+    # 28 GB of float32 weights: 14 GB in bfloat16, 5 GB in four bits; 4bit with float32 would be refused.
+    single = load_7b(half=False, answer_batch=1, batch=1, checkpointing=True)
+    assert smallest_change(seven, single, 24e9)[0] == "model.dtype=bfloat16"
+    words, need = smallest_change(seven, single, 12e9)
+    assert words == "model.dtype=bfloat16 model.quantize=4bit"
+    assert need == memory(seven, replace(single, half=True, four_bit=True))
+    assert "dtype" not in smallest_change(seven, load_7b(half=False), 80e9)[0]  # a change of the numbers comes last
+
+
+def test_a_picture_costs_what_its_tiles_or_patches_do():
+    with torch.device("meta"):
+        qwen, onevision = (
+            hf.AutoModelForImageTextToText.from_config(config)
+            for config in (
+                hf.Qwen2_5_VLConfig(vision_config={"depth": 32, "hidden_size": 1280}),
+                hf.LlavaOnevisionConfig(),
+            )
+        )
+    shapes = read_shapes(qwen, {})
+    # Patches of 2 frames of 14 * 14 pixels in 3 colours are 1176 numbers each.
+    assert (shapes.tower_tokens, tiles_of(shapes, 1176 * 1024)) == (1, 1024)
+    one = load_7b(batch=2, checkpointing=True, tiles=1)
+    more = replace(one, tiles=1024)
+    # 1023 patches more of two pictures, 1280 wide, float32; of the projector 2 (1280 + 2 * 3584) each, and 5 %.
+    grown = memory(shapes, more).workspace - memory(shapes, one).workspace
+    assert grown == 2 * 1023 * 1280 * 4
+    assert activation_bytes(shapes, more) - activation_bytes(shapes, one) == 2 * 1023 * 2 * (1280 + 2 * shapes.width)
+    assert step_flops(shapes, more) - step_flops(shapes, one) == 2 * shapes.vision * 2 * 1023
+    shapes = read_shapes(onevision, {})
+    # SigLIP's tiles of 384 pixels: 27 * 27 patches of 14, counted with a class token; it hands on all 26 layers.
+    assert (shapes.tower_tokens, tiles_of(shapes, 7 * 3 * 384 * 384)) == (730, 7)
+    assert shapes.tower_kept == onevision.config.vision_config.num_hidden_layers + 1
+    assert tiles_of(shapes, 0) == 1  # not known
 
 
 def test_only_the_batch_that_does_not_fit_is_made_smaller(seven):

@@ -1,18 +1,23 @@
 """The plan of a run: bytes, assignments and schedules by hand, on shapes alone."""
 
+import io
 import json
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from fcit_ray.algorithm import make_algorithm
 from fcit_ray.config import parse_config
 from fcit_ray.data.miniature import write_miniature
 from fcit_ray.experiment import make_bank, make_setting
 from fcit_ray.plan import Round, blind_experiment, efficiency, list_schedule, outline, shape_bank
+from fcit_ray.plan_report import make_plan, plan_basis, plan_tables, training_hours
+from fcit_ray.speed import Device, step_flops
 
 ROOT = Path(__file__).resolve().parent.parent
 TASKS = ["ArxivQA", "Flickr30k-cap", "ImageNet-R"]
@@ -126,6 +131,56 @@ def test_a_run_that_cannot_fit_is_refused_after_its_plan(monkeypatch, capsys, tm
     assert "Schedule over 4 worker(s)" in shown.out
     assert f"{tmp_path}" in shown.out  # the data that was not there
     assert "H100 has 300 MB; the smallest change that fits: a GPU with 1 GB" in shown.err
+
+
+CARD = Device("card", 1e12, memory=80e9)
+
+
+def plan_with_tests(config, **num_tests):
+    """A plan of a run whose every client has one record, with so many questions of each dataset."""
+    blind = blind_experiment(config)
+    seen = tuple(tuple(range(stage + 1)) for stage in range(blind.setting.num_stages))
+    tests = {name.replace("_", "-"): [None] * count for name, count in num_tests.items()}
+    experiment = replace(blind, stream=replace(blind.stream, evaluated=seen), tests=tests)
+    return make_plan(config, CARD, 1, experiment, None)
+
+
+def table_text(plan):
+    console = Console(width=200, record=True, file=io.StringIO())
+    for table in plan_tables(plan):
+        console.print(table)
+    return console.export_text()
+
+
+def test_the_centralised_client_is_timed_with_the_passes_it_makes():
+    # 3 epochs in each of 4 rounds by 5 of 10 clients: every record 3 * 4 * 5 / 10 = 6 times.
+    benchmark = {"tasks": TASKS[:1], "num_rounds": 4, "num_clients": 10, "clients_per_round": 5}
+    given = {"benchmark": benchmark, "regime": "centralised", "method": {"name": "finetune"}}
+    plan = plan_with_tests(parse_config({**given, "train": {"epochs": 3, "batch_size": 2}}), ArxivQA=0)
+    load = replace(plan.load, tokens=round(plan.lengths.mean))
+    assert training_hours(plan) == pytest.approx(6 * 1 / 2 * step_flops(plan.run.shapes, load) / (1e12 * 0.4) / 3600)
+
+
+@pytest.mark.parametrize(("every_stage", "expected"), [(True, 3 + (3 + 4 + 5)), (False, 3 + 4 + 5)])
+def test_unseen_datasets_are_among_the_questions_answered(every_stage, expected):
+    config = parse_config(
+        {
+            "benchmark": {"tasks": TASKS[:2], "num_rounds": 1, "transfer": ["ImageNet-R"]},
+            "evaluation": {"every_stage": every_stage},
+        }
+    )
+    assert plan_with_tests(config, ArxivQA=3, Flickr30k_cap=4, ImageNet_R=5).tests == expected
+
+
+def test_a_micro_batch_is_called_one_and_the_vision_tower_that_was_not_looked_at_is_named():
+    train = {"batch_size": 4, "micro_batch_size": 2}
+    given = {"benchmark": {"tasks": TASKS[:1], "num_rounds": 1}, "method": {"name": "finetune"}}
+    pieces = make_plan(parse_config({**given, "train": train}), CARD, 1, None, None)
+    assert "activations, micro-batch of 2 records of" in table_text(pieces)
+    whole = make_plan(parse_config({**given, "train": {"batch_size": 2}}), CARD, 1, None, None)
+    assert "activations, batch of 2 records of" in table_text(whole)
+    (line,) = (line for line in plan_basis(whole) if line.startswith("vision tower: "))
+    assert line.endswith("tokens a picture, not measured: a picture of many tiles or patches has more")
 
 
 def test_an_unknown_gpu_is_named_with_those_that_are_known(monkeypatch, capsys):

@@ -20,6 +20,8 @@ class Lengths:
         answer: positions with logits in the batch that needs most: from the first answer token of any record on.
         mean_answer: answer tokens of a record.
         sampled: records looked at; 0 if there were none, and the others are upper bounds.
+        pixels: numbers that the processor makes of one picture, in all its tiles or patches, at most; 0 if not known.
+        mean_pixels: over the sample.
     """
 
     longest: int
@@ -27,6 +29,8 @@ class Lengths:
     answer: int
     mean_answer: float
     sampled: int = 0
+    pixels: int = 0
+    mean_pixels: float = 0.0
 
 
 class LengthEncoder(SampleEncoder):
@@ -43,19 +47,23 @@ def measure_lengths(encoder: SampleEncoder, stream: Stream, per_task: int = 16) 
         DataError: one of them cannot be used.
     """
     reader = LengthEncoder(**{field.name: getattr(encoder, field.name) for field in fields(encoder)})
-    totals, answers, firsts = [], [], []
+    totals, answers, firsts, pixels = [], [], [], []
     for records in stream.records:
         for index in np.linspace(0, len(records) - 1, min(per_task, len(records)), dtype=int):
-            labels = reader.encode_train(records[index])["labels"]
+            sample = reader.encode_train(records[index])
+            labels = sample["labels"]
             labelled = np.flatnonzero(labels != -100)
             totals.append(len(labels))
+            pixels.append(sum(sample[name].size for name in ("pixels", "pixel_values") if name in sample))
             answers.append(len(labelled))
             firsts.append(int(labelled[0]) if len(labelled) else len(labels) - 1)
     longest = max(totals)
     # A batch keeps logits from its earliest answer to its longest record's end; within a task, as batches are.
     per = [range(start, min(start + per_task, len(totals))) for start in range(0, len(totals), per_task)]
     span = max(max(totals[i] for i in group) - min(firsts[i] for i in group) for group in per) + 1
-    return Lengths(longest, float(np.mean(totals)), span, float(np.mean(answers)), len(totals))
+    return Lengths(
+        longest, float(np.mean(totals)), span, float(np.mean(answers)), len(totals), max(pixels), float(np.mean(pixels))
+    )
 
 
 def assumed_lengths(config: Config) -> Lengths:

@@ -6,19 +6,21 @@ already in the local Hugging Face cache: workers of a cluster must not each star
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForImageTextToText,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -27,7 +29,7 @@ from fcit_ray.errors import UserError
 from fcit_ray.models.attention import choose_attention
 from fcit_ray.models.encoder import TextEncoder, TokenEmbeddingEncoder, VisionTowerEncoder
 from fcit_ray.models.processor import pads_to_square, processor_class, read_processor
-from fcit_ray.models.quantize import check_quantize_device, quantize_options
+from fcit_ray.models.quantize import check_quantize_device, check_quantized, quantize_options
 
 TINY = Path(__file__).parent.parent / "assets" / "tiny_llava"
 
@@ -109,6 +111,9 @@ def load_base(
 ) -> PreTrainedModel:
     """Load an image-text model, frozen and in evaluation mode, on the CPU (in four bits: on the GPU).
 
+    Of its generation configuration only the ids of special tokens are kept: answers are greedy, and a checkpoint's
+    repetition penalty or beams would change them without a word.
+
     Args:
         path: `tiny`, a folder, or a hub name found in the local cache.
         dtype: `float32` or `bfloat16`.
@@ -117,24 +122,54 @@ def load_base(
         gpu: whether it will be moved to this process's GPU.
 
     Raises:
-        ModelError: no such model, or not an image-text model.
+        ModelError: no such model, not an image-text model, or not all of its weights are there.
         ConfigError: the attention kernel or four bits cannot work here, with the reason.
     """
     folder = model_folder(path)
     if dtype not in DTYPES:
         raise ModelError(f"model.dtype={dtype!r}: expected {' or '.join(DTYPES)}")
     options: dict[str, Any] = {"dtype": DTYPES[dtype], "local_files_only": True}
-    if kernel := choose_attention(attention, dtype, gpu):
-        options["attn_implementation"] = kernel
+    # Tensors of a wrong shape are let through here, to be refused by name below.
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     if quantize != "none":
         check_quantize_device()
-        options |= quantize_options(folder)
     try:
-        model = AutoModelForImageTextToText.from_pretrained(folder, **options)
-    except (OSError, ValueError) as error:
+        if kernel := choose_attention(attention, dtype, gpu, folder):
+            options["attn_implementation"] = kernel
+        if quantize != "none":
+            options |= quantize_options(folder)
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(folder, **options)
+    except UserError:
+        raise
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"model.path={path!r}: does not load: {error}") from error
-    model.requires_grad_(False)
-    return model.eval()
+    model, found = loaded
+    _check_complete(path, found)
+    if quantize != "none":
+        check_quantized(model)
+    own = model.generation_config
+    model.generation_config = GenerationConfig(
+        bos_token_id=own.bos_token_id, eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id
+    )
+    frozen: PreTrainedModel = model.requires_grad_(False).eval()
+    return frozen
+
+
+def _check_complete(path: str, found: Mapping[str, Any]) -> None:
+    """Refuse a model that transformers filled up with random numbers, which are others in every process.
+
+    Args:
+        path: of the model, for errors.
+        found: the loading information: `missing_keys` (a head tied to the embeddings is none) and `mismatched_keys`.
+    """
+    lacks = [f"{name} is missing" for name in sorted(found["missing_keys"])]
+    lacks += [
+        f"{name} is {tuple(there)} where config.json says {tuple(expected)}"
+        for name, there, expected in sorted(found["mismatched_keys"])
+    ]
+    if lacks:
+        more = f" and {len(lacks) - 3} more" if len(lacks) > 3 else ""
+        raise ModelError(f"model.path={path!r}: its weights are not whole: {', '.join(lacks[:3])}{more}")
 
 
 def load_text_encoder(path: str) -> TextEncoder:
@@ -173,7 +208,7 @@ def load_tower(folder: Path, config: PreTrainedConfig, names: Mapping[str, str],
         what: the tower, for errors.
 
     Raises:
-        ModelError: a tensor is missing.
+        ModelError: a tensor is missing or of another shape, or a file does not open.
     """
     with torch.random.fork_rng(devices=[]):  # the values drawn here are all replaced
         tower = AutoModel.from_config(config, dtype=torch.float32)
@@ -183,9 +218,12 @@ def load_tower(folder: Path, config: PreTrainedConfig, names: Mapping[str, str],
     files = weight_files(folder)
     weights = {}
     for file in sorted({files[names[name]] for name in wanted}):
-        with safe_open(folder / file, framework="pt") as tensors:
+        with _tensors(folder / file) as tensors:
             weights.update({wanted[n]: tensors.get_tensor(names[n]) for n in wanted if files[names[n]] == file})
-    tower.load_state_dict(weights)
+    try:
+        tower.load_state_dict(weights)
+    except RuntimeError as error:  # of another shape than config.json says
+        raise ModelError(f"{what} does not load: {error}") from error
     frozen: nn.Module = tower.requires_grad_(False).eval()
     return frozen
 
@@ -217,12 +255,16 @@ def _embeddings(folder: Path) -> Tensor:
     names = [name for name in files if name.endswith("embed_tokens.weight")]
     if len(names) != 1:
         raise ModelError(f"{folder}: {len(names)} tensors end in embed_tokens.weight {names}; expected one")
-    with safe_open(folder / files[names[0]], framework="pt") as weights:
+    with _tensors(folder / files[names[0]]) as weights:
         return weights.get_tensor(names[0])
 
 
 def weight_files(folder: Path) -> dict[str, str]:
-    """The file of every tensor, of a whole or a sharded checkpoint."""
+    """The file of every tensor, of a whole or a sharded checkpoint.
+
+    Raises:
+        ModelError: there is no safetensors file, or it does not open.
+    """
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         files: dict[str, str] = json.loads(index.read_text())["weight_map"]
@@ -232,5 +274,15 @@ def weight_files(folder: Path) -> dict[str, str]:
             f"{folder}: neither model.safetensors nor {index.name}; other weight formats are not read. Convert "
             f"pytorch_model.bin once: python pipelines/convert.py {folder} OUT"
         )
-    with safe_open(folder / "model.safetensors", framework="pt") as weights:
+    with _tensors(folder / "model.safetensors") as weights:
         return dict.fromkeys(weights.keys(), "model.safetensors")
+
+
+@contextmanager
+def _tensors(file: Path) -> Iterator[Any]:
+    """A safetensors file, opened for single tensors."""
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            yield tensors
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{file}: does not load: {error}; expected a whole safetensors file") from error

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig
+from transformers import BitsAndBytesConfig
 
 from fcit_ray.config import Config, ConfigError
+from fcit_ray.models.structure import find_language_model, skeleton
 
 BYTES_A_WEIGHT = 0.5 + 1 / 64 + 4 / (64 * 256)
 """Four bits, one byte for every 64 weights (their scale, itself quantised), one float32 for every 256 scales."""
@@ -56,31 +57,36 @@ def quantize_options(folder: Path, device: str = "cuda:0") -> dict[str, Any]:
     Args:
         folder: of the model.
         device: that holds it.
+
+    Raises:
+        OSError, ValueError: the model's configuration does not load, or is not an image-text model's.
+        ConfigError: it has no language model apart from the rest.
     """
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    with torch.device("meta"):
-        model: Any = AutoModelForImageTextToText.from_config(config)
     return {
         "quantization_config": BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=torch.bfloat16,
-            llm_int8_skip_modules=unquantized(model),
+            llm_int8_skip_modules=unquantized(skeleton(folder)),
         ),
         "device_map": {"": device},
     }
 
 
 def unquantized(model: nn.Module) -> list[str]:
-    """Modules that hold linear layers and no part of the language model: the largest such, by name."""
+    """Modules that hold linear layers and no part of the language model: the largest such, by name.
+
+    Raises:
+        ConfigError: there is no language model apart from the rest.
+    """
+    language = find_language_model(model)
     found: list[str] = []
 
     def walk(module: nn.Module, path: str) -> None:
-        names = [f"{path}.{name}" if path else name for name, _ in module.named_modules()]
-        if path.split(".")[-1] == "language_model":
+        if path == language:
             return
-        if not any("language_model" in name.split(".") for name in names):
+        if path and not language.startswith(f"{path}."):
             if any(isinstance(part, nn.Linear) for part in module.modules()):
                 found.append(path)
             return
@@ -89,3 +95,15 @@ def unquantized(model: nn.Module) -> list[str]:
 
     walk(model, "")
     return found
+
+
+def check_quantized(model: nn.Module) -> None:
+    """Refuse a model whose layers were all left as they were: transformers skips layers by name and says nothing.
+
+    Raises:
+        ConfigError: none is in four bits.
+    """
+    if not any(type(module).__name__ == "Linear4bit" for module in model.modules()):  # bitsandbytes'
+        raise ConfigError(
+            f"model.quantize: no layer of this {type(model).__name__} was put in four bits; expected none"
+        )

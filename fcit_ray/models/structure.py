@@ -8,10 +8,12 @@ to neither, nor to the output head.
 import inspect
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 from fcit_ray.config import ConfigError
 
@@ -35,6 +37,17 @@ class Structure:
     projector: tuple[str, ...]
 
 
+def skeleton(folder: Path) -> Any:
+    """A folder's model as its configuration builds it, on the device `meta`: shapes without values.
+
+    Raises:
+        OSError, ValueError: its configuration does not load, or is not an image-text model's.
+    """
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    with torch.device("meta"):
+        return AutoModelForImageTextToText.from_config(config)
+
+
 def find_structure(model: Any, projector: str = "auto") -> Structure:
     """Find a model's parts.
 
@@ -46,7 +59,7 @@ def find_structure(model: Any, projector: str = "auto") -> Structure:
         ConfigError: a part is not there, or the expression finds none or what is not the projector.
     """
     paths = {module: name for name, module in model.named_modules()}
-    language = _language_model(model, paths)
+    language = find_language_model(model)
     vision = _vision_tower(model, language)
     head = model.get_output_embeddings()
     apart = [f"{name}." for name in (language, paths[head] if head is not None else "") if name]
@@ -99,8 +112,13 @@ def keeps_logits(model: nn.Module) -> bool:
     return "logits_to_keep" in inspect.signature(model.forward).parameters
 
 
-def _language_model(model: Any, paths: dict[nn.Module, str]) -> str:
-    """The smallest module around the input embeddings that also holds a stack of blocks."""
+def find_language_model(model: Any) -> str:
+    """Module path of the smallest module around the input embeddings that also holds a stack of blocks; never empty.
+
+    Raises:
+        ConfigError: there is none but the whole model.
+    """
+    paths = {module: name for name, module in model.named_modules()}
     parts = paths[model.get_input_embeddings()].split(".")[:-1]
     while parts:
         module = model.get_submodule(".".join(parts))

@@ -4,15 +4,19 @@ import importlib.util
 
 import pytest
 import torch
+import transformers as hf
+from families import FAMILIES, LAYERS
+from transformers.quantizers.quantizers_utils import should_convert_module
 
 from fcit_ray.config import ConfigError, parse_config
 from fcit_ray.models import quantize
-from fcit_ray.models.attention import check_attention, choose_attention
-from fcit_ray.models.load import load_base
-from fcit_ray.models.quantize import check_quantize, unquantized
+from fcit_ray.models.attention import check_attention, choose_attention, unfit_for_flash
+from fcit_ray.models.load import TINY, load_base
+from fcit_ray.models.quantize import check_quantize, check_quantized, unquantized
 from fcit_ray.report import make_results
 
 FLASH = "flash_attention_2"
+SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 
 
 @pytest.fixture
@@ -67,10 +71,10 @@ def test_flash_attention_that_cannot_work_is_refused_with_the_reason(machine, pa
 
 def test_what_the_configuration_alone_rules_out_is_refused_at_the_door(machine):
     machine(["flash_attn", "bitsandbytes"])
-    check_attention(config(attention=FLASH))  # only the workers' GPU can tell
+    check_attention(config(attention=FLASH), TINY)  # only the workers' GPU can tell
     check_quantize(config(quantize="4bit"))
     with pytest.raises(ConfigError, match=r"model\.attention"):
-        check_attention(config(attention=FLASH, gpu=False))
+        check_attention(config(attention=FLASH, gpu=False), TINY)
     with pytest.raises(ConfigError, match=r"model\.quantize: 4bit needs a CUDA GPU"):
         check_quantize(config(quantize="4bit", gpu=False))
     with pytest.raises(ConfigError, match=r"expected model\.dtype=bfloat16"):
@@ -90,6 +94,67 @@ def test_the_default_on_a_cpu_is_sdpa_and_eager_is_eager():
 
 def test_four_bits_leave_tower_projector_and_head_alone():
     assert unquantized(load_base("tiny")) == ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
+
+
+def config_only(folder, settings):
+    """A model folder that nothing but shapes can be had from."""
+    settings.save_pretrained(folder)
+    return folder
+
+
+# Gemma 3 lets a picture's tokens see each other; the tower of Mllama makes masks that flash-attn cannot take.
+UNFIT = [("Gemma 3", r"Gemma3.* may attend in both directions"), ("Mllama", r"Mllama.* has no support")]
+
+
+@pytest.fixture
+def unfit(tmp_path):
+    def folder(name):
+        if name == "Gemma 3":
+            return config_only(tmp_path, hf.Gemma3Config(text_config=SMALL, vision_config=SMALL))
+        vision = {"hidden_size": 32, "num_hidden_layers": 2, "num_global_layers": 1, "attention_heads": 4}
+        text = SMALL | {"cross_attention_layers": [1], "pad_token_id": 0, "num_key_value_heads": 4}
+        return config_only(tmp_path, hf.MllamaConfig(text_config=text, vision_config=vision))
+
+    return folder
+
+
+@pytest.mark.parametrize(("name", "reason"), UNFIT)
+def test_auto_leaves_flash_attention_where_it_would_fail_or_change_the_model(machine, unfit, name, reason):
+    machine(["flash_attn"], (9, 0))
+    folder = unfit(name)
+    assert choose_attention("auto", "bfloat16", gpu=True, folder=folder) is None
+    assert choose_attention("auto", "bfloat16", gpu=True, folder=TINY) == FLASH
+    with pytest.raises(ConfigError, match=reason):
+        choose_attention(FLASH, "bfloat16", gpu=True, folder=folder)
+    with pytest.raises(ConfigError, match=reason):  # ... and at the door
+        check_attention(config(attention=FLASH), folder)
+
+
+@pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.name)
+def loaded(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("family")
+    request.param.write(folder)
+    return request.param, load_base(str(folder))
+
+
+def test_flash_attention_fits_every_family_but_gemma(loaded):
+    family, model = loaded
+    assert bool(unfit_for_flash(model)) == (family.name == "Gemma 3")
+
+
+def test_four_bits_take_every_layer_of_the_language_model_and_no_other(loaded):
+    family, model = loaded
+    kept = unquantized(model)
+    linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    taken = [name for name in linear if should_convert_module(name, kept)]
+    assert taken == [name for name in linear if name.startswith(f"{family.language}.")]
+    assert len(taken) == 7 * LAYERS  # queries, keys, values, output; gate, up, down
+    assert "" not in kept
+
+
+def test_a_model_that_four_bits_passed_by_is_refused():
+    with pytest.raises(ConfigError, match=r"model\.quantize: no layer of this LlavaForCond.* was put in four bits"):
+        check_quantized(load_base("tiny"))
 
 
 def test_a_quantised_weight_takes_half_a_byte_and_its_scales():

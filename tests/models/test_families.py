@@ -1,5 +1,7 @@
 """Five families of image-text models: found by structure, prompted by their own templates, trained, merged, asked."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +17,14 @@ from fcit_ray.config import ConfigError, Evaluation, Model, Train
 from fcit_ray.data.chat import check_prompt, stop_tokens
 from fcit_ray.data.collate import Collator
 from fcit_ray.data.layout import DataError, Record
+from fcit_ray.data.lengths import measure_lengths
 from fcit_ray.data.prompt import Turn
 from fcit_ray.data.samples import SampleEncoder
 from fcit_ray.data.shards import LocalShard, training_batches
+from fcit_ray.data.stream import Stream
 from fcit_ray.evaluate import answer
 from fcit_ray.federation import Federation, simulate
+from fcit_ray.memory import read_shapes, tiles_of
 from fcit_ray.methods.ewc import Ewc
 from fcit_ray.methods.finetune import Finetune
 from fcit_ray.models.adapters import AdapterBank
@@ -366,6 +371,34 @@ def test_what_was_taught_is_answered_and_the_answer_ends(stand):
         optimizer.step()
     bank.pack(bank.params())
     assert stand.ask(bank, batch_size=2, max_new_tokens=24)[0] == "red"
+
+
+def test_the_plan_measures_the_tiles_or_patches_of_a_picture(stand):
+    family, shapes = stand.family.name, read_shapes(load_base(stand.path), {})
+    sizes = []
+    for record in TRAINS:
+        sample = stand.encoder.encode_train(record)
+        if family in ("LLaVA-OneVision", "SmolVLM"):
+            sizes.append(sample["pixel_values"].shape[1])  # tiles
+        else:
+            sizes.append(int(sample["image_grid_thw"].prod()) if family == "Qwen2.5-VL" else 1)  # patches, or the whole
+    lengths = measure_lengths(stand.encoder, Stream((), (TRAINS,), (), (), ()))
+    assert tiles_of(shapes, lengths.pixels) == max(sizes)
+    assert tiles_of(shapes, lengths.mean_pixels) == pytest.approx(sum(sizes) / len(TRAINS))
+    assert (max(sizes) > 1) == (family in ("LLaVA-OneVision", "SmolVLM", "Qwen2.5-VL"))
+
+
+def test_answers_are_greedy_whatever_the_checkpoint_generates_with(stand, tmp_path):
+    shutil.copytree(stand.path, tmp_path / "model")
+    file = tmp_path / "model" / "generation_config.json"
+    settings = {"repetition_penalty": 3.0, "num_beams": 3, "no_repeat_ngram_size": 2}
+    file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
+    answers = []
+    for path in (stand.path, str(tmp_path / "model")):
+        bank = AdapterBank(load_base(path), MODEL, 1, seed=0)
+        bank.pack(bank.params())
+        answers.append(stand.ask(bank, batch_size=2, max_new_tokens=12))
+    assert answers[0] == answers[1]
 
 
 def test_texts_have_features(stand):

@@ -9,7 +9,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fcit_ray.models import load
-from fcit_ray.models.load import ModelError, load_base, load_processor, load_text_encoder, model_folder
+from fcit_ray.models.load import (
+    ModelError,
+    load_base,
+    load_image_encoder,
+    load_processor,
+    load_text_encoder,
+    model_folder,
+)
 
 TABLE = "language_model.model.embed_tokens.weight"
 
@@ -19,6 +26,12 @@ def folder(tmp_path: Path) -> Path:
     """The packaged model's processor without its weights."""
     shutil.copytree(load.TINY, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
     return tmp_path / "model"
+
+
+@pytest.fixture
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The packaged model's weights, to be written beside its processor."""
+    return load_file(load.TINY / "model.safetensors")
 
 
 def edit(path: Path, **changes: object) -> None:
@@ -113,6 +126,65 @@ def test_folders_that_will_not_do(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(load, "TINY", tmp_path / "gone")
     with pytest.raises(ModelError, match=r"model\.path='tiny': .*gone is incomplete; reinstall"):
         load_base("tiny")
+
+
+# What is not there would be filled with random numbers, others in every worker
+
+
+def test_missing_weights_are_refused_by_name(folder, weights):
+    for name in [name for name in weights if name.startswith("multi_modal_projector.")]:
+        del weights[name]
+    del weights["language_model.model.layers.1.mlp.down_proj.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"its weights are not whole: model\..*weight is missing.* and 2 more"):
+        load_base(str(folder))  # five in all: two biases, two weights and the FFN's
+
+
+def test_weights_of_another_shape_are_refused_by_name(folder, weights):
+    weights["language_model.model.layers.1.mlp.down_proj.weight"] = torch.zeros(3, 3)
+    weights["vision_tower.post_layernorm.weight"] = torch.zeros(3)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"mlp\.down_proj\.weight is \(3, 3\) where config\.json says \(128, 3"):
+        load_base(str(folder))
+    with pytest.raises(ModelError, match=r"(?s)its vision tower does not load: .*size mismatch for .*post_layernorm"):
+        load_image_encoder(str(folder))
+
+
+def test_a_head_tied_to_the_embeddings_is_not_missing(folder, weights):
+    text = json.loads((folder / "config.json").read_text())["text_config"]
+    edit(folder / "config.json", text_config={**text, "tie_word_embeddings": True}, tie_word_embeddings=True)
+    del weights["language_model.lm_head.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    model = load_base(str(folder))
+    assert torch.equal(model.get_output_embeddings().weight, weights[TABLE])
+
+
+def test_a_download_that_was_cut_off_is_refused(folder):
+    (folder / "model.safetensors").write_bytes((load.TINY / "model.safetensors").read_bytes()[:50_000])
+    with pytest.raises(ModelError, match=r"model\.path=.* does not load: .*not fully covered"):
+        load_base(str(folder))
+    for loader in (load_text_encoder, load_image_encoder):
+        with pytest.raises(ModelError, match=r"model\.safetensors: does not load: .*; expected a whole safetensors"):
+            loader(str(folder))
+
+
+def test_a_shard_that_is_not_there_is_named(folder):
+    index = {"weight_map": {TABLE: "model-00001-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match=r"model-00001-of-00002\.safetensors: does not load"):
+        load_text_encoder(str(folder))
+
+
+def test_a_checkpoints_decoding_settings_are_not_taken_over(folder):
+    shutil.copy(load.TINY / "model.safetensors", folder)
+    penalty = {"repetition_penalty": 1.05, "num_beams": 3, "no_repeat_ngram_size": 2, "do_sample": True}
+    edit(folder / "generation_config.json", eos_token_id=[2, 7], **penalty)
+    kept = load_base(str(folder)).generation_config.to_diff_dict()
+    assert {name: value for name, value in kept.items() if name != "transformers_version"} == {
+        "bos_token_id": 1,
+        "eos_token_id": [2, 7],
+        "pad_token_id": 0,
+    }
 
 
 @pytest.mark.parametrize("setting", ["patch_size", "vision_feature_select_strategy"])
