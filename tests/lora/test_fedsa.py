@@ -1,5 +1,6 @@
 """FedSA-LoRA: A goes round, B stays at home, and everybody is asked with a B of their own."""
 
+import pytest
 import torch
 from dense import learned
 from small import TRAIN, SmallPopulation, client, job_batches, small_bank, small_setting
@@ -11,6 +12,9 @@ from fcit_ray.federation import Federation
 from fcit_ray.lora.base import FactorAverage
 from fcit_ray.lora.fedsa import FedSA
 from fcit_ray.methods.finetune import Finetune
+from fcit_ray.methods.hide import Hide
+from fcit_ray.methods.merged_loras import MergedLoras
+from fcit_ray.methods.olora import OLora
 from fcit_ray.params import params_sha256
 from fcit_ray.server_optim import FedAvg
 from fcit_ray.types import Assignment, ClientJob
@@ -106,6 +110,18 @@ def test_a_view_is_what_the_client_would_train_next():
     for index in (0, 1):
         given = {**FedSA().give(state.params, client(index, [1.0])), **state.memories[str(index)]["personal"]}
         assert params_sha256(views[f"client_{index}"]) == params_sha256(given)
+
+
+@pytest.mark.parametrize("method", [OLora(), MergedLoras(), Hide()])
+def test_a_client_answers_with_its_b_of_every_stage(method):
+    # One adapter a stage: the second stage must not cost a client the B of the first.
+    state = learned(FedSA(), SmallPopulation(((0, 0), (1, 1))), setting=small_setting(2, 1), method=method)[0]
+    views = FedSA().views(state.params, state.memories)
+    assert list(views) == ["client_0", "client_1"]
+    for view in views.values():
+        of_b = of("B", view)
+        assert len({name.split(".")[-2] for name in of_b}) == 2
+        assert all(value.any() for value in of_b.values())
 
 
 def test_views_survive_a_checkpoint(tmp_path):

@@ -11,7 +11,7 @@ from fcit_ray.aggregation import Aggregation
 from fcit_ray.algorithm import Algorithm
 from fcit_ray.config import ConfigError
 from fcit_ray.local_optim import Plain
-from fcit_ray.lora import FactorAverage, LoraRule
+from fcit_ray.lora import LoraRule
 from fcit_ray.methods.hide import Hide
 from fcit_ray.methods.merged_loras import MergedLoras
 from fcit_ray.methods.olora import OLora
@@ -20,12 +20,6 @@ from fcit_ray.models.names import lora_factor
 from fcit_ray.server_optim import FedAvg
 
 ALL = [OLora(), MergedLoras(), Hide()]
-
-
-@dataclass(frozen=True, kw_only=True)
-class KeepsB(LoraRule):
-    def stays(self, name):
-        return lora_factor(name) == "B"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +52,6 @@ def test_there_is_an_adapter_per_stage_and_a_bank_of_at_least_one(method):
 def test_clients_of_different_tasks_train_the_adapter_of_their_stage(method):
     assignments = method.assign({}, 2, [client(0, [1, 0], task=5), client(1, [0, 1], task=3)])
     assert [assignment.train for assignment in assignments] == [(2,), (2,)]
-
-
-@pytest.mark.parametrize("method", ALL)
-def test_no_factor_may_stay_at_the_clients(method):
-    assert "stay at the clients" in reason(method, KeepsB())
-    assert reason(method, FactorAverage()) is None
 
 
 @pytest.mark.parametrize("method", [MergedLoras(), Hide()])
