@@ -46,7 +46,7 @@ from fcit_ray.config import Model, Train
 from fcit_ray.durable import write_text
 from fcit_ray.memory import Load, memory, read_shapes
 from fcit_ray.methods.disco import Disco
-from fcit_ray.models.adapters import AdapterBank
+from fcit_ray.models.adapters import AdapterBank, recompute_layers
 from fcit_ray.models.attention import choose_attention
 from fcit_ray.speed import step_flops
 from fcit_ray.types import Assignment, Client, ClientJob, Setting
@@ -126,12 +126,10 @@ def stock(base: Any, batch: dict[str, torch.Tensor], steps: int, config: Model, 
             parameter.requires_grad_(True)
     size = len(batch["input_ids"])
     rows = [{key: value[i] for key, value in batch.items()} for i in range(size)] * steps
-    # transformers renames it in version 6, and warns of the old name before.
-    kind = "activation" if hasattr(base, "activation_checkpointing_disable") else "gradient"
 
     def turn(checkpointing: bool) -> None:
         if not checkpointing:  # the Trainer only ever switches it on
-            getattr(base, f"{kind}_checkpointing_disable")()
+            recompute_layers(base, enabled=False)
         with tempfile.TemporaryDirectory() as folder:
             arguments = TrainingArguments(
                 output_dir=folder, per_device_train_batch_size=size, max_steps=steps, learning_rate=2e-4,

@@ -7,11 +7,9 @@ method and the server's `Federation.plan` are the run's own, on tensors that hav
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText
 
 from fcit_ray.algorithm import Algorithm, make_algorithm
 from fcit_ray.config import Config
@@ -25,6 +23,7 @@ from fcit_ray.memory import Load, Shapes, read_shapes, tiles_of
 from fcit_ray.methods.base import Method
 from fcit_ray.models.adapters import AdapterBank
 from fcit_ray.models.load import DTYPES, model_folder
+from fcit_ray.models.structure import skeleton
 from fcit_ray.params import tree_bytes
 from fcit_ray.types import ClientJob, ClientUpdate, ServerState
 
@@ -85,9 +84,8 @@ def shape_bank(config: Config) -> tuple[AdapterBank, Shapes]:
         ModelError: no such model.
         ConfigError: no layer is called as in `model.targets`.
     """
-    settings = AutoConfig.from_pretrained(model_folder(config.model.path), local_files_only=True)
+    base = skeleton(model_folder(config.model.path), DTYPES[config.model.dtype])
     with torch.device("meta"):
-        base: Any = AutoModelForImageTextToText.from_config(settings, dtype=DTYPES[config.model.dtype])
         bank = equip(base, config, make_algorithm(config))
     return bank, read_shapes(base, bank.layers, config.model.projector)
 

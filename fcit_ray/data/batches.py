@@ -1,4 +1,4 @@
-"""The order in which a client sees its records: a function of its seed alone, not of where it trains."""
+"""A client's records in order, in batches and in steps: a function of its seed alone, not of where it trains."""
 
 from collections.abc import Iterable, Iterator
 from typing import Protocol
@@ -12,7 +12,7 @@ from fcit_ray.seeds import derive_seed
 class Batches(Protocol):
     """What a client trains on: every batch of every epoch, collated. A call is a fresh pass over the same records."""
 
-    def __call__(self, micro_batch_size: int | None = None) -> Iterable[dict[str, Tensor]]:
+    def __call__(self, piece_size: int | None = None, /) -> Iterable[dict[str, Tensor]]:
         """In pieces of at most so many records, each padded to its own longest; None: in those that it trains on."""
         ...
 

@@ -52,15 +52,13 @@ def training_batches(
     padded to its own longest.
     """
 
-    train_size = micro_batch_size
-
-    def batches(micro_batch_size: int | None = None) -> Iterator[dict[str, Tensor]]:
-        piece_size = min(batch_size, micro_batch_size or train_size or batch_size)
+    def batches(piece_size: int | None = None, /) -> Iterator[dict[str, Tensor]]:
+        size = min(batch_size, piece_size or micro_batch_size or batch_size)
         for epoch in range(epochs):
             samples = iter(shard.read(epoch_order(len(shard), seed, epoch)))
             while batch := list(islice(samples, batch_size)):
-                for start in range(0, len(batch), piece_size):
-                    yield collator.train(batch[start : start + piece_size])
+                for start in range(0, len(batch), size):
+                    yield collator.train(batch[start : start + size])
 
     return batches
 

@@ -33,6 +33,16 @@ Route = Callable[[str, Tensor, Tensor | None], Tensor | None]
 (B, L, K) or (B, 1, K); None adds all adapters with weight one."""
 
 
+def recompute_layers(model: Any, enabled: bool) -> None:
+    """Switch a transformers model's gradient checkpointing on or off."""
+    # transformers renames both in version 6, and warns of the old names before.
+    kind = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+    if enabled:
+        getattr(model, f"{kind}_checkpointing_enable")({"use_reentrant": False, "preserve_rng_state": True})
+    else:
+        getattr(model, f"{kind}_checkpointing_disable")()
+
+
 class AdapterBank:
     """A frozen image-text model and its adapters.
 
@@ -197,12 +207,7 @@ class AdapterBank:
         if not model.supports_gradient_checkpointing:
             raise ConfigError(f"train.gradient_checkpointing: {type(model).__name__} does not support it")
         self._recompute = enabled
-        # transformers renames both in version 6, and warns of the old names before.
-        kind = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
-        if enabled:
-            getattr(model, f"{kind}_checkpointing_enable")({"use_reentrant": False, "preserve_rng_state": True})
-        else:
-            getattr(model, f"{kind}_checkpointing_disable")()
+        recompute_layers(model, enabled)
 
     @contextmanager
     def holding(self, params: Params) -> Iterator[None]:

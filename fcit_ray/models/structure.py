@@ -37,15 +37,19 @@ class Structure:
     projector: tuple[str, ...]
 
 
-def skeleton(folder: Path) -> Any:
+def skeleton(folder: Path, dtype: torch.dtype | None = None) -> Any:
     """A folder's model as its configuration builds it, on the device `meta`: shapes without values.
+
+    Args:
+        folder: of the model.
+        dtype: of its parameters; None leaves it to the configuration.
 
     Raises:
         OSError, ValueError: its configuration does not load, or is not an image-text model's.
     """
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     with torch.device("meta"):
-        return AutoModelForImageTextToText.from_config(config)
+        return AutoModelForImageTextToText.from_config(config, dtype=dtype)
 
 
 def find_structure(model: Any, projector: str = "auto") -> Structure:
