@@ -12,7 +12,7 @@ from transformers import LlamaTokenizer, PreTrainedTokenizerFast
 M = "\u2581"  # sentencepiece's mark of a space
 
 PIECES = [
-    *(f"{M}A", f"{M}chat", f"{M}between", f"{M}a", f"{M}curious", f"{M}human", f"{M}and", f"{M}an"),  # from 259
+    *(f"{M}A", f"{M}chat", f"{M}between", f"{M}a", f"{M}curious", f"{M}user", f"{M}and", f"{M}an"),  # from 259
     *(f"{M}artificial", f"{M}intelligence", f"{M}assistant", ".", f"{M}The", f"{M}gives", f"{M}helpful"),  # from 267
     *(",", f"{M}detailed", f"{M}polite", f"{M}answers", f"{M}to", f"{M}the", "'", "s", f"{M}questions"),  # from 274
     *(f"{M}US", "ER", "USER", ":", M, f"{M}ASSISTANT", "which", f"{M}colour", "?", f"{M}dark", f"{M}red"),  # from 283

@@ -1,6 +1,7 @@
 """Conversation text as LLaVA-1.5 trains on it, with the character spans of the answers.
 
-The `vicuna_v1` template is LLaVA-1.5's (Liu et al., CVPR 2024, arXiv 2310.03744): a system sentence, then
+The `vicuna_v1` template is LLaVA-1.5's (Liu et al., CVPR 2024, arXiv 2310.03744), which FCIT trains and answers with: a
+system sentence about a curious *user* (the code's `llava_v1`, another template, has a curious human), then
 `USER: <question> ASSISTANT: <answer></s>` for every turn, the next turn's `USER:` right behind `</s>`. `bare` is the
 same without the system sentence, for models too small to spend fifty tokens on it.
 
@@ -17,8 +18,8 @@ from dataclasses import dataclass
 IMAGE_TOKEN = "<image>"
 SYSTEM = {
     "vicuna_v1": (
-        "A chat between a curious human and an artificial intelligence assistant. "
-        "The assistant gives helpful, detailed, and polite answers to the human's questions."
+        "A chat between a curious user and an artificial intelligence assistant. "
+        "The assistant gives helpful, detailed, and polite answers to the user's questions."
     ),
     "bare": "",
 }
@@ -33,8 +34,12 @@ class Turn:
 
 
 def instruction_text(turns: Sequence[Turn]) -> str:
-    """The questions alone: no system sentence, roles or `<image>`; what an identity token is computed from."""
-    return "\n".join(turn.question.replace(IMAGE_TOKEN, "").strip() for turn in turns)
+    """The first question, without system sentence, role or `<image>`: what an identity token is computed from.
+
+    The released code of FCIT takes what stands between the picture and the first `ASSISTANT`, so in a conversation of
+    several turns (Grounding's) the later questions do not count.
+    """
+    return turns[0].question.replace(IMAGE_TOKEN, "").strip()
 
 
 def render(turns: Sequence[Turn], template: str, eos: str) -> tuple[str, list[tuple[int, int]]]:

@@ -10,15 +10,15 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil, LlavaProcessor
 
 from fcit_ray.data.layout import Record
-from fcit_ray.data.prompt import Turn, render
+from fcit_ray.data.prompt import Turn, instruction_text, render
 from fcit_ray.data.samples import SampleEncoder
 
 SYSTEM = (
-    "A chat between a curious human and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the human's questions."
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
-# _A _chat _between _a _curious _human _and _an _artificial _intelligence _assistant .
-# _The _assistant _gives _helpful , _detailed , _and _polite _answers _to _the _human ' s _questions .
+# _A _chat _between _a _curious _user _and _an _artificial _intelligence _assistant .
+# _The _assistant _gives _helpful , _detailed , _and _polite _answers _to _the _user ' s _questions .
 SYSTEM_IDS = [
     *(259, 260, 261, 262, 263, 264, 265, 266, 267, 268, 269, 270),
     *(271, 269, 272, 273, 274, 275, 274, 265, 276, 277, 278, 279, 264, 280, 281, 282, 270),
@@ -71,6 +71,40 @@ def test_vicunas_template_to_the_letter():
         "USER: what dog? ASSISTANT: [0.1]</s>USER: where? ASSISTANT: in the red</s>"
     )
     assert [text[start:end] for start, end in spans] == [" dark red</s>", " [0.1]</s>", " in the red</s>"]
+
+
+PHRASE = "Answer the question using a single word or phrase."
+
+
+# A record of each kind as FCIT trains (`--version v1`) and answers (`--conv-mode vicuna_v1`): the system sentence, a
+# space, `USER: `, the picture and a line break, the question, a space, `ASSISTANT:`, a space and the answer.
+@pytest.mark.parametrize(
+    ("turns", "expected"),
+    [
+        (
+            [Turn(f"<image>\nWhat is it?\n{PHRASE}", "goldfish")],
+            f"{SYSTEM} USER: <image>\nWhat is it?\n{PHRASE} ASSISTANT: goldfish</s>",
+        ),
+        (
+            [Turn("<image>\nWhat is it? A. one B. two\nAnswer with the option's letter.", "B")],
+            f"{SYSTEM} USER: <image>\nWhat is it? A. one B. two\nAnswer with the option's letter. ASSISTANT: B</s>",
+        ),
+        (
+            [Turn("<image>\nWhere is the dog?", "[0.12,0.2,0.5,0.75]"), Turn("What is in [0.1,0.2,0.3,0.4]?", "a cat")],
+            f"{SYSTEM} USER: <image>\nWhere is the dog? ASSISTANT: [0.12,0.2,0.5,0.75]</s>"
+            "USER: What is in [0.1,0.2,0.3,0.4]? ASSISTANT: a cat</s>",
+        ),
+        ([Turn(f"What is it?\n{PHRASE}")], f"{SYSTEM} USER: <image>\nWhat is it?\n{PHRASE} ASSISTANT:"),
+    ],
+    ids=["phrase", "option", "grounding", "test question"],
+)
+def test_a_record_of_each_kind_to_the_letter(turns, expected):
+    assert render(turns, "vicuna_v1", "</s>")[0] == expected
+    assert render(turns, "bare", "</s>")[0] == expected.removeprefix(f"{SYSTEM} ")
+
+
+def test_the_identity_text_is_the_first_question():
+    assert instruction_text([Turn("<image>\nwhere?\nA. x", "A"), Turn("and what?", "B")]) == "where?\nA. x"
 
 
 def test_the_image_comes_first_and_only_its_question_is_trimmed():
@@ -154,7 +188,7 @@ CONVERSATIONS = [
     (("<image>\nwhich colour?", "dark red"),),
     (("which colour?\n<image>", "in the red"), ("what dog?", "[0.1,0.25]"), ("where?", "red")),
     (("<image>\nwhere?\nABC?", "caf\u00e9"), (" what ", "\u00e9"), ("USER?", "USER: red"), ("x", "0")),
-    (("<image>\n\n'\u4e94' which?", "15"), ("The human's dog: 0.5", "A"), ("z\n", "The dog, and the human.")),
+    (("<image>\n\n'\u4e94' which?", "15"), ("The user's dog: 0.5", "A"), ("z\n", "The dog, and the user.")),
 ]
 
 
