@@ -57,10 +57,15 @@ class LocalRun:
 
 
 def learning_rate_factor(step: int, total: int, warmup_frac: float) -> float:
-    """Share of the peak learning rate at a step: linear warm-up, then half a cosine to zero (as LLaVA-1.5 trains)."""
-    warmup = math.ceil(total * warmup_frac)
+    """Share of the peak learning rate at a step: linear warm-up from zero, then half a cosine to zero.
+
+    Hugging Face's `get_cosine_schedule_with_warmup`, the warm-up rounded up to whole steps, as LLaVA-1.5 and FCIT
+    train: the first step of a client and round, if it belongs to a warm-up, changes nothing. One thing differs on
+    purpose: a client of a single step takes it at the peak rate. There it would send back what it was sent.
+    """
+    warmup = math.ceil(total * warmup_frac) if total > 1 else 0
     if step < warmup:
-        return (step + 1) / warmup
+        return step / warmup
     return 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 

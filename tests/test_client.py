@@ -18,6 +18,7 @@ from small import (
     small_bank,
     small_setting,
 )
+from transformers import get_cosine_schedule_with_warmup
 
 from fcit_ray.client import learning_rate_factor, run_client
 from fcit_ray.data.shards import training_batches
@@ -54,9 +55,9 @@ def run(bank, job, train=TRAIN, method=None, batches=None):
 
 
 def test_the_learning_rate_rises_then_falls_along_half_a_cosine():
-    # 10 steps, a fifth of them warm-up: 1/2, 1, then cos over 8 steps: (1 + cos(pi k / 8)) / 2 for k = 0..7.
+    # 10 steps, a fifth of them warm-up: 0, 1/2, then cos over 8 steps: (1 + cos(pi k / 8)) / 2 for k = 0..7.
     factors = [learning_rate_factor(step, 10, 0.2) for step in range(10)]
-    assert factors[:3] == [0.5, 1.0, 1.0]
+    assert factors[:3] == [0.0, 0.5, 1.0]
     assert factors[6] == pytest.approx(0.5)  # k = 4: cos(pi / 2) = 0
     assert factors[4] == pytest.approx(0.853553, abs=1e-6)  # k = 2: cos(pi / 4) = 0.707107
     assert factors[9] == pytest.approx(0.038060, abs=1e-6)  # k = 7: cos(7 pi / 8) = -0.923880
@@ -65,10 +66,21 @@ def test_the_learning_rate_rises_then_falls_along_half_a_cosine():
 
 def test_warm_up_is_rounded_up_to_whole_steps():
     # 3 % of 34 steps is 1.02: two steps
-    assert [learning_rate_factor(step, 34, 0.03) for step in (0, 1)] == [0.5, 1.0]
+    assert [learning_rate_factor(step, 34, 0.03) for step in (0, 1, 2)] == [0.0, 0.5, 1.0]
 
 
-def test_the_shortest_runs_train_at_the_full_rate_first():
+@pytest.mark.parametrize("total", [2, 7, 34, 100])
+@pytest.mark.parametrize("warmup_frac", [0.0, 0.03, 0.5])
+def test_rates_are_those_of_hugging_faces_schedule(total, warmup_frac):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = get_cosine_schedule_with_warmup(optimizer, math.ceil(total * warmup_frac), total)
+    for step in range(total):
+        assert learning_rate_factor(step, total, warmup_frac) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12)
+        optimizer.step()
+        theirs.step()
+
+
+def test_a_client_of_one_step_learns_from_it():
     assert learning_rate_factor(0, 1, 0.0) == 1.0
     assert learning_rate_factor(0, 1, 0.03) == 1.0
     assert learning_rate_factor(0, 1, 0.99) == 1.0
@@ -79,7 +91,8 @@ def test_no_step_is_ever_negative_or_above_the_peak():
     for total in (1, 2, 3, 7, 40):
         for warmup in (0.0, 0.03, 0.5, 0.99):
             factors = [learning_rate_factor(step, total, warmup) for step in range(total)]
-            assert all(0 < factor <= 1 for factor in factors), (total, warmup)
+            assert all(0 <= factor <= 1 for factor in factors), (total, warmup)
+            assert max(factors) > 0, (total, warmup)  # no client sends back what it was sent
 
 
 @pytest.fixture
