@@ -6,7 +6,7 @@ from typing import Literal
 
 Scoring = Literal["strict", "released"]
 Captions = Literal["portable", "full"]
-Rule = Literal["exact", "substring", "box", "caption", "caption_full", "caption_released"]
+Rule = Literal["exact", "substring", "box", "box_released", "caption", "caption_full", "caption_released"]
 """How predictions are scored; `scores.score` says what each rule does."""
 
 
@@ -27,7 +27,7 @@ class Dataset:
     test: str
     kind: Literal["exact", "box", "caption"] = "exact"
     references: str | None = None
-    released: Literal["substring"] | None = None
+    released: Literal["substring", "box_released"] | None = None
     counts: bool = False
 
 
@@ -44,7 +44,7 @@ CATALOG: dict[str, Dataset] = {
     "FigureQA": Dataset("train.json", "test.json", released="substring"),
     "super-CLEVR": Dataset("train.json", "test.json", counts=True),
     "AOKVQA": Dataset("train.json", "val.json"),
-    "Grounding": Dataset("train_11w.json", "test_6000.json", "box"),
+    "Grounding": Dataset("train_11w.json", "test_6000.json", "box", released="box_released"),
     "DVQA": Dataset("train.json", "test.json", released="substring"),
     "TabMWP": Dataset("train.json", "test.json", counts=True),
 }

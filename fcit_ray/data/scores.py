@@ -1,5 +1,6 @@
 """How answers are scored: one function a rule. Which dataset goes by which rule is the catalog's to say."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -43,6 +44,9 @@ def score(rule: Rule, predictions: Sequence[Prediction], records: Sequence[Recor
       prediction is found everywhere, hence right.
     - `box`: IoU > 0.5, both boxes scaled by the image's longer side. What does not parse as one box is wrong. Parts
       add `mean_iou` and `unparsed_frac`.
+    - `box_released`: the same, but predictions are read as the released code reads them: brackets are removed, and
+      then the first and the last character once more. A box in brackets loses the first digit of its first number and
+      the last of its last one, so that `[0.1, 0.2, 0.5, 0.5]` scores 0 against itself, `[0.12, 0.20, 0.50, 0.50]` 1.
     - `caption`: mean of BLEU-1..4, ROUGE-L and CIDEr over the corpus, over words of our own. CIDEr reaches 10; in the
       mean it counts as at most 1, so that a perfect caption scores 100 as a perfect answer does elsewhere. Parts hold
       all metrics, CIDEr uncapped. With a single record CIDEr is 0 by its definition: no word is rarer than another.
@@ -106,8 +110,18 @@ def _words(texts: Sequence[str], records: Sequence[Record], right: Callable[[str
     return 100 * float(np.mean(marks)), marks, {}
 
 
-def _box(texts: Sequence[str], records: Sequence[Record]) -> _Result:
-    boxes = [parse_box(text) for text in texts]
+def _released_box(text: str) -> Box | None:
+    numbers = text.replace("[", "").replace("]", "")[1:-1].split(",")
+    try:
+        left, top, right, bottom = map(float, numbers)
+    except ValueError:  # no number, or not four of them
+        return None
+    # Python's float takes "nan" and "inf" too. Neither overlaps anything by half; here they count as no box at all.
+    return (left, top, right, bottom) if all(map(math.isfinite, (left, top, right, bottom))) else None
+
+
+def _box(texts: Sequence[str], records: Sequence[Record], parse: Callable[[str], Box | None]) -> _Result:
+    boxes = [parse(text) for text in texts]
     overlaps = []
     for box, record in zip(boxes, records, strict=True):
         assert record.box is not None, "Grounding's test records carry it; load_test checks it"
@@ -151,7 +165,8 @@ def _caption(
 _RULES: dict[str, Callable[[Sequence[str], Sequence[Record]], _Result]] = {
     "exact": partial(_words, right=str.__eq__),
     "substring": partial(_words, right=lambda text, answer: text in answer),
-    "box": _box,
+    "box": partial(_box, parse=parse_box),
+    "box_released": partial(_box, parse=_released_box),
     "caption": partial(_caption, measure=portable_metrics, cap=1.0),
     "caption_full": partial(_caption, measure=full_metrics, cap=1.0),
     "caption_released": partial(_caption, measure=full_metrics, cap=np.inf),

@@ -83,9 +83,9 @@ def test_tricky_answers_under_both_scorings(prediction, answer, strict, released
     assert one(rule_of("ArxivQA", "released"), prediction, record).per_sample == (strict,)  # the whole string there
 
 
-def test_the_released_rules_differ_on_three_datasets():
+def test_the_released_rules_differ_on_four_datasets():
     assert {name: rule_of(name, "released") for name in CATALOG if rule_of(name, "released") != rule_of(name)} == {
-        "Flickr30k-cap": "caption_released", "FigureQA": "substring", "DVQA": "substring"
+        "Flickr30k-cap": "caption_released", "FigureQA": "substring", "DVQA": "substring", "Grounding": "box_released"
     }  # fmt: skip
     assert rule_of("Flickr30k-cap", "strict", "full") == "caption_full"
     assert scored_by(["DVQA"], "released") == {"scoring": "released"}
@@ -137,9 +137,36 @@ def test_a_box_is_right_above_half_overlap(prediction, right, overlap):
     )
     result = one("box", prediction, record)
     assert result.per_sample == (right,)
-    assert one(rule_of("Grounding", "released"), prediction, record).per_sample == (right,)
     assert result.parts["mean_iou"] == pytest.approx(overlap)
     assert result.parts["unparsed_frac"] == (parse_box(prediction) is None)
+
+
+# Read as released: brackets go, then the first and the last character; what is left is split at commas.
+@pytest.mark.parametrize(
+    ("prediction", "right", "parsed"),
+    [
+        ("[0.2, 0.2, 0.6, 0.6]", 0, True),  # .2, 0.2, 0.6, 0. : no height
+        ("[0.20, 0.20, 0.60, 0.60]", 1, True),  # .20 to 0.6
+        ("[0.20,0.20,0.60,0.59]", 1, True),  # 0.5: 0.4 * 0.3 of 0.16
+        ("[0.2,0.2,0.6,0.49]", 0, True),  # 0.4: exactly half is not more than half
+        ("[0.20,0.20,0.60,0.60].", 1, True),  # the full stop is what is cut
+        ("(0.2,0.2,0.6,0.6)", 1, True),  # other brackets are what is cut
+        ("[[0.20,0.20,0.60,0.60]]", 1, True),
+        ("0.20,0.20,0.60,0.60", 1, True),
+        ("[0.20,0.20,0.60]", 0, False),
+        ("[0.20,0.20,nan,0.60]", 0, False),
+        ("[0.20,0.20,inf,0.60]", 0, False),
+        ("the box is [0.20,0.20,0.60,0.60]", 0, False),
+        ("", 0, False),
+    ],
+)
+def test_grounding_as_released_loses_digits(prediction, right, parsed):
+    record = Record(
+        "Grounding", "0", "a.png", (Turn("a ?"),), "[0.2,0.2,0.6,0.6]", box=(0.2, 0.2, 0.6, 0.6), size=(10, 5)
+    )
+    result = one(rule_of("Grounding", "released"), prediction, record)
+    assert result.per_sample == (right,)
+    assert result.parts["unparsed_frac"] == (not parsed)
 
 
 def test_boxes_are_squares_of_the_longer_side():
@@ -214,7 +241,7 @@ def test_predictions_must_be_one_a_record():
         score("exact", [Prediction(n, "yes", "yes") for n in "02"], records)
     with pytest.raises(ValueError, match="no records"):
         score("exact", [], [])
-    with pytest.raises(ValueError, match="rule 'anls': expected exact, substring, box, caption"):
+    with pytest.raises(ValueError, match="rule 'anls': expected exact, substring, box, box_released, caption"):
         score("anls", [], records)
 
 
