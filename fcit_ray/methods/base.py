@@ -44,7 +44,7 @@ class Method:
         return {}
 
     def prompts(self, bank: AdapterBank, knowledge: Tree, features: Tensor) -> Tensor | None:
-        """Embeddings put in front of every sample's own, (B, D) -> (B, P, width); in training and in answering."""
+        """Embeddings put behind every sample's first token, (B, D) -> (B, P, width); in training and in answering."""
         return None
 
     def forward(self, run: LocalRun, batch: dict[str, Tensor]) -> Any:

@@ -1,11 +1,11 @@
-"""L2P: a pool of prompts with learned keys; each sample is preceded by the prompts whose keys are nearest to it.
+"""L2P: a pool of prompts with learned keys; each sample is given the prompts whose keys are nearest to it.
 
 Source: Wang, Zhang, Lee, Zhang, Sun, Ren, Su, Perot, Dy, Pfister, "Learning to Prompt for Continual Learning",
 CVPR 2022, arXiv 2112.08654, https://github.com/JH-LEE-KR/l2p-pytorch.
 
 The source prompts an image classifier. What carries over to a generating image-text model is our proposal: the query
-is the sample's frozen instruction feature, and the prompts stand in front of the language model's embeddings. No LoRA
-is trained: the pool is, and the projector as for every method.
+is the sample's frozen instruction feature, and the prompts stand behind the first token that the language model reads,
+as they stand behind the class token there. No LoRA is trained: the pool is, and the projector as for every method.
 
 A sample with query q takes the k prompts of highest cos(q, key), nearest first; the loss is
 CE - pull * mean over samples of sum over their k prompts of cos(q, key).
@@ -16,7 +16,7 @@ What differs from the released code, on purpose:
 * keys start uniform in (-1, 1) as there; prompts start as wide as the model's token embeddings, since the released
   (-1, 1) fits the embeddings of its image model and dwarfs a language model's.
 * prompts and keys are trained as everything else is (AdamW, `train.lr`, warm-up and cosine); there, Adam at a constant
-  rate.
+  rate of 0.03 for every 256 samples of a batch, clipped to norm 1.
 * it is federated: the pool is averaged over all clients. A prompt that a client never used enters its average with the
   value it was sent with.
 
@@ -50,7 +50,7 @@ class L2P(Method):
     Attributes:
         pool_size: M, prompts in the pool.
         prompt_length: embeddings of one prompt.
-        top_k: k, prompts in front of a sample.
+        top_k: k, prompts of a sample.
         pull: weight of the term that draws the chosen keys to their queries; with 0 the keys stay where they are.
 
     Raises:

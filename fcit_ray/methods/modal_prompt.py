@@ -1,25 +1,27 @@
-"""ModalPrompt: a prompt and a prototype for every stage; a sample is preceded by the prompts it resembles most.
+"""ModalPrompt: a prompt and a prototype for every stage; a sample is given the prompts that it resembles most.
 
 Source: Zeng, Zhu, Guo, Zhang, Liu, "ModalPrompt: Towards Efficient Multimodal Continual Instruction Tuning with
 Dual-Modality Guided Prompt", EMNLP 2025, arXiv 2410.05849, https://github.com/AuroraZengfh/ModalPrompt.
 
-Stage t owns a prompt P_t and a small network of two layers with a SiLU between them, which maps the mean of P_t's
-embeddings to the space of the samples' frozen features: the prototype c_t. While stage t is learned, a sample is
-preceded by the prompts of the K - 1 past stages whose prototypes are nearest to its feature f, frozen, and by P_t;
-the loss is CE + 1 - cos(f, c_t). To answer, it is preceded by the K nearest of all learned, the nearest last. No LoRA
-is trained: prompts, networks and, as for every method, the projector are.
+Stage t owns a prompt P_t and a small network of two layers with a SiLU between them, which maps each of P_t's
+embeddings to the space of the samples' frozen features; the mean of its outputs is the prototype c_t. While stage t is
+learned, the prompts of the K - 1 past stages whose prototypes are nearest to a sample's feature f, frozen, the nearest
+last, and then P_t stand behind the sample's first token; the loss is CE + 1 - cos(f, c_t). To answer, the K nearest of
+all learned stand there, the nearest last. No LoRA is trained: prompts, networks and, as for every method, the projector
+are.
 
 What differs from the released code, on purpose:
-* text only. The source guides by text and image, each with a network of its own for every stage, and weighs the two
-  cosines equally. A sample's frozen feature here is one vector, so there is one network, one cosine and one term of
-  the loss, and no weight between the modalities.
+* one frozen feature a sample, as `model.identity` has it: by default the text's. The source compares the prototype with
+  CLIP's projected features of both text and picture, of one width, so that one network a stage serves both; it takes
+  the mean of the two cosines, and has a term of the loss for each.
 * a prompt belongs to a stage of the stream. Where a stage mixes tasks (heterogeneous), they share it.
-* past prompts stand before the stage's own with the nearest last, as in answering: our choice.
-* prompts start as wide as the model's token embeddings and networks uniform in +-1/sqrt(inputs): our choice.
+* prompts start as wide as the model's token embeddings; there, as copies of random rows of them.
+* prompts and networks learn at `train.lr`. The source's rate for them is its projector's, 2e-5, which the shipped
+  modal_prompt.yaml sets; it passes over a task's data ten times, here as often as the benchmark says.
 * it is federated: P_t and its network are averaged over the clients. A finished stage's prompt and prototype are kept
   as they are (`knowledge`), so that no client needs its network again.
 
-Legend: B samples, D features, T stages learned so far, N embeddings of a prompt, K prompts in front of a sample.
+Legend: B samples, D features, T stages learned so far, N embeddings of a prompt, K prompts of a sample.
 """
 
 import math
@@ -48,7 +50,7 @@ class ModalPrompt(Method):
 
     Attributes:
         prompt_length: N, embeddings of one stage's prompt.
-        num_prompts: K, prompts in front of a sample, its stage's own among them while it is learned.
+        num_prompts: K, prompts of a sample, its stage's own among them while it is learned.
     """
 
     prompt_length: Annotated[int, Field(ge=1)] = 10
@@ -126,10 +128,10 @@ def nearest_prompts(knowledge: Tree, features: Tensor, count: int) -> Tensor | N
 
 
 def prototype(params: Mapping[str, Tensor], stage: int) -> Tensor:
-    """Where the stage's network puts the mean of its prompt, (D,)."""
-    mean = params[_name(stage, "tokens")].mean(dim=0)
-    hidden = silu(linear(mean, params[_name(stage, "hidden.weight")], params[_name(stage, "hidden.bias")]))
-    return linear(hidden, params[_name(stage, "out.weight")], params[_name(stage, "out.bias")])
+    """The mean of where the stage's network puts the embeddings of its prompt, (D,)."""
+    tokens = params[_name(stage, "tokens")]  # (N, width)
+    hidden = silu(linear(tokens, params[_name(stage, "hidden.weight")], params[_name(stage, "hidden.bias")]))
+    return linear(hidden, params[_name(stage, "out.weight")], params[_name(stage, "out.bias")]).mean(dim=0)
 
 
 def _name(stage: int, part: str) -> str:

@@ -280,16 +280,16 @@ class AdapterBank:
 
         Args:
             batch: as the collator makes it.
-            prompts: embeddings in front of every sample's own, (B, P, width); their positions have no label.
+            prompts: embeddings put behind every sample's first token, (B, P, width); their positions have no label.
         """
-        inputs = self._inputs(batch, prompts)
+        inputs, places = self._inputs(batch, prompts)
         if "labels" in inputs and self._keeps_logits:
             # One more, as the first of them is predicted a position earlier.
             keep = _labelled_span(inputs["labels"]) + 1
             inputs |= {"labels": inputs["labels"][:, -keep:], "logits_to_keep": keep}  # type: ignore[dict-item]
         # A cache is of no use in training, and what is computed twice must not be put in it twice.
         cache = {"use_cache": False} if self._recompute else {}
-        with self._precision(), self._prompted(prompts):
+        with self._precision(), self._prompted(prompts, places):
             return self.model(**inputs, **cache)
 
     @staticmethod
@@ -340,20 +340,20 @@ class AdapterBank:
             batch: a left-padded batch of prompts.
             gate: (B, K), or None to add all adapters with weight one.
             max_new_tokens: length limit.
-            prompts: embeddings in front of every sample's own, (B, P, width).
+            prompts: embeddings put behind every sample's first token, (B, P, width).
             **tokens: `eos_token_id`, one or several, and `pad_token_id`.
 
         Returns:
             New tokens only, (B, <= max_new_tokens).
         """
-        inputs = self._inputs(batch, prompts)
+        inputs, places = self._inputs(batch, prompts)
         if gate is not None:
             assert gate.shape == (len(inputs["input_ids"]), self.num_adapters), f"a gate of shape {tuple(gate.shape)}"
             gate = gate.to(self.device)
             self._packed_gate = gate.repeat_interleave(self.rank, dim=1)[:, None]  # (B, 1, K*r)
         self._gate = gate
         try:
-            with self._precision(), self._prompted(prompts):
+            with self._precision(), self._prompted(prompts, places):
                 out = self.model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens, **tokens)
         finally:
             self._gate = self._packed_gate = None
@@ -384,17 +384,21 @@ class AdapterBank:
         product = nn.functional.linear(inputs[0], residual.to(inputs[0].dtype))
         return output + (self.scaling * product).to(output.dtype)
 
-    def _inputs(self, batch: Mapping[str, Tensor], prompts: Tensor | None) -> dict[str, Tensor]:
-        """What the model takes, with room for the prompts in front."""
+    def _inputs(self, batch: Mapping[str, Tensor], prompts: Tensor | None) -> tuple[dict[str, Tensor], Tensor | None]:
+        """What the model takes, with room for the prompts; and which prompt embedding is where, (B, L + P), -1 none."""
         inputs = {k: v.to(self.device) for k, v in batch.items() if k != "features"}
         if prompts is None:
-            return inputs
+            return inputs, None
         shape, count = inputs["input_ids"].shape, prompts.shape[1]
+        first = inputs["attention_mask"].argmax(dim=1, keepdim=True)  # (B, 1): not 0 where padding is on the left
+        position = torch.arange(shape[1] + count, device=first.device).expand(shape[0], -1)  # (B, L + P)
+        within = (position > first) & (position <= first + count)
+        source = torch.where(position > first, position - count, position).clamp(min=0)
         fill = {"attention_mask": 1, "labels": _UNLABELLED, "input_ids": self._filler}
         for name, value in inputs.items():
             if value.shape == shape:
-                inputs[name] = nn.functional.pad(value, (count, 0), value=fill.get(name, 0))
-        return inputs
+                inputs[name] = value.gather(1, source).masked_fill(within, fill.get(name, 0))
+        return inputs, torch.where(within, position - first - 1, -1)
 
     @property
     def _filler(self) -> int:
@@ -404,8 +408,8 @@ class AdapterBank:
         return 1 if image == 0 else 0
 
     @contextmanager
-    def _prompted(self, prompts: Tensor | None) -> Iterator[None]:
-        if prompts is None:
+    def _prompted(self, prompts: Tensor | None, places: Tensor | None) -> Iterator[None]:
+        if prompts is None or places is None:
             yield
             return
         language = next(m for m, name in self._paths.items() if name == self._language)
@@ -416,7 +420,11 @@ class AdapterBank:
             embeddings = kwargs["inputs_embeds"]
             if embeddings.shape[1] > 1:  # a single one is a step of generation, behind the prompts
                 ours = prompts.to(embeddings.device, embeddings.dtype)
-                kwargs["inputs_embeds"] = torch.cat([ours, embeddings[:, ours.shape[1] :]], dim=1)
+                # Without a cache each step of generation comes with all that was written so far.
+                written = embeddings.shape[1] - places.shape[1]
+                place = nn.functional.pad(places, (0, written), value=-1)[:, :, None]  # (B, L + P + written, 1)
+                chosen = ours.gather(1, place.clamp(min=0).expand(-1, -1, ours.shape[2]))
+                kwargs["inputs_embeds"] = torch.where(place < 0, embeddings, chosen)
             return args, kwargs
 
         handle = language.register_forward_pre_hook(put, with_kwargs=True)

@@ -53,11 +53,12 @@ def unit(params, stage):
     return {name: value for name, value in params.items() if adapter_index(name) == stage}
 
 
-def test_a_prototype_is_the_networks_image_of_the_mean_embedding():
-    # Mean of (0, 2) and (2, 0): (1, 1). First layer: (1, -1). SiLU: sigmoid(1) = 0.731059 and -sigmoid(-1) = -0.268941.
-    # Second layer: 0.731059 - 0.268941 = 0.462117 and 0.731059 + 0.268941 + 0.5 = 1.5.
+def test_a_prototype_is_the_mean_of_the_networks_images_of_the_embeddings():
+    # First layer: (0, 2) to (0, -2), (2, 0) to (2, 0). SiLU(2) = 2 sigmoid(2) = 1.761594, SiLU(-2) = -0.238406.
+    # Second layer: (-0.238406, 0.238406 + 0.5) and (1.761594, 1.761594 + 0.5). Means: 0.761594 and 1.5. (The image of
+    # the mean (1, 1) would be (0.462117, 1.5).)
     params = network(3, [[0.0, 2.0], [2.0, 0.0]], [[1.0, 0.0], [0.0, -1.0]], [[1.0, 1.0], [1.0, -1.0]], [0.0, 0.5])
-    torch.testing.assert_close(prototype(params, 3), torch.tensor([0.462117, 1.5]), rtol=0, atol=1e-6)
+    torch.testing.assert_close(prototype(params, 3), torch.tensor([0.761594, 1.5]), rtol=0, atol=1e-6)
 
 
 def test_the_loss_draws_the_prototype_to_every_samples_feature():

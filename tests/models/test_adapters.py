@@ -345,8 +345,8 @@ def test_no_logits_are_computed_before_the_first_answer_and_the_gradient_is_the_
         assert torch.equal(ours, whole)
 
 
-def test_prompts_in_front_shift_no_answers_logits():
-    # Logits (1, 2 + 4, 3) with two prompts in front; the labelled tokens 2 and 3 are predicted at 2 + 1 and 2 + 2.
+def test_prompts_shift_no_answers_logits():
+    # Logits (1, 2 + 4, 3) with two prompts; the labelled tokens 2 and 3 are predicted at 2 + 1 and 2 + 2.
     logits = torch.arange(18.0).view(1, 6, 3)
     got = small_bank().answer_logits({"labels": torch.tensor([[-100, -100, 5, 6]])}, SimpleNamespace(logits=logits))
     assert got.tolist() == [[9.0, 10.0, 11.0], [12.0, 13.0, 14.0]]
@@ -727,24 +727,24 @@ def test_the_spread_is_the_token_embeddings_own():
     assert bank.spread == pytest.approx(((table - table.mean()).square().sum() / (table.numel() - 1)).sqrt().item())
 
 
-# Prompts in front
+# Prompts behind the first token
 
 
-def in_front(count, batch=3, seed=0):
+def soft(count, batch=3, seed=0):
     """Embeddings of the small model's own scale, other ones for every sample, (B, P, width)."""
     return 0.3 * torch.randn(batch, count, 16, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_prompts_stand_in_front_of_the_embeddings(count):
+def test_prompts_stand_behind_the_first_token(count):
     # Independent: the language model on embeddings put together by hand, image features in the image's four places.
-    model, batch, ours = small_base(), train_batch(), in_front(count)
+    model, batch, ours = small_base(), train_batch(), soft(count)
     embeddings = model.get_input_embeddings()(batch["input_ids"]).clone()
     images = model.model.get_image_features(batch["pixel_values"]).pooler_output
     for index, image in enumerate(images):
         embeddings[index, 1:5] = image  # after `<s>`
     mask = torch.cat([torch.ones(3, count, dtype=torch.long), batch["attention_mask"]], dim=1)
-    together = torch.cat([ours, embeddings], dim=1)
+    together = torch.cat([embeddings[:, :1], ours, embeddings[:, 1:]], dim=1)
     hidden = model.model.language_model(inputs_embeds=together, attention_mask=mask).last_hidden_state
     unlabelled = {name: value for name, value in batch.items() if name != "labels"}  # logits of every position
     found = small_bank(0).forward(unlabelled, ours).logits
@@ -752,7 +752,9 @@ def test_prompts_stand_in_front_of_the_embeddings(count):
     torch.testing.assert_close(found, model.lm_head(hidden), rtol=1e-5, atol=1e-5)
     labelled = small_bank(0).forward(batch, ours).logits
     torch.testing.assert_close(labelled, found[:, -labelled.shape[1] :], rtol=1e-5, atol=1e-5)
-    assert (found[:, count:] - small_bank(0).forward(unlabelled).logits).abs().max() > 0.01  # prompts do matter
+    without = small_bank(0).forward(unlabelled).logits
+    torch.testing.assert_close(found[:, 0], without[:, 0], rtol=1e-5, atol=1e-5)  # the first token sees none of them
+    assert (found[:, count + 1 :] - without[:, 1:]).abs().max() > 0.01  # the others do
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -760,8 +762,8 @@ def test_behind_prompts_every_label_meets_its_own_logits(count):
     # The token at place j of a sample is at place P + j now, and is told by the logits one place before.
     batch = train_batch()
     unlabelled = {name: value for name, value in batch.items() if name != "labels"}
-    out = small_bank(0).forward(unlabelled, in_front(count))
-    loss = small_bank(0).forward(batch, in_front(count)).loss
+    out = small_bank(0).forward(unlabelled, soft(count))
+    loss = small_bank(0).forward(batch, soft(count)).loss
     losses = []
     for index, labels in enumerate(batch["labels"]):
         for place, label in enumerate(labels.tolist()):
@@ -772,7 +774,7 @@ def test_behind_prompts_every_label_meets_its_own_logits(count):
 
 
 def test_gradients_reach_the_prompts_and_no_word():
-    ours = in_front(2).requires_grad_()
+    ours = soft(2).requires_grad_()
     bank = small_bank(0)
     bank.activate(Assignment(train=()), with_projector=False)
     bank.forward(train_batch(), ours).loss.backward()
@@ -783,13 +785,13 @@ def test_gradients_reach_the_prompts_and_no_word():
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("cache", [True, False])
 def test_behind_prompts_a_sample_answers_alone_as_in_company(values, count, cache):
-    # The batch is padded on the left, between the prompts and the shorter samples' first token.
+    # The batch is padded on the left, so the first tokens stand at different places.
     bank = small_bank(4, config=FOUR)
     bank.pack(values)
     settings = bank.model.get_base_model().generation_config
     settings.suppress_tokens, settings.use_cache = [IMAGE], cache
     gate = torch.tensor([[0.6, 0.4, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0], [0.25, 0.25, 0.25, 0.25]])
-    ours, free = in_front(count), {"eos_token_id": -1, "pad_token_id": PAD}
+    ours, free = soft(count), {"eos_token_id": -1, "pad_token_id": PAD}
     together = bank.generate(prompts(), gate, 8, ours, **free)
     assert together.shape == (3, 8)
     for index in range(3):
@@ -799,16 +801,16 @@ def test_behind_prompts_a_sample_answers_alone_as_in_company(values, count, cach
     settings.use_cache = not cache
     assert torch.equal(bank.generate(prompts(), gate, 8, ours, **free), together)
     assert len(torch.unique(together)) > 3  # not one word over and over
-    assert not torch.equal(bank.generate(prompts(), gate, 8, in_front(count, seed=1), **free), together)
+    assert not torch.equal(bank.generate(prompts(), gate, 8, soft(count, seed=1), **free), together)
 
 
 def test_the_prompts_are_gone_afterwards(monkeypatch):
     bank = small_bank(0)
     before = bank.forward(train_batch()).logits
-    bank.forward(train_batch(), in_front(2))
+    bank.forward(train_batch(), soft(2))
     assert torch.equal(bank.forward(train_batch()).logits, before)
     monkeypatch.setattr(bank.model.lm_head, "forward", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        bank.forward(train_batch(), in_front(2))
+        bank.forward(train_batch(), soft(2))
     monkeypatch.undo()
     assert torch.equal(bank.forward(train_batch()).logits, before)

@@ -227,7 +227,7 @@ def test_the_picture_matters(stand, root):
 # Soft prompts
 
 
-def test_prompts_are_tokens_in_front(stand):
+def test_prompts_are_tokens_behind_the_first(stand):
     # Embeddings of words as prompts, and the same words as tokens: positions, masks and the picture must shift alike.
     bank = stand.bank()
     bank.activate(Assignment((0,)), with_projector=True)
@@ -240,7 +240,7 @@ def test_prompts_are_tokens_in_front(stand):
         fill = {"input_ids": words, "labels": np.full(len(words), -100)}
         longer.append(
             {
-                name: np.concatenate([fill.get(name, np.zeros(len(words), dtype=value.dtype)), value])
+                name: np.insert(value, 1, fill.get(name, np.zeros(len(words), dtype=value.dtype)))
                 if value.shape == (length,) and name != "feature"
                 else value
                 for name, value in sample.items()
