@@ -244,7 +244,9 @@ def num_image_tokens(processor: Any, pixels: np.ndarray) -> int:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Upright 8-bit RGB of an image of any mode: transparency on white, 16 bits scaled down rather than clipped.
 
-    Pillow keeps 16-bit files in its integer modes (I;16, I); floats are taken as 0..1 if none is larger, else as bytes.
+    White, as transformers' own processors have it by now. The code of LLaVA and FCIT drops transparency: a pixel has
+    the colour that its file gives it however little of it is seen, often black. Pillow keeps 16-bit files in its
+    integer modes (I;16, I); floats are taken as 0..1 if none is larger, else as bytes.
     """
     image = _upright(image)
     if image.mode.startswith("I") or image.mode == "F":

@@ -19,6 +19,9 @@ What differs from the released code (of Prism, for large multimodal models, and 
   gradient squared is another quantity: where records disagree it cancels, and the parameter would count as free.
 * with gamma = 1 the penalty is Prism's sum over the tasks; gamma < 1 lets old stages fade, anchor and all, where
   fed-mammoth lets the Fisher fade and keeps the last anchor alone.
+* the penalty has Kirkpatrick's factor 1/2, as Prism's gradient lambda F (theta - theta*) implies; fed-mammoth has none,
+  so its lambda counts twice as much. It also weighs every squared gradient by the probability of the label; here all
+  records count alike, which is the empirical Fisher.
 * a client weighs n_k however few of its records were used; the same as fed-mammoth's sum over samples if all were.
 
 A robust rule guards deltas, not Fishers: these are averaged by the weighted mean under every rule.

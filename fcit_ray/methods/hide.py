@@ -6,8 +6,9 @@ there; here the clients' adapters of a stage are averaged, and the anchors are m
 
 Stage s trains adapter s with no other in the forward pass. After S stages (the one under way counts) the adapted
 layers of the last decoder layer answer y = W x + scaling * sum_i w_i B_i A_i x, w = softmax(cos(f, anchor_i) / 0.1) of
-each sample, and those of all others y = W x + scaling * (sum_i B_i)(sum_i A_i) x: the sums of the factors with weight
-one, cross terms B_i A_j included, as released.
+each sample, and those of all others y = W x + scaling * (m sum_i B_i)(m sum_i A_i) x: sums of the factors, cross terms
+B_i A_j included, each with the merge weight m. Released is m = 1. The code of FCIT, by the same authors, holds the same
+fusion with m = 0.6, commented out, in its layers (`coinmoelora.py`).
 
 What differs from the released code, on purpose:
 * an anchor is the mean of a stage's whole feature vectors, and similarity one cosine of them. There, text and image
@@ -16,7 +17,8 @@ What differs from the released code, on purpose:
   equally long.
 * anchors come from the clients' mean features and counts; no single record's feature leaves a client. A client
   selected in several rounds counts in each, as its records were trained on in each.
-* `gate`: of each sample; there, answers are given in batches of one.
+* `gate`: of each sample; there, answers are given in batches of one. Stages to come weigh nothing; there their anchors,
+  still zero, take part in the softmax with a cosine of 0, so the learned stages share a little less than one.
 * the projector is shared by all stages and goes on being trained; it is not merged.
 * a stage, not a task, has an adapter and an anchor: in heterogeneous schedules a stage mixes tasks.
 Scaling is alpha / model.rank, of the total rank shared out over the stages, in both formulas; theirs is alpha / r with
@@ -46,13 +48,16 @@ _NUMBER = re.compile(r"\.layers\.(\d+)\.")
 
 @dataclass(frozen=True, kw_only=True)
 class Hide(MergedPerStage):
-    """HiDe-LLaVA's hyper-parameter; the default is the released one. In a stream of one stage it is Finetune.
+    """HiDe-LLaVA's hyper-parameters; the defaults are the released ones. In a stream of one stage it is Finetune.
 
     Attributes:
         temperature: of the softmax over similarities; towards 0 only the nearest stage's last layer answers.
+        merge_weight: m, of every factor in the sums of all layers but the last. A stage's own product counts m^2, as
+            does each of the cross terms, whose number grows with the square of the stages.
     """
 
     temperature: Annotated[float, Field(gt=0)] = 0.1
+    merge_weight: Annotated[float, Field(gt=0)] = 1.0
 
     def install(self, bank: AdapterBank, setting: Setting) -> None:
         """The gate acts in the last decoder layer only; while training there is none, and nothing is weighed."""
@@ -82,12 +87,12 @@ class Hide(MergedPerStage):
         return {"anchors": torch.stack(anchors), "mass": torch.tensor(mass, dtype=torch.float64)}
 
     def deploy(self, params: Params, knowledge: Tree) -> Params:
-        """Adapter 0 holds the sums, and the others nothing, in all layers but the last, which keeps its adapters."""
+        """Adapter 0 holds the sums, weighted, and the others nothing, in all layers but the last, which keeps all."""
         stages = len(knowledge["anchors"])
         if not stages:
             return params
         last = last_layer({layer_of(name) for name in params if lora_factor(name)})
-        return merge_factors(params, stages, 1.0, lambda layer: layer not in last)
+        return merge_factors(params, stages, self.merge_weight, lambda layer: layer not in last)
 
     def gate(self, knowledge: Tree, features: Tensor, num_adapters: int) -> Tensor | None:
         """softmax(cos(f, anchor) / temperature) over the stages so far; those to come weigh nothing. (B, K)."""

@@ -165,6 +165,25 @@ def test_all_layers_but_the_last_sum_the_factors_and_the_last_mixes_the_products
             assert (y - x @ (weight + 2.0 * products).T).abs().max() > 0.01
 
 
+def test_the_merge_weight_is_of_each_factor():
+    # 0.5 of each of two sums: a quarter of their product, in float64; at the default nothing is weighed.
+    bank = hide_bank(2)
+    params = random_params(bank.params())
+    knowledge = knowing([1, 0, 0, 0], [0, 1, 0, 0])
+    merged = Hide(merge_weight=0.5).deploy(params, knowledge)
+    assert params_sha256(Hide().deploy(params, knowledge)) == params_sha256(
+        Hide(merge_weight=1.0).deploy(params, knowledge)
+    )
+    for path in bank.layers:
+        (a0, b0), (a1, b1) = (factors(params, path, k) for k in range(2))
+        a, b = factors(merged, path, 0)
+        if path in last_layer(bank.layers):
+            assert torch.equal(a, a0)
+            assert torch.equal(b, b0)
+        else:
+            torch.testing.assert_close(b @ a, 0.25 * (b0 + b1) @ (a0 + a1))
+
+
 def test_the_gate_reaches_the_last_layer_alone():
     method, bank = Hide(), hide_bank(2)
     params = random_params(bank.params())
