@@ -2,9 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# What was tested, so that tomorrow's release of a dependency breaks no clone of today (docs/versions.md).
+PINNED := --constraint constraints.txt --build-constraint constraints.txt
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test check format clean
+.PHONY: demo test check format test-newest test-lowest constraints clean
 
 demo: $(VENV)/ready
 	$(BIN)/python pipelines/prepare.py miniature
@@ -22,12 +24,36 @@ format: $(VENV)/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-$(VENV)/ready: pyproject.toml
+# The tests with the newest release of everything that pyproject.toml admits, and with the lowest of what it names.
+test-newest: .venv-newest/ready
+	.venv-newest/bin/python -m pytest
+
+test-lowest: .venv-lowest/ready
+	.venv-lowest/bin/python -m pytest
+
+# Writes down what is newest now, once `make test-newest` has passed with it.
+constraints: .venv-newest/ready
+	.venv-newest/bin/python tools/write_constraints.py > constraints.txt
+
+$(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fcit_ray needs Python 3.11 or later, this is %d.%d; name another with make PYTHON=..." % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
+	$(BIN)/python -m pip install --quiet $(PINNED) --editable '.[dev]'
+	touch $@
+
+.venv-newest/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --upgrade pip
+	.venv-newest/bin/python -m pip install --quiet --editable '.[dev,jobs]'
+	touch $@
+
+.venv-lowest/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --constraint constraints.txt --upgrade pip
+	.venv-lowest/bin/python tools/lowest_constraints.py > .venv-lowest/constraints.txt
+	.venv-lowest/bin/python -m pip install --quiet --constraint .venv-lowest/constraints.txt --editable '.[dev]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs data
+	rm -rf $(VENV) .venv-newest .venv-lowest runs data
