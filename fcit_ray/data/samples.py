@@ -16,7 +16,7 @@ from PIL import ExifTags, Image
 from torch import Tensor
 
 from fcit_ray.data.chat import render_chat
-from fcit_ray.data.images import open_image
+from fcit_ray.data.images import fault_of, open_image, opened
 from fcit_ray.data.layout import DataError, Record
 from fcit_ray.data.prompt import IMAGE_TOKEN, instruction_text, render
 from fcit_ray.models.clip import load_clip_image_encoder, load_clip_processor, load_clip_text_encoder
@@ -158,10 +158,10 @@ class SampleEncoder:
     def _image(self, record: Record) -> Image.Image:
         """The record's picture, upright RGB."""
         try:
-            with open_image(self.root, record.image) as file, Image.open(file) as image:
+            with open_image(self.root, record.image) as file, opened(file) as image:
                 return to_rgb(image)
         except Exception as error:  # Pillow's decoders raise nearly anything on broken files, so every kind is reported
-            raise DataError(f"{record.where}: image {record.image} does not decode: {error}") from error
+            raise DataError(f"{record.where}: image {record.image}: {fault_of(error)}") from error
 
     def _pixels(self, record: Record, processor: Any) -> np.ndarray:
         images = processor.image_processor
