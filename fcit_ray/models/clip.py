@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoProcessor, PreTrainedTokenizerBase
 
 from fcit_ray.models.encoder import Identity, VisionTowerEncoder
-from fcit_ray.models.load import ModelError, load_tower, model_folder, weight_files
+from fcit_ray.models.folder import ModelError, model_folder, weight_files
+from fcit_ray.models.load import load_tower
 
 _KEY = "model.identity_encoder"
 _CACHED = 4096  # texts; the benchmark's data sets ask the same question of many pictures

@@ -12,7 +12,8 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 from fcit_ray.config import ConfigError, parse_config
 from fcit_ray.models import quantize
 from fcit_ray.models.attention import check_attention, choose_attention, unfit_for_flash
-from fcit_ray.models.load import TINY, load_base
+from fcit_ray.models.folder import TINY
+from fcit_ray.models.load import load_base
 from fcit_ray.models.quantize import check_quantize, check_quantized, unquantized
 from fcit_ray.report import make_results
 
