@@ -27,6 +27,7 @@ from fcit_ray.files import read_json
 from fcit_ray.models.attention import choose_attention
 from fcit_ray.models.encoder import TextEncoder, TokenEmbeddingEncoder, VisionTowerEncoder
 from fcit_ray.models.folder import ModelError, check_weights, model_folder, read_header, weight_files
+from fcit_ray.models.plain_text import keep_plain
 from fcit_ray.models.processor import pads_to_square, processor_class, read_processor
 from fcit_ray.models.quantize import check_quantize_device, check_quantized, quantize_options
 
@@ -56,7 +57,32 @@ def load_processor(path: str) -> Any:
         raise ModelError(f"model.path={path!r}: its tokenizer gives no character offsets; expected a tokenizer.json")
     if processor.tokenizer.eos_token is None:
         raise ModelError(f"model.path={path!r}: its tokenizer has no eos_token; expected one, to end an answer")
+    try:
+        keep_plain(processor.tokenizer, getattr(processor, "chat_template", None))
+    except ValueError as error:
+        raise ModelError(f"model.path={path!r}: its tokenizer {error}") from error
+    _check_surroundings(path, processor.tokenizer)
     return processor
+
+
+def _check_surroundings(path: str, tokenizer: Any) -> None:
+    """Refuse a tokenizer that would end every prompt in its middle, or begin it twice."""
+    before, behind = tokenizer.in_front, tokenizer.behind
+    where = "add_eos_token or add_bos_token in tokenizer_config.json, or the post_processor of tokenizer.json"
+    if behind:
+        raise ModelError(
+            f"model.path={path!r}: its tokenizer puts {_words(tokenizer, behind)} behind every text, which would stand "
+            f"in the middle of every prompt; an end belongs behind answers alone, where it is written ({where})"
+        )
+    if before.count(tokenizer.bos_token_id) > 1:
+        raise ModelError(
+            f"model.path={path!r}: its tokenizer puts {_words(tokenizer, before)} in front of every text; expected one "
+            f"beginning ({where})"
+        )
+
+
+def _words(tokenizer: Any, ids: list[int]) -> str:
+    return " ".join(map(str, tokenizer.convert_ids_to_tokens(ids)))
 
 
 def takes_squares(path: str) -> bool:
