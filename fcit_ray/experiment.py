@@ -24,7 +24,8 @@ from fcit_ray.methods import make_method
 from fcit_ray.models.adapters import AdapterBank
 from fcit_ray.models.attention import check_attention
 from fcit_ray.models.clip import check_clip, clip_widths, count_cut
-from fcit_ray.models.load import find_vision_tower, load_base, model_folder
+from fcit_ray.models.folder import model_folder
+from fcit_ray.models.load import find_vision_tower, load_base
 from fcit_ray.models.quantize import check_quantize
 from fcit_ray.types import Setting
 

@@ -22,7 +22,8 @@ from fcit_ray.local_optim import LocalRule
 from fcit_ray.memory import Load, Shapes, read_shapes, tiles_of
 from fcit_ray.methods.base import Method
 from fcit_ray.models.adapters import AdapterBank
-from fcit_ray.models.load import DTYPES, model_folder
+from fcit_ray.models.folder import model_folder
+from fcit_ray.models.load import DTYPES
 from fcit_ray.models.structure import skeleton
 from fcit_ray.params import tree_bytes
 from fcit_ray.types import ClientJob, ClientUpdate, ServerState

@@ -13,7 +13,7 @@ from fcit_ray.data.samples import SampleEncoder
 from fcit_ray.experiment import Experiment, local_training
 from fcit_ray.fitting import TIGHT, smallest_change
 from fcit_ray.memory import FLOAT, Load, Memory, memory, tiles_of
-from fcit_ray.models.load import ModelError
+from fcit_ray.models.folder import ModelError
 from fcit_ray.plan import Outline, blind_experiment, efficiency, load_of, outline
 from fcit_ray.speed import UTILISATION, Device, answer_seconds, step_flops
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from fcit_ray.config import ConfigError
 from fcit_ray.data.prompt import IMAGE_TOKEN, Turn
+from fcit_ray.models.folder import ModelError
 from fcit_ray.models.load import load_processor, takes_squares
 
 
@@ -70,13 +71,19 @@ def check_prompt(path: str, template: str) -> None:
 
     Raises:
         ConfigError: it cannot; says why and what would do.
-        ModelError: no such model, or its processor does not load.
+        ModelError: no such model, or its processor does not load, or its tokenizer begins no text.
     """
     if template != "chat":
         if not takes_squares(path):
             raise ConfigError(
                 f"model.prompt={template!r}: is LLaVA-1.5's wording, and the model in model.path={path!r} is another; "
                 f"expected 'chat', its own template"
+            )
+        tokenizer = load_processor(path).tokenizer
+        if tokenizer.bos_token_id is not None and tokenizer.bos_token_id not in tokenizer.in_front:
+            raise ModelError(
+                f"model.path={path!r}: its tokenizer puts no {tokenizer.bos_token} in front of a text, with which "
+                f"prompts of LLaVA-1.5's wording begin; expected add_bos_token to be true in tokenizer_config.json"
             )
         return
     processor = load_processor(path)
@@ -86,9 +93,14 @@ def check_prompt(path: str, template: str) -> None:
             f"expected one (chat_template.jinja)" + (", or 'vicuna_v1'" if takes_squares(path) else "")
         )
     text, _ = render_chat([Turn("question", "answer"), Turn("another", "one")], processor)
-    mark = processor.image_token
-    if text.count(mark) != 1:
-        raise _error(processor, f"writes {mark} {text.count(mark)} times for one picture", "", text)
+    tokenizer = processor.tokenizer
+    begin = tokenizer.bos_token
+    if tokenizer.bos_token_id in tokenizer.in_front and begin in text and not text.startswith(begin):
+        raise _error(processor, f"writes {begin} within the text, and the tokenizer another in front of it", "", text)
+    # Gemma 3's template writes the mark of a picture's beginning, which some versions of transformers call its token.
+    marks = {processor.image_token, getattr(processor, "boi_token", None) or processor.image_token}
+    if (count := sum(map(text.count, marks))) != 1:
+        raise _error(processor, f"writes {' or '.join(sorted(marks))} {count} times for one picture", "", text)
     _end_token(processor)
 
 

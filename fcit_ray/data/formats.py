@@ -104,4 +104,5 @@ def _loose(text: str, letters: bool) -> str:
 
 
 def _integer(text: str) -> int | None:
-    return int(text.replace(",", "")) if _INTEGER.fullmatch(text) else None
+    # No count has a hundred digits, and Python converts no more than some thousands.
+    return int(text.replace(",", "")) if len(text) <= 100 and _INTEGER.fullmatch(text) else None

@@ -5,17 +5,18 @@ The layout is `<root>/instructions/<dataset>/*.json` and images under `<root>/da
 wrong with it is collected and reported together, with the place of every offender.
 """
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from fcit_ray import files
 from fcit_ray.data import quarantine
 from fcit_ray.data.catalog import CATALOG, VALIDATION_FILE, Dataset
+from fcit_ray.data.fields import text_of
 from fcit_ray.data.images import image_faults
 from fcit_ray.data.location import file_in, is_folder, parquet_at
 from fcit_ray.data.prompt import Turn
-from fcit_ray.data.records import Box, Captions, Items, Record, parse_box, parse_test, parse_train, refuse, text_of
+from fcit_ray.data.records import Box, Captions, Items, Record, parse_box, parse_test, parse_train, refuse
 from fcit_ray.errors import DataError
 
 __all__ = [
@@ -226,7 +227,7 @@ def read_json(path: Path) -> Any:
         DataError: names the file, and what lies beside it if it is not there.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return files.read_json(path)
     except FileNotFoundError:
         folder = path.parent
         there = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else None
@@ -234,8 +235,8 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: no such file; {found}") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
-    except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
-        raise DataError(f"{path}: not JSON: {error}") from error
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from None
 
 
 def _spec(dataset: str) -> Dataset:

@@ -15,9 +15,8 @@ local disk, and one request to an object store. Footers of open tables are kept 
 """
 
 import errno
-import json
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +29,7 @@ from fcit_ray.data.location import MANIFEST, file_in
 from fcit_ray.data.object_store import Store
 from fcit_ray.data.records import Items
 from fcit_ray.errors import DataError
+from fcit_ray.files import parse_json
 
 IMAGES = "images"
 """Key of the image tables in the manifest."""
@@ -150,7 +150,7 @@ class ParquetRoot:
         Raises:
             DataError: it was not converted, or cannot be read.
         """
-        return [(row["index"], json.loads(row["record"])) for row in self._rows(source)]
+        return [(row["index"], self._parsed(source, row)) for row in self._rows(source)]
 
     def json(self, source: str) -> dict[str, list[Any]]:
         """A COCO file's lists.
@@ -160,7 +160,7 @@ class ParquetRoot:
         """
         lists: dict[str, list[Any]] = {}
         for row in self._rows(source):
-            lists.setdefault(row["part"], []).append(json.loads(row["record"]))
+            lists.setdefault(row["part"], []).append(self._parsed(source, row))
         return lists
 
     def image(self, path: str) -> bytes:
@@ -194,6 +194,12 @@ class ParquetRoot:
         for file in self.manifest.tables[IMAGES]:
             there.update(self._column(file, ["path"])["path"].to_pylist())
         return [path for path in paths if path not in there]
+
+    def _parsed(self, source: str, row: Mapping[str, Any]) -> Any:
+        try:
+            return parse_json(row["record"])
+        except ValueError as error:
+            raise DataError(f"{file_in(self._store.location, source)}: record {row['index']} {error}") from None
 
     def _rows(self, source: str) -> list[dict[str, Any]]:
         if source not in self.manifest.tables:

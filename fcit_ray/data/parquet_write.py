@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from fcit_ray.data import layout, quarantine
 from fcit_ray.data.catalog import CATALOG
+from fcit_ray.data.fields import printable
 from fcit_ray.data.images import file_fault, image_faults, open_image
 from fcit_ray.data.location import MANIFEST, absolute, file_in, is_folder, is_uri, parquet_at
 from fcit_ray.data.object_store import HashingFile, Store, Written
@@ -34,7 +35,7 @@ from fcit_ray.data.parquet_read import (
     open_parquet,
     parse_manifest,
 )
-from fcit_ray.data.records import Record, printable, refuse
+from fcit_ray.data.records import Record, refuse
 from fcit_ray.errors import DataError
 
 JOURNAL = "parquet.partial.json"

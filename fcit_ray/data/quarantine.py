@@ -17,6 +17,7 @@ from fcit_ray import durable
 from fcit_ray.data.location import is_folder, parquet_at, spellings
 from fcit_ray.data.records import Items
 from fcit_ray.errors import DataError
+from fcit_ray.files import misfit
 
 QUARANTINE_FILE = "quarantine.json"
 
@@ -56,9 +57,13 @@ def read_quarantine(root: Path | str) -> dict[str, list[Entry]]:
     """
     path = Path(root) / QUARANTINE_FILE
     try:
+        if reason := misfit(path):
+            raise DataError(f"{path}: {reason}")
         return _Quarantine.model_validate_json(path.read_bytes()).files
     except FileNotFoundError:
         return {}
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "the file"

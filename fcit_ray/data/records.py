@@ -7,6 +7,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fcit_ray.data.fields import (
+    check_characters,
+    check_text_or_number,
+    is_number,
+    is_text_or_number,
+    printable,
+    shown,
+    text_of,
+)
 from fcit_ray.data.prompt import IMAGE_TOKEN, Turn
 from fcit_ray.errors import DataError
 
@@ -19,9 +28,8 @@ Items = Sequence[tuple[int, Any]]
 NUM_SHOWN = 5
 """Offenders spelled out in an error; the rest is counted."""
 
-_SURROGATE = "half a character (an unpaired surrogate); expected text that UTF-8 can hold"
-
-_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+# Bounded, or a pattern that looks for a number anywhere takes time that grows with the square of a row of digits.
+_NUMBER = r"[-+]?(?:\d{1,40}(?:\.\d{0,40})?|\.\d{1,40})(?:[eE][-+]?\d{1,4})?"
 _BOX = re.compile(r"\[\s*" + r"\s*,\s*".join([f"({_NUMBER})"] * 4) + r"\s*\]")
 
 
@@ -87,6 +95,7 @@ def parse_train(
     for index, item in items:
         name = _name(item, default=str(index))
         try:
+            _check_id(item)
             image, turns = _image_path(item), _conversation(item)
             records.append(Record(dataset_of(image, turns), name, image, turns, source=source, index=index))
         except DataError as error:
@@ -112,6 +121,7 @@ def parse_test(
     for index, item in items:
         name = _name(item, default="")
         try:
+            _check_id(item)
             if not name:
                 raise DataError("has neither question_id nor id; expected one of them, to match its prediction")
             if first_with.setdefault(name, index) != index:
@@ -158,11 +168,6 @@ def holds_box(text: str) -> bool:
     return _BOX.search(text) is not None
 
 
-def printable(text: str) -> str:
-    """The text with what UTF-8 cannot hold, an unpaired surrogate, written as its escape."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
 class Captions:
     """Reference captions of a COCO-format file: `images` (id, file_name) and `annotations` (image_id, caption).
 
@@ -176,62 +181,77 @@ class Captions:
 
     def __init__(self, path: str, data: Any):
         self.name = posixpath.basename(path)
+        self.id_of_file: dict[str, str] = {}
         if not isinstance(data, Mapping) or not isinstance(data.get("annotations"), list):
             raise DataError(f"{path}: no list 'annotations'; expected COCO caption format")
         images = data.get("images") or []
         if not isinstance(images, list) or not all(isinstance(image, Mapping) for image in images):
             raise DataError(f"{path}: 'images' is no list of objects; expected COCO caption format")
         self.by_image: dict[str, list[str]] = {}
+        self._broken: dict[str, str] = {}
         problems = []
         for index, item in enumerate(data["annotations"]):
             try:
-                if not isinstance(item, Mapping) or "image_id" not in item:
-                    raise DataError("has no image_id; expected image_id and caption")
-                self.by_image.setdefault(str(item["image_id"]), []).append(text_of(item, "caption"))
-            except DataError as error:
+                image = _coco_id(item, "image_id", "image_id and caption")
+            except DataError as error:  # nobody can say whose caption it is
                 problems.append(f"annotation {index}: {error}")
-        refuse(path, problems, len(data["annotations"]), what="annotations")
-        self.id_of_file = {
-            posixpath.basename(str(item["file_name"])): str(item["id"])
-            for item in images
-            if "file_name" in item and "id" in item
-        }
+                continue
+            try:
+                self.by_image.setdefault(image, []).append(text_of(item, "caption"))
+            except DataError as error:
+                self._broken.setdefault(image, f"annotation {index}: {error}")
+        for index, item in enumerate(images):
+            try:
+                if "file_name" in item and "id" in item:
+                    self.id_of_file[posixpath.basename(text_of(item, "file_name"))] = _coco_id(item, "id", "an id")
+            except DataError as error:
+                problems.append(f"image {index}: {error}")
+        refuse(path, problems, len(data["annotations"]) + len(images), what="annotations and images")
 
     def of(self, name: str, image: str) -> tuple[str, ...]:
+        """The captions of a test record.
+
+        Raises:
+            DataError: there is none, or one of them cannot be used.
+        """
         file_name = posixpath.basename(image)
         candidates = [name, posixpath.splitext(file_name)[0]]
         if file_name in self.id_of_file:
             candidates = [self.id_of_file[file_name]]
         for candidate in candidates:
+            if candidate in self._broken:
+                raise DataError(f"{self.name}: image id {candidate!r}, {self._broken[candidate]}")
             if candidate in self.by_image:
                 return tuple(self.by_image[candidate])
         raise DataError(f"{self.name} has no caption for it; expected image id {' or '.join(map(repr, candidates))}")
 
 
+def _coco_id(item: Any, key: str, expected: str) -> str:
+    """An id of a COCO file as text: these are numbers in some files and texts in others."""
+    if not isinstance(item, Mapping) or key not in item:
+        raise DataError(f"has no {key}; expected {expected}")
+    check_text_or_number(key, item[key])
+    return str(item[key])
+
+
 def _name(item: Any, default: str) -> str:
+    _, value = _id(item)
+    return printable(str(value)) if is_text_or_number(value) else default
+
+
+def _id(item: Any) -> tuple[str, Any]:
+    """The key that a record is named by and what is there; None if there is no name."""
     if isinstance(item, Mapping):
         for key in ("question_id", "id"):
             if item.get(key) not in (None, ""):
-                return printable(str(item[key]))
-    return default
+                return key, item[key]
+    return "id", None
 
 
-def text_of(item: Any, key: str) -> str:
-    """A non-blank text field. Numbers are taken as they print, since some files hold `3` where others hold `"3"`."""
-    if not isinstance(item, Mapping):
-        raise DataError(f"is a JSON {type(item).__name__}; expected an object")
-    if key not in item:
-        raise DataError(f"has no {key!r} (only {printable(', '.join(map(str, item))) or 'nothing'})")
-    value = item[key]
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        value = str(value)
-    if not isinstance(value, str):
-        raise DataError(f"{key!r} is {value!r:.80}; expected text")
-    if not value.strip():
-        raise DataError(f"{key!r} is empty; expected text")
-    if printable(value) != value:
-        raise DataError(f"{key!r} is {value!r:.80}, which holds {_SURROGATE}")
-    return value
+def _check_id(item: Any) -> None:
+    key, value = _id(item)
+    if value is not None:
+        check_text_or_number(key, value)
 
 
 def _image_path(item: Any) -> str:
@@ -275,9 +295,8 @@ def _conversation(item: Any) -> tuple[Turn, ...]:
     for position, message in enumerate(messages):
         value = message.get("value")
         if not isinstance(value, str):
-            raise DataError(f"message {position}: value is {value!r:.80}; expected text")
-        if printable(value) != value:
-            raise DataError(f"message {position}: value is {value!r:.80}, which holds {_SURROGATE}")
+            raise DataError(f"message {position}: value is {shown(value)}; expected text")
+        check_characters(f"message {position}: value", value)
         try:
             values.append(_answer(value) if position % 2 else _question(value))
         except DataError as error:
@@ -290,6 +309,8 @@ def _conversation(item: Any) -> tuple[Turn, ...]:
 def _reference_answer(item: Any, kind: str) -> str:
     key = "answer_bbox" if kind == "box" and "answer" not in item else "answer"
     if kind == "box" and isinstance(item[key], list):
+        if not all(map(is_number, item[key])):
+            raise DataError(f"{key!r} is {shown(item[key])}; expected [x1, y1, x2, y2]")
         return str(item[key])
     return _answer(text_of(item, key))
 
@@ -297,14 +318,16 @@ def _reference_answer(item: Any, kind: str) -> str:
 def _region(item: Any) -> tuple[Box, tuple[int, int]]:
     if "answer_bbox" not in item:
         raise DataError("has no 'answer_bbox'; expected [x1, y1, x2, y2]")
-    box = parse_box(str(item["answer_bbox"]))
+    given = item["answer_bbox"]
+    is_list = isinstance(given, list) and all(map(is_number, given))
+    box = parse_box(str(given)) if is_list or isinstance(given, str) else None
     if box is None or not (box[0] < box[2] and box[1] < box[3]):
-        raise DataError(f"answer_bbox is {item['answer_bbox']!r:.80}; expected [x1, y1, x2, y2], x1 < x2, y1 < y2")
+        raise DataError(f"answer_bbox is {shown(given)}; expected [x1, y1, x2, y2], x1 < x2, y1 < y2")
     size = item.get("size")
     if not (
         isinstance(size, list)
         and len(size) == 2
         and all(isinstance(side, int | float) and 1 <= side < math.inf for side in size)
     ):
-        raise DataError(f"size is {size!r:.80}; expected [width, height] in pixels")
+        raise DataError(f"size is {shown(size)}; expected [width, height] in pixels")
     return box, (int(size[0]), int(size[1]))

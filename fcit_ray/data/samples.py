@@ -6,6 +6,7 @@ memory and of what travels. Every other model's processor runs whole, and all th
 Legend: B images, H and W pixels, L tokens, D features.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -16,9 +17,9 @@ from PIL import ExifTags, Image
 from torch import Tensor
 
 from fcit_ray.data.chat import render_chat
-from fcit_ray.data.images import open_image
+from fcit_ray.data.images import fault_of, open_image, opened
 from fcit_ray.data.layout import DataError, Record
-from fcit_ray.data.prompt import IMAGE_TOKEN, instruction_text, render
+from fcit_ray.data.prompt import IMAGE_TOKEN, Turn, instruction_text, render
 from fcit_ray.models.clip import load_clip_image_encoder, load_clip_processor, load_clip_text_encoder
 from fcit_ray.models.encoder import Identity, TextEncoder, VisionTowerEncoder, join
 from fcit_ray.models.load import load_image_encoder, load_processor, load_text_encoder
@@ -126,11 +127,16 @@ class SampleEncoder:
         return _text_encoder(self.model, self.identity_encoder).encode([instruction_text(record.turns)])[0]
 
     def _render(self, record: Record) -> tuple[str, list[tuple[int, int]]]:
-        """The text with the picture's mark in it, and the character spans of the answers."""
+        """The text with the picture's mark in it, and the character spans of the answers.
+
+        Special tokens in it are the template's own: those that the record spells are out of sight (`plain_text.hide`).
+        """
         processor = _processor(self.model)
+        hide = processor.tokenizer.hide
+        turns = [Turn(hide(t.question), None if t.answer is None else hide(t.answer)) for t in record.turns]
         if self.template == "chat":
-            return render_chat(record.turns, processor)
-        return render(record.turns, self.template, processor.tokenizer.eos_token)
+            return render_chat(turns, processor)
+        return render(turns, self.template, processor.tokenizer.eos_token)
 
     def _encode(self, record: Record, text: str) -> tuple[Sample, np.ndarray]:
         """The sample without labels, and its tokens' places in the text, (L, 2); the picture's have no true place."""
@@ -147,7 +153,10 @@ class SampleEncoder:
         processor = _processor(self.model)
         if pads_to_square(type(processor)):
             pixels = self._pixels(record, processor)
-            ids, offsets = tokenise(processor, text, num_image_tokens(processor, pixels))
+            try:
+                ids, offsets = tokenise(processor, text, num_image_tokens(processor, pixels))
+            except ValueError as error:
+                raise DataError(f"{record.where}: {error}") from error
             return {"pixels": pixels, "input_ids": ids}, offsets
         image = self._image(record)
         try:
@@ -158,10 +167,10 @@ class SampleEncoder:
     def _image(self, record: Record) -> Image.Image:
         """The record's picture, upright RGB."""
         try:
-            with open_image(self.root, record.image) as file, Image.open(file) as image:
+            with open_image(self.root, record.image) as file, opened(file) as image:
                 return to_rgb(image)
         except Exception as error:  # Pillow's decoders raise nearly anything on broken files, so every kind is reported
-            raise DataError(f"{record.where}: image {record.image} does not decode: {error}") from error
+            raise DataError(f"{record.where}: image {record.image}: {fault_of(error)}") from error
 
     def _pixels(self, record: Record, processor: Any) -> np.ndarray:
         images = processor.image_processor
@@ -181,13 +190,18 @@ def tokenise(processor: Any, text: str, num_image: int) -> tuple[np.ndarray, np.
     What stands before and what stands after the image are tokenised each by itself, as LLaVA-1.5 trains
     (`tokenizer_image_token` of its code): Llama's tokenizer puts a mark before the first piece of a text, so there is
     one before the newline after the image too. In one go some versions of the tokenizer set it there and some do not.
+
+    Raises:
+        ValueError: the text of a user became special tokens.
     """
     tokenizer = processor.tokenizer
     before, _, after = text.partition(IMAGE_TOKEN)
     start = len(before)
     image = tokenizer.convert_tokens_to_ids(processor.image_token)
-    first = tokenizer(before, add_special_tokens=_adds_specials(processor, text), return_offsets_mapping=True)
+    specials = _adds_specials(processor, text)
+    first = tokenizer(before, add_special_tokens=specials, return_offsets_mapping=True)
     rest = tokenizer(after, add_special_tokens=False, return_offsets_mapping=True)
+    _check_plain(processor, before + after, [*first["input_ids"], *rest["input_ids"]], specials)
     ids = [*first["input_ids"], *[image] * num_image, *rest["input_ids"]]
     shift = start + len(IMAGE_TOKEN)
     offsets = [*first["offset_mapping"], *[(start, start)] * num_image]
@@ -202,7 +216,8 @@ def run_processor(processor: Any, text: str, image: Image.Image) -> tuple[Sample
     well: from the end, as far as both agree, a token lies where it lies there. The others get the empty place (0, 0).
 
     Raises:
-        ValueError: the processor takes no such picture, or returns what cannot be kept.
+        ValueError: the processor takes no such picture, or returns what cannot be kept; the text of a user became
+            special tokens.
     """
     specials = _adds_specials(processor, text)
     output = processor(text=text, images=[image], add_special_tokens=specials, return_tensors="np")
@@ -217,6 +232,7 @@ def run_processor(processor: Any, text: str, image: Image.Image) -> tuple[Sample
         if name not in ("input_ids", "attention_mask"):  # the latter is made when the batch is padded
             sample[name] = array[0] if array.shape == (1, len(ids)) else array
     plain = processor.tokenizer(text, add_special_tokens=specials, return_offsets_mapping=True)
+    _check_plain(processor, text, plain["input_ids"], specials)
     alone = np.array(plain["input_ids"], dtype=np.int64)
     most = min(len(ids), len(alone))
     agrees = ids[::-1][:most] == alone[::-1][:most]
@@ -231,6 +247,15 @@ def _adds_specials(processor: Any, text: str) -> bool:
     """A chat template that begins with the tokenizer's first token would otherwise get it twice."""
     start = processor.tokenizer.bos_token
     return start is None or not text.startswith(start)
+
+
+def _check_plain(processor: Any, text: str, ids: Sequence[int], specials: bool) -> None:
+    """See that all special tokens are the template's: some tokenizer may make one of an odd spelling after all."""
+    if count := processor.tokenizer.num_foreign(text, ids, specials):
+        raise ValueError(
+            f"{count} special tokens of the model's tokenizer are spelled in its text, in a way that cannot be told "
+            f"from the model's own; take them out"
+        )
 
 
 def num_image_tokens(processor: Any, pixels: np.ndarray) -> int:

@@ -74,13 +74,16 @@ def choose_attention(wanted: str, dtype: str, gpu: bool, folder: Path | None = N
 def unfit_for_flash(model: nn.Module) -> str:
     """Why flash-attn would fail on this architecture, or silently make it another model; empty if it does neither.
 
-    Gemma 3 and PaliGemma let a picture's tokens see each other in both directions. transformers hands flash-attn
-    the causal mask alone then, and says nothing.
+    The library's own word counts first. Up to transformers 5.2x it has none for Gemma 3 and PaliGemma, which let a
+    picture's tokens see each other in both directions: flash-attn is handed the causal mask alone then, and nothing is
+    said. So the sources of those that claim to be fit are looked at as well.
     """
-    parts = {type(part) for part in model.modules() if isinstance(part, PreTrainedModel)}
-    for part in sorted(parts, key=lambda part: part.__name__):
+    kinds = {type(part) for part in model.modules() if isinstance(part, PreTrainedModel)}
+    parts = sorted(kinds, key=lambda part: part.__name__)
+    for part in parts:
         if not part._supports_flash_attn:
             return f"{part.__name__} has no support for it"
+    for part in parts:
         source = inspect.getsource(sys.modules[part.__module__])
         if any(word in source for word in _WIDENED_MASKS):
             return f"{part.__name__} may attend in both directions among a picture's tokens, which it cannot"

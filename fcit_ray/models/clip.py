@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoProcessor, PreTrainedTokenizerBase
 
 from fcit_ray.models.encoder import Identity, VisionTowerEncoder
-from fcit_ray.models.load import ModelError, load_tower, model_folder, weight_files
+from fcit_ray.models.folder import ModelError, model_folder, weight_files
+from fcit_ray.models.load import load_tower
+from fcit_ray.models.plain_text import keep_plain
 
 _KEY = "model.identity_encoder"
 _CACHED = 4096  # texts; the benchmark's data sets ask the same question of many pictures
@@ -41,7 +43,7 @@ class ClipTextEncoder:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, tower: nn.Module):
-        self.tokenizer = tokenizer
+        self.tokenizer = keep_plain(tokenizer)
         self.tower = tower
         self.limit = text_limit(tokenizer, tower.config)
         self._cached = lru_cache(maxsize=_CACHED)(self._encode)
@@ -52,7 +54,7 @@ class ClipTextEncoder:
 
     @torch.inference_mode()
     def _encode(self, text: str) -> Tensor:
-        tokens = self.tokenizer(text, truncation=True, max_length=self.limit, return_tensors="pt")
+        tokens = self.tokenizer(self.tokenizer.hide(text), truncation=True, max_length=self.limit, return_tensors="pt")
         output: Any = self.tower(input_ids=tokens["input_ids"])
         pooled: Tensor = output.pooler_output[0].float()  # (D,)
         return pooled
@@ -66,10 +68,11 @@ def text_limit(tokenizer: PreTrainedTokenizerBase, config: Any) -> int:
 def count_cut(path: str, texts: Sequence[str]) -> int:
     """How many of these texts CLIP's tokenizer cuts. Repeated texts are tokenised once and counted each time."""
     folder, config = _open(path)
-    tokenizer = _processor(folder, path, config).tokenizer
+    tokenizer = keep_plain(_processor(folder, path, config).tokenizer)
     limit = text_limit(tokenizer, config.text_config)
     different = sorted(set(texts))
-    lengths = map(len, tokenizer(different, verbose=False)["input_ids"]) if different else ()
+    hidden = [tokenizer.hide(text) for text in different]
+    lengths = map(len, tokenizer(hidden, verbose=False)["input_ids"]) if hidden else ()
     cut = {text for text, length in zip(different, lengths, strict=True) if length > limit}
     return sum(text in cut for text in texts)
 

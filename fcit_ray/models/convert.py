@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fcit_ray import durable
-from fcit_ray.models.load import ModelError, weight_files
+from fcit_ray.models.folder import ModelError, weight_files
 from fcit_ray.models.tensor_files import reading
 
 SHARD_NUMBERS = 10**9

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from fcit_ray.models.plain_text import keep_plain
+
 Identity = Literal["text", "image", "both"]
 
 
@@ -37,13 +39,13 @@ class TokenEmbeddingEncoder:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, table: Tensor):
-        self.tokenizer = tokenizer
+        self.tokenizer = keep_plain(tokenizer)
         self.table = torch.nn.functional.normalize(table.detach().float(), dim=1)  # (V, D)
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         rows = []
         for text in texts:
-            ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            ids = self.tokenizer(self.tokenizer.hide(text), add_special_tokens=False)["input_ids"]
             assert ids, "an empty instruction has no feature; the loader refuses such records"
             rows.append(self.table[torch.tensor(ids)].mean(0))
         return torch.stack(rows)  # (B, D)

@@ -10,7 +10,6 @@ same bytes, and the logit of such a row is the mean of the others: greedy decodi
 the original stay what they are; in a loss the 64 new ones add at most 64 / 32000 to the softmax's denominator, 0.002.
 """
 
-import json
 import re
 import shutil
 from collections.abc import Mapping
@@ -29,10 +28,11 @@ from transformers import (
     LlavaConfig,
 )
 
+from fcit_ray.files import read_json
 from fcit_ray.models.clip import load_clip_processor
 from fcit_ray.models.convert import Plan, report
+from fcit_ray.models.folder import ModelError, check_folder, model_folder
 from fcit_ray.models.llava_processor import load_tokenizer, write_processor
-from fcit_ray.models.load import ModelError, model_folder
 from fcit_ray.models.tensor_files import reading, tensor_files
 
 MULTIPLE = 64
@@ -48,19 +48,37 @@ _NAMES = {  # of the original to the result's; the first that fits counts
     "lm_head.": "language_model.lm_head.",
 }
 _VOCABULARY = ("language_model.model.embed_tokens.weight", "language_model.lm_head.weight")
-_MEANT = {  # keys of an original's config.json and what they are in LLaVA-1.5
+_MEANT: dict[str, tuple[Any, ...]] = {  # keys of an original's config.json and what they are in LLaVA-1.5
+    "model_type": ("llava", "llava_llama"),
+    "architectures": (["LlavaLlamaForCausalLM"], None),
     "mm_projector_type": ("mlp2x_gelu",),
     "mm_vision_select_layer": (-2,),
     "mm_vision_select_feature": ("patch", None),
     "mm_use_im_start_end": (False, None),
     "mm_use_im_patch_token": (False, None),
+    "mm_patch_merge_type": ("flat", None),
+    "mm_resampler_type": (None,),
+    "use_mm_proj": (True, None),
     "image_aspect_ratio": ("pad",),
-    "tie_word_embeddings": (False, None),
+    **dict.fromkeys(("image_grid_pinpoints", "image_crop_resolution", "image_split_resolution"), (None,)),
+    **dict.fromkeys(("tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window"), (False, None)),
+    **dict.fromkeys(("sliding_window", "head_dim", "quantization_config"), (None,)),
 }
 _LANGUAGE = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
     *("num_key_value_heads", "hidden_act", "max_position_embeddings", "initializer_range", "rms_norm_eps"),
     *("rope_theta", "rope_scaling", "bos_token_id", "eos_token_id"),
+)
+_HARMLESS = frozenset(  # what changes nothing of what the trained model computes: of training, generation, bookkeeping
+    (
+        *("_name_or_path", "_commit_hash", "_attn_implementation_autoset", "transformers_version"),
+        *("torch_dtype", "dtype", "use_cache", "pretraining_tp", "pad_token_id", "attention_dropout"),
+        *("max_length", "min_length", "do_sample", "temperature", "top_k", "top_p", "num_beams"),
+        *("freeze_mm_mlp_adapter", "freeze_mm_vision_resampler", "freeze_backbone", "tune_mm_mlp_adapter"),
+        *("tune_mm_vision_resampler", "mm_projector_lr", "mm_vision_tower_lr", "unfreeze_mm_vision_tower"),
+        *("mm_tunable_parts", "tokenizer_model_max_length", "tokenizer_padding_side", "mm_hidden_size"),
+        "mm_vision_tower",
+    )
 )
 _VIT_L_336: dict[str, Any] = {  # openai/clip-vit-large-patch14-336, for a checkpoint that holds the tower itself
     "hidden_size": 1024,
@@ -89,10 +107,15 @@ def make_plan(source: Path, clip: str | None = None) -> Plan:
         ModelError: what cannot be converted, and why.
     """
     path = source / "config.json"
+    if not source.is_dir():
+        raise ModelError(f"{source}: no such folder; expected that of a checkpoint")
+    check_folder(source, str(source))
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot be read: {error}; expected the folder of a checkpoint") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{path}: holds a JSON {type(config).__name__}; expected the settings of a model")
     if config.get("model_type") == "clip":
         return _clip_plan(source)
     if "mm_projector_type" in config:
@@ -104,14 +127,18 @@ def make_plan(source: Path, clip: str | None = None) -> Plan:
 
 
 def _llava_plan(source: Path, config: Mapping[str, Any], clip: str | None) -> Plan:
-    for key, meant in _MEANT.items():
-        if config.get(key) not in meant:
-            raise ModelError(f"{source}/config.json: {key} is {config.get(key)!r}; expected {meant[0]!r}, LLaVA-1.5's")
+    _check_settings(source, config)
     language = LlamaConfig(**{key: config[key] for key in _LANGUAGE if config.get(key) is not None})
     shapes: dict[str, tuple[int, ...]] = {}
     origin: dict[str, tuple[Path, str]] = {}
     twice = _collect(tensor_files(source), _renamed, origin, shapes)
     inside = any(name.startswith(_NAMES[_TOWER]) for name in origin)
+    trained = config.get("unfreeze_mm_vision_tower") or "mm_vision_tower" in str(config.get("mm_tunable_parts"))
+    if trained and not inside:
+        raise ModelError(
+            f"{source}: its vision tower was trained along (config.json), and is not among its tensors; that of "
+            f"{config.get('mm_vision_tower')} would be another"
+        )
     folder, vision = _vision(source, config, clip, inside)
     if not inside:
         assert folder is not None, "without the tower's tensors a CLIP folder was asked for"
@@ -160,6 +187,30 @@ def _llava_plan(source: Path, config: Mapping[str, Any], clip: str | None) -> Pl
         write_processor(out, tokenizer, vision, folder)
 
     return Plan(origin, shapes, write_rest, dict.fromkeys(_VOCABULARY, num_rows))
+
+
+def _check_settings(source: Path, config: Mapping[str, Any]) -> None:
+    """Refuse what is not carried over and may matter: every key must be understood, or known to change nothing."""
+    where = f"{source}/config.json"
+    for key, meant in _MEANT.items():
+        if config.get(key) not in meant:
+            raise ModelError(f"{where}: {key} is {config.get(key)!r}; expected {meant[0]!r}, LLaVA-1.5's")
+    if unknown := sorted(config.keys() - {*_MEANT, *_LANGUAGE, *_HARMLESS}):
+        raise ModelError(
+            f"{where}: {unknown[0]} is {config[unknown[0]]!r:.80}, a key that no LLaVA-1.5 has and that may change "
+            f"what the model computes{f' ({len(unknown) - 1} more)' if unknown[1:] else ''}; remove what does not"
+        )
+    scaling = config.get("rope_scaling")
+    if scaling is not None and not _is_linear(scaling):
+        raise ModelError(f"{where}: rope_scaling is {scaling!r:.80}; expected null, or type 'linear' and a factor")
+
+
+def _is_linear(scaling: Any) -> bool:
+    """Whether positions are divided by a factor and nothing else, the one way that LLaVA's Llama and today's share."""
+    if not isinstance(scaling, dict) or not scaling.keys() <= {"type", "rope_type", "factor"}:
+        return False
+    kinds = {scaling[key] for key in ("type", "rope_type") if key in scaling}
+    return kinds == {"linear"} and isinstance(scaling.get("factor"), int | float) and scaling["factor"] >= 1
 
 
 def _clip_plan(source: Path) -> Plan:

@@ -5,7 +5,6 @@ the `convert` extra has what it needs for that. Both are then compared on text o
 """
 
 import importlib.util
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,9 @@ from transformers import (
 )
 
 from fcit_ray.data.prompt import IMAGE_TOKEN, SYSTEM
-from fcit_ray.models.load import ModelError, load_processor
+from fcit_ray.files import read_json
+from fcit_ray.models.folder import ModelError
+from fcit_ray.models.load import load_processor
 
 PAD_TOKEN = "<pad>"
 
@@ -45,7 +46,7 @@ def load_tokenizer(source: Path, vocab_size: int) -> Any:
             raise ModelError(f"{pieces}: needs sentencepiece to be read; pip install 'fcit_ray[convert]'")
     settings = source / "tokenizer_config.json"
     # What the original's transformers took where nothing was said.
-    legacy = json.loads(settings.read_text()).get("legacy", True) if settings.is_file() else True
+    legacy = read_json(settings).get("legacy", True) if settings.is_file() else True
     llama: Any = LlamaTokenizer.from_pretrained(
         source, legacy=bool(legacy), add_bos_token=True, add_eos_token=False, local_files_only=True
     )

@@ -4,7 +4,6 @@
 already in the local Hugging Face cache: workers of a cluster must not each start a download.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import (
@@ -26,47 +23,18 @@ from transformers import (
 )
 
 from fcit_ray.errors import UserError
+from fcit_ray.files import read_json
 from fcit_ray.models.attention import choose_attention
 from fcit_ray.models.encoder import TextEncoder, TokenEmbeddingEncoder, VisionTowerEncoder
+from fcit_ray.models.folder import ModelError, check_weights, model_folder, read_header, weight_files
+from fcit_ray.models.plain_text import keep_plain
 from fcit_ray.models.processor import pads_to_square, processor_class, read_processor
 from fcit_ray.models.quantize import check_quantize_device, check_quantized, quantize_options
-
-TINY = Path(__file__).parent.parent / "assets" / "tiny_llava"
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 _VISION = re.compile(r"(?:^|\.)vision_tower\.(?:vision_model\.)?(.+)")
 _INNER = re.compile(r"^(?:vision|text)_model\.")  # some versions of transformers wrap the tower once more than others
-
-
-class ModelError(UserError):
-    """A model folder that cannot be used: which, what was found, what was expected."""
-
-
-def model_folder(path: str, key: str = "model.path") -> Path:
-    """The local folder of a model.
-
-    Args:
-        path: `tiny`, a folder, or a hub name found in the local cache.
-        key: of the configuration, for errors.
-
-    Raises:
-        ModelError: there is none.
-    """
-    folder = TINY if path == "tiny" else Path(path).expanduser()
-    if (folder / "config.json").is_file():
-        return folder
-    if path == "tiny":
-        raise ModelError(f"model.path='tiny': {TINY} is incomplete; reinstall fcit_ray")
-    if folder.is_dir():
-        raise ModelError(f"{key}={path!r}: no config.json in this folder; expected a Hugging Face model")
-    try:
-        return Path(snapshot_download(path, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError):
-        raise ModelError(
-            f"{key}={path!r}: neither a folder nor a hub name in the local cache; expected 'tiny', a folder, or "
-            f"a model fetched beforehand (`hf download {path}`)"
-        ) from None
 
 
 def load_processor(path: str) -> Any:
@@ -89,7 +57,32 @@ def load_processor(path: str) -> Any:
         raise ModelError(f"model.path={path!r}: its tokenizer gives no character offsets; expected a tokenizer.json")
     if processor.tokenizer.eos_token is None:
         raise ModelError(f"model.path={path!r}: its tokenizer has no eos_token; expected one, to end an answer")
+    try:
+        keep_plain(processor.tokenizer, getattr(processor, "chat_template", None))
+    except ValueError as error:
+        raise ModelError(f"model.path={path!r}: its tokenizer {error}") from error
+    _check_surroundings(path, processor.tokenizer)
     return processor
+
+
+def _check_surroundings(path: str, tokenizer: Any) -> None:
+    """Refuse a tokenizer that would end every prompt in its middle, or begin it twice."""
+    before, behind = tokenizer.in_front, tokenizer.behind
+    where = "add_eos_token or add_bos_token in tokenizer_config.json, or the post_processor of tokenizer.json"
+    if behind:
+        raise ModelError(
+            f"model.path={path!r}: its tokenizer puts {_words(tokenizer, behind)} behind every text, which would stand "
+            f"in the middle of every prompt; an end belongs behind answers alone, where it is written ({where})"
+        )
+    if before.count(tokenizer.bos_token_id) > 1:
+        raise ModelError(
+            f"model.path={path!r}: its tokenizer puts {_words(tokenizer, before)} in front of every text; expected one "
+            f"beginning ({where})"
+        )
+
+
+def _words(tokenizer: Any, ids: list[int]) -> str:
+    return " ".join(map(str, tokenizer.convert_ids_to_tokens(ids)))
 
 
 def takes_squares(path: str) -> bool:
@@ -128,7 +121,8 @@ def load_base(
     folder = model_folder(path)
     if dtype not in DTYPES:
         raise ModelError(f"model.dtype={dtype!r}: expected {' or '.join(DTYPES)}")
-    options: dict[str, Any] = {"dtype": DTYPES[dtype], "local_files_only": True}
+    check_weights(folder)
+    options: dict[str, Any] = {"dtype": DTYPES[dtype], "local_files_only": True, "use_safetensors": True}
     # Tensors of a wrong shape are let through here, to be refused by name below.
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     if quantize != "none":
@@ -241,7 +235,7 @@ def find_vision_tower(path: str) -> dict[str, str]:
             f"picture for model.identity=image or both; expected model.identity=text"
         )
     found = {match[1]: name for name in weight_files(folder) if (match := _VISION.search(name))}
-    if not found or "vision_config" not in json.loads((folder / "config.json").read_text()):
+    if not found or "vision_config" not in read_json(folder / "config.json"):
         raise ModelError(
             f"model.path={path!r}: no vision tower (`vision_config` in config.json and tensors of vision_tower.*); "
             f"expected one for model.identity=image or both, or else model.identity=text"
@@ -259,28 +253,10 @@ def _embeddings(folder: Path) -> Tensor:
         return weights.get_tensor(names[0])
 
 
-def weight_files(folder: Path) -> dict[str, str]:
-    """The file of every tensor, of a whole or a sharded checkpoint.
-
-    Raises:
-        ModelError: there is no safetensors file, or it does not open.
-    """
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        files: dict[str, str] = json.loads(index.read_text())["weight_map"]
-        return files
-    if not (folder / "model.safetensors").is_file():
-        raise ModelError(
-            f"{folder}: neither model.safetensors nor {index.name}; other weight formats are not read. Convert "
-            f"pytorch_model.bin once: python pipelines/convert.py {folder} OUT"
-        )
-    with _tensors(folder / "model.safetensors") as weights:
-        return dict.fromkeys(weights.keys(), "model.safetensors")
-
-
 @contextmanager
 def _tensors(file: Path) -> Iterator[Any]:
     """A safetensors file, opened for single tensors."""
+    read_header(file)  # which says in plainer words what is wrong with it
     try:
         with safe_open(file, framework="pt") as tensors:
             yield tensors

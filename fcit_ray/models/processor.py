@@ -1,11 +1,12 @@
 """Which processor a model has, and loading it without what only videos need."""
 
-import json
 from pathlib import Path
 from typing import Any, cast
 
 from transformers import AutoConfig, AutoProcessor, LlavaProcessor, ProcessorMixin
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING, processor_class_from_name
+
+from fcit_ray.files import read_json
 
 _NAMED_IN = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
 
@@ -31,7 +32,7 @@ def processor_class(folder: Path) -> type[Any] | None:
     """
     for name in _NAMED_IN:
         file = folder / name
-        if file.is_file() and (named := json.loads(file.read_text(encoding="utf-8")).get("processor_class")):
+        if file.is_file() and (named := read_json(file).get("processor_class")):
             return processor_class_from_name(named)
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     found: type[Any] | None = cast(Any, PROCESSOR_MAPPING).get(type(config), None)

@@ -4,19 +4,20 @@
 ever runs. Both kinds are mapped into memory: only what is asked for is read.
 """
 
-import json
 import pickle
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from fcit_ray.models.load import ModelError
+from fcit_ray.files import misfit
+from fcit_ray.models.folder import ModelError, read_header, read_index
 
 _WHOLE = ("model.safetensors", "pytorch_model.bin")
 
@@ -40,7 +41,7 @@ def tensor_files(folder: Path) -> list[Path]:
     for whole in _WHOLE:
         index = folder / f"{whole}.index.json"
         if index.is_file():
-            files = [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+            files = [folder / name for name in sorted(set(read_index(index).values()))]
             if missing := [file.name for file in files if not file.is_file()]:
                 raise ModelError(f"{folder}: {index.name} names {missing[0]}, which is not there")
             return files
@@ -56,21 +57,43 @@ def reading(file: Path) -> Iterator[TensorFile]:
     Raises:
         ModelError: not a file of named tensors and nothing else.
     """
-    safe = file.suffix == ".safetensors"
     try:
-        opened = safe_open(file, framework="pt") if safe else None
-        # Files older than PyTorch 1.6 are no archives and cannot be mapped: those are read whole.
-        mapped = zipfile.is_zipfile(file)
-        state = None if safe else torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
-    except (pickle.UnpicklingError, SafetensorError, EOFError, RuntimeError) as error:
-        raise ModelError(f"{file}: expected named tensors and nothing else: {str(error).splitlines()[0]}") from error
-    if opened is not None:
-        with opened as tensors:
-            yield _SafeTensors(tensors)
-        return
+        if reason := misfit(file):
+            raise ModelError(f"{file}: {reason}")
+        if file.suffix == ".safetensors":
+            read_header(file)
+            with safe_open(file, framework="pt") as tensors:
+                yield _SafeTensors(tensors)
+            return
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{file}: does not load: {error}") from error
+    state = _unpickled(file)
     if not (isinstance(state, Mapping) and state and all(isinstance(value, Tensor) for value in state.values())):
         raise ModelError(f"{file}: holds a {type(state).__name__}; expected names and their tensors")
     yield _Loaded(state)
+
+
+def _unpickled(file: Path) -> Any:
+    """What `torch.save` wrote, if that is tensors in plain containers."""
+    with file.open("rb") as stream:
+        start = stream.read(4)
+    # Files older than PyTorch 1.6 are no archives and cannot be mapped: those are read whole.
+    is_archive = start == b"PK\x03\x04"
+    if not is_archive and not start.startswith(b"\x80"):
+        raise ModelError(f"{file}: is no file of weights as PyTorch writes them; fetch it again")
+    if is_archive and not zipfile.is_zipfile(file):  # an archive's table of contents stands at its end
+        raise ModelError(f"{file}: is cut short, an archive without its end; fetch it again")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of a newer pickle's protocol
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=is_archive)
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"{file}: is a pickle of more than tensors, which is not read, as that would run its code; expected named "
+            f"tensors and nothing else"
+        ) from error
+    except (OSError, EOFError, RuntimeError, LookupError, ValueError) as error:
+        raise ModelError(f"{file}: is cut short or broken ({type(error).__name__}); fetch it again") from error
 
 
 class _SafeTensors:

@@ -156,6 +156,25 @@ def test_what_utf8_cannot_hold_is_one_broken_record_and_ids_are_written_escaped(
     assert [record.id for record in load_train(root, "ImageNet-R")] == ["whole"]
 
 
+def test_numbers_that_are_none_are_broken_records_and_can_be_set_aside(write):
+    """JSON's NaN and Infinity, which Python reads: among captions, where one of many must not stop a run."""
+    nan, dataset = float("nan"), "Flickr30k-cap"
+    write("train_brief_4w.json", [training("0"), training("1", conversations=[*asking("a ?"), {"from": nan}])], dataset)
+    asked = [question(name) for name in "012"]
+    root = write("val_brief.json", [*asked, {**asked[0], "question_id": nan}], dataset)
+    captions = [{"image_id": name, "caption": text} for name, text in (("0", "a"), ("1", nan), ("2", "b"))]
+    write("val_coco_type.json", {"annotations": captions}, dataset)
+    report = check_root(str(root), honour_quarantine=False)
+    test = f"instructions/{dataset}/val_brief.json"
+    assert [(o.source, o.index, o.kind, o.reason) for o in report.errors] == [
+        (report.pieces[0].source, 1, "conversation", "roles are human, gpt, nan; expected human, gpt in turn"),
+        (test, 1, "conversation", "val_coco_type.json: image id '1', annotation 1: 'caption' is NaN; expected text"),
+        (test, 3, "conversation", "'question_id' is NaN; expected text or a number"),
+    ]
+    assert set_aside(report) == 3
+    assert [record.id for record in load_test(root, dataset)] == ["0", "2"]
+
+
 def test_a_file_that_changed_after_the_quarantine_is_refused(root):
     set_aside(check_root(str(root), honour_quarantine=False))
     items = json.loads((root / TRAIN).read_text())

@@ -21,8 +21,8 @@ from fcit_ray.data.prompt import Turn
 from fcit_ray.data.samples import SampleEncoder, normalise, pixel_scaling
 from fcit_ray.data.shards import LocalShards
 from fcit_ray.experiment import open_experiment
-from fcit_ray.models import load
 from fcit_ray.models.encoder import VisionTowerEncoder, join
+from fcit_ray.models.folder import TINY
 from fcit_ray.models.load import ModelError, find_vision_tower, load_base, load_image_encoder, load_processor
 from fcit_ray.runtime.data import sample_encoder
 
@@ -53,8 +53,8 @@ def cosine(one: np.ndarray, other: np.ndarray) -> float:
 def test_a_pictures_feature_is_the_towers_pooled_output_of_length_one(root, encode):
     # Independently: the processor's own pixels, the whole model as transformers loads it, its tower's class token
     # behind the last layer norm.
-    model = LlavaForConditionalGeneration.from_pretrained(load.TINY).eval()
-    processor = AutoProcessor.from_pretrained(load.TINY, backend="pil")
+    model = LlavaForConditionalGeneration.from_pretrained(TINY).eval()
+    processor = AutoProcessor.from_pretrained(TINY, backend="pil")
     for record in load_train(root, "AOKVQA")[:3]:
         with Image.open(root / "datasets" / record.image) as image:
             pixels = processor.image_processor(image.convert("RGB"), return_tensors="pt")["pixel_values"]
@@ -199,14 +199,14 @@ def test_only_what_the_identity_needs_is_loaded_and_that_once(root, encode, monk
 def test_the_words_need_no_picture(tmp_path, encode):
     gone = Record("ArxivQA", "q", "gone.png", (Turn("which ?", "red"),), source="train.json", index=0)
     assert encode("text").encode_feature(gone).shape == (128,)
-    with pytest.raises(DataError, match=r"image gone\.png does not decode"):
+    with pytest.raises(DataError, match=r"image gone\.png: no such file"):
         encode("image").encode_feature(gone)
 
 
 def saved(folder: Path, drop: str = "", prefix: str = "", files: int = 1) -> str:
     """A copy of the packaged model: without the tensors that begin with `drop`, their names changed, in shards."""
-    shutil.copytree(load.TINY, folder, ignore=shutil.ignore_patterns("*.safetensors"))
-    tensors = load_file(load.TINY / "model.safetensors")
+    shutil.copytree(TINY, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    tensors = load_file(TINY / "model.safetensors")
     tensors = {name.replace("vision_tower.", prefix or "vision_tower."): t for name, t in tensors.items()}
     tensors = {name: tensor for name, tensor in tensors.items() if not (drop and name.startswith(drop))}
     if files == 1:

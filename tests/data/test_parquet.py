@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -14,6 +15,7 @@ from fcit_ray.data.check import check_root, set_aside
 from fcit_ray.data.images import open_image
 from fcit_ray.data.layout import DataError, check_images, load_test, load_train, num_set_aside, positions_set_aside
 from fcit_ray.data.object_store import Store
+from fcit_ray.data.parquet_read import RECORD_SCHEMA, open_parquet
 from fcit_ray.data.parquet_write import write_parquet
 from fcit_ray.data.samples import SampleEncoder
 
@@ -54,6 +56,26 @@ def captions(root):
 @pytest.fixture(params=["folder", "uri"])
 def out(request, tmp_path):
     return str(tmp_path / "pq") if request.param == "folder" else f"file://{tmp_path}/pq"
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ('{"question_id":NaN,"image":"a.png"}', r"test\.json: 1 of 1 records .*\n  record 0 .*'question_id' is NaN"),
+        ("[" * 100_000, r"test\.json: record 0 is JSON that is nested too deeply"),
+        ("", r"test\.json: record 0 is not JSON"),
+    ],
+)
+def test_a_record_of_a_table_that_cannot_be_used_is_named(root, out, tmp_path, record, said):
+    write_parquet(root, out, [DATASET])
+    (table,) = (tmp_path / "pq" / "instructions" / DATASET / "test").glob("*.parquet")
+    rows = pq.read_table(table).to_pylist()[:1]
+    pq.write_table(pa.Table.from_pylist([{**rows[0], "record": record}], RECORD_SCHEMA), table)
+    manifest = tmp_path / "pq" / "parquet.json"
+    manifest.write_text(manifest.read_text().replace('"rows": 40', '"rows": 1'))
+    open_parquet.cache_clear()
+    with pytest.raises(DataError, match=said):
+        load_test(out, DATASET)
 
 
 @pytest.mark.parametrize("images", ["embed", "reference"])

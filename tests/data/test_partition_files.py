@@ -54,6 +54,27 @@ def write_task(folder: Path, number: int, clients: list[list[dict]]) -> None:
         (folder / f"Task{number}" / f"client_{client}.json").write_text(json.dumps(items, indent=4))
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('[{"id": NaN, "image": "a.png"}]', r"1 of 1 records cannot be used:\n  record 0 .*'id' is NaN; expected text"),
+        ("version https://git-lfs.github.com/spec/v1\noid", "is a Git LFS pointer in the place of the file"),
+        ("[" * 100_000, "is JSON that is nested too deeply to be read"),
+        ("", "is empty, as a copy or download that broke off leaves it"),
+        (None, r"is a named pipe \(FIFO\); expected a file"),
+    ],
+)
+def test_a_clients_file_that_cannot_be_read_is_named(root, tmp_path, content, said):
+    (tmp_path / "Task1").mkdir()
+    if content is None:
+        os.mkfifo(tmp_path / "Task1" / "client_0.json")
+    else:
+        (tmp_path / "Task1" / "client_0.json").write_text(content)
+    one = {"tasks": ["ImageNet-R"], "num_clients": 1, "clients_per_round": 1, "partition_tasks": [1]}
+    with pytest.raises(DataError, match=rf"Task1/client_0\.json: {said}"):
+        load_partition(configure(root, **one, partition="files", partition_files=str(tmp_path)).benchmark)
+
+
 def pictures(*images: str) -> list[dict]:
     return [training(f"{image} {index}", f"./{image}") for index, image in enumerate(images)]
 

@@ -109,6 +109,18 @@ def test_initial_values_depend_on_seed_adapter_and_layer_alone():
     assert params_sha256(small_bank(seed=0).params()) != params_sha256(small_bank(seed=1).params())
 
 
+ROUNDED = {"rtol": 1e-5, "atol": 1e-6}
+"""Between a product of some rows and the same rows of a larger one: sums over 16 numbers in another order, each within
+16 * 2^-24 = 1e-6 of the largest partial sum, and a few such layers after each other. An equality of bits would depend
+on which kernel a CPU takes for which shape."""
+
+
+def assert_tail_of(output, whole):
+    """That an output is a model's whose head saw the last positions alone: the others' logits were not computed."""
+    torch.testing.assert_close(output.loss, whole.loss, **ROUNDED)
+    torch.testing.assert_close(output.logits, whole.logits[:, -output.logits.shape[1] :], **ROUNDED)
+
+
 def test_a_bank_of_untrained_adapters_is_the_base():
     base, bank = small_base(), small_bank(4, config=FOUR)
     batch = {name: value for name, value in train_batch().items() if name != "features"}
@@ -116,9 +128,7 @@ def test_a_bank_of_untrained_adapters_is_the_base():
     bank.activate(Assignment(train=(2,)), with_projector=True)
     bank.model.eval()
     for _ in range(2):
-        output = bank.forward(train_batch())
-        assert torch.equal(output.loss, expected.loss)
-        assert torch.equal(output.logits, expected.logits[:, -output.logits.shape[1] :])
+        assert_tail_of(bank.forward(train_batch()), expected)
         bank.pack(bank.params())
 
 
@@ -340,9 +350,9 @@ def test_no_logits_are_computed_before_the_first_answer_and_the_gradient_is_the_
     bank.model.eval()
     outputs = [bank.forward(batch), bank.model(**{k: v for k, v in batch.items() if k != "features"})]
     assert outputs[0].logits.shape[1] == 3 + 2 + 1  # three answer tokens, two that the long one is behind, one before
-    assert torch.equal(outputs[0].loss, outputs[1].loss)
+    assert_tail_of(*outputs)
     for ours, whole in zip(*(torch.autograd.grad(o.loss, list(trained.values())) for o in outputs), strict=True):
-        assert torch.equal(ours, whole)
+        torch.testing.assert_close(ours, whole, **ROUNDED)
 
 
 def test_prompts_shift_no_answers_logits():
@@ -671,13 +681,11 @@ def test_the_features_are_as_wide_as_the_bank_takes_them_to_be():
 # A bank of no adapters
 
 
-def test_a_bank_of_none_is_the_base_to_the_bit():
+def test_a_bank_of_none_is_the_base():
     # And rank 4, which nothing can be divided into, is no obstacle.
     base, bank = small_base(), small_bank(0)
     batch = {name: value for name, value in train_batch().items() if name != "features"}
-    found, expected = bank.forward(train_batch()), base(**batch)
-    assert torch.equal(found.loss, expected.loss)
-    assert torch.equal(found.logits, expected.logits[:, -found.logits.shape[1] :])
+    assert_tail_of(bank.forward(train_batch()), base(**batch))
     assert not any(isinstance(module, LoraLayer) for module in bank.model.modules())
     bank.pack(bank.params())
     inputs = {name: value for name, value in prompts().items() if name != "features"}

@@ -1,6 +1,7 @@
 """Which attention kernel a run gets, and what is refused with which reason, before a model loads."""
 
 import importlib.util
+import inspect
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 from fcit_ray.config import ConfigError, parse_config
 from fcit_ray.models import quantize
 from fcit_ray.models.attention import check_attention, choose_attention, unfit_for_flash
-from fcit_ray.models.load import TINY, load_base
+from fcit_ray.models.folder import TINY
+from fcit_ray.models.load import load_base
 from fcit_ray.models.quantize import check_quantize, check_quantized, unquantized
 from fcit_ray.report import make_results
 
@@ -102,32 +104,47 @@ def config_only(folder, settings):
     return folder
 
 
-# Gemma 3 lets a picture's tokens see each other; the tower of Mllama makes masks that flash-attn cannot take.
-UNFIT = [("Gemma 3", r"Gemma3.* may attend in both directions"), ("Mllama", r"Mllama.* has no support")]
-
-
 @pytest.fixture
-def unfit(tmp_path):
-    def folder(name):
-        if name == "Gemma 3":
-            return config_only(tmp_path, hf.Gemma3Config(text_config=SMALL, vision_config=SMALL))
-        vision = {"hidden_size": 32, "num_hidden_layers": 2, "num_global_layers": 1, "attention_heads": 4}
-        text = SMALL | {"cross_attention_layers": [1], "pad_token_id": 0, "num_key_value_heads": 4}
-        return config_only(tmp_path, hf.MllamaConfig(text_config=text, vision_config=vision))
-
-    return folder
+def gemma(tmp_path):
+    """Gemma 3 lets a picture's tokens see each other; some versions of transformers say so themselves."""
+    return config_only(tmp_path, hf.Gemma3Config(text_config=SMALL, vision_config=SMALL))
 
 
-@pytest.mark.parametrize(("name", "reason"), UNFIT)
-def test_auto_leaves_flash_attention_where_it_would_fail_or_change_the_model(machine, unfit, name, reason):
+def test_auto_leaves_flash_attention_where_it_would_change_the_model(machine, gemma):
     machine(["flash_attn"], (9, 0))
-    folder = unfit(name)
-    assert choose_attention("auto", "bfloat16", gpu=True, folder=folder) is None
+    assert choose_attention("auto", "bfloat16", gpu=True, folder=gemma) is None
     assert choose_attention("auto", "bfloat16", gpu=True, folder=TINY) == FLASH
+    reason = r"Gemma3\w+ (may attend in both directions|has no support)"
     with pytest.raises(ConfigError, match=reason):
-        choose_attention(FLASH, "bfloat16", gpu=True, folder=folder)
+        choose_attention(FLASH, "bfloat16", gpu=True, folder=gemma)
     with pytest.raises(ConfigError, match=reason):  # ... and at the door
-        check_attention(config(attention=FLASH), folder)
+        check_attention(config(attention=FLASH), gemma)
+
+
+class Silent(hf.PreTrainedModel):
+    """An architecture whose library claims support, in a module of which the words may be chosen."""
+
+    config_class = hf.LlamaConfig
+    _supports_flash_attn = True
+
+    def forward(self):
+        raise AssertionError("only looked at")
+
+
+@pytest.mark.parametrize(
+    ("supports", "source", "reason"),
+    [
+        (True, "mask = causal", ""),
+        (True, "mask = create(or_mask_function=pictures)", "Silent may attend in both directions"),
+        (False, "mask = create(or_mask_function=pictures)", "Silent has no support for it"),  # its own word first
+    ],
+)
+def test_the_librarys_own_word_comes_before_a_look_at_its_source(monkeypatch, supports, source, reason):
+    monkeypatch.setattr(Silent, "_supports_flash_attn", supports)
+    monkeypatch.setattr(inspect, "getsource", lambda module: source)
+    found = unfit_for_flash(Silent(hf.LlamaConfig(**SMALL)))
+    assert found.startswith(reason)
+    assert bool(found) == bool(reason)
 
 
 @pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.name)

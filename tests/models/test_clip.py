@@ -27,6 +27,7 @@ from fcit_ray.models.clip import (
     load_clip_image_encoder,
     load_clip_text_encoder,
 )
+from fcit_ray.models.folder import TINY
 from fcit_ray.models.load import ModelError
 from fcit_ray.runtime.data import sample_encoder
 
@@ -179,7 +180,7 @@ def test_models_that_will_not_do_are_refused_at_the_door(clip, root, tmp_path):
     with pytest.raises(ModelError, match=r"model\.identity_encoder='no/such': neither a folder nor a hub name"):
         open_experiment(config(root, identity_encoder="no/such"))
     with pytest.raises(ModelError, match=r"a model of type 'llava'; expected 'base' or a whole CLIP model"):
-        open_experiment(config(root, identity_encoder=str(load.TINY)))
+        open_experiment(config(root, identity_encoder=str(TINY)))
     binary = tmp_path / "binary"
     save_clip(binary, binary=True)
     with pytest.raises(ModelError, match=r"Convert pytorch_model\.bin once: python pipelines/convert\.py .*binary OUT"):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import pickle
 import re
 import runpy
 import shutil
@@ -228,6 +229,19 @@ def test_what_is_no_llava_1_5_is_refused(tmp_path, parts, clip):
             ("mm_projector_type", "linear", "mm_projector_type is 'linear'; expected 'mlp2x_gelu'"),
             ("image_aspect_ratio", "anyres", "image_aspect_ratio is 'anyres'; expected 'pad'"),
             ("mm_use_im_start_end", True, "mm_use_im_start_end is True; expected False"),
+            ("model_type", "llava_mistral", "model_type is 'llava_mistral'; expected 'llava'"),
+            ("architectures", ["LlavaMptForCausalLM"], r"architectures is \['LlavaMptForCausalLM'\]; expected"),
+            ("sliding_window", 4096, "sliding_window is 4096; expected None"),
+            ("attention_bias", True, "attention_bias is True; expected False"),
+            ("mlp_bias", True, "mlp_bias is True; expected False"),
+            ("tie_word_embeddings", True, "tie_word_embeddings is True; expected False"),
+            ("quantization_config", {"bits": 4}, r"quantization_config is \{'bits': 4\}; expected None"),
+            ("mm_patch_merge_type", "spatial", "mm_patch_merge_type is 'spatial'; expected 'flat'"),
+            ("head_dim", 32, "head_dim is 32; expected None"),
+            ("rope_scaling", {"type": "dynamic", "factor": 2.0}, "rope_scaling is .*; expected null, or type 'linear'"),
+            ("rope_scaling", {"type": "linear", "factor": 2.0, "low": 1}, "rope_scaling is .*; expected null"),
+            ("rope_parameters", {"rope_type": "yarn"}, "rope_parameters is .*, a key that no LLaVA-1.5 has"),
+            ("logit_softcap", 30, "logit_softcap is 30, a key that no LLaVA-1.5 has and that may change what the"),
             ("vocab_size", VOCABULARY + 1, r"2 of another shape: language_model\.lm_head\.weight"),
         ]
     ):
@@ -248,6 +262,35 @@ def test_what_is_no_llava_1_5_is_refused(tmp_path, parts, clip):
         make_plan(source, str(clip))
 
 
+PUBLISHED = {  # the keys of liuhaotian/llava-v1.5-7b's config.json, and those that newer code of theirs writes
+    "_name_or_path": "llava-v1.5-7b", "freeze_mm_mlp_adapter": False, "freeze_mm_vision_resampler": False,
+    "initializer_range": 0.02, "max_length": 4096, "mm_resampler_type": None, "pad_token_id": 0, "pretraining_tp": 1,
+    "rope_scaling": None, "torch_dtype": "float16", "transformers_version": "4.31.0", "tune_mm_mlp_adapter": False,
+    "tune_mm_vision_resampler": False, "unfreeze_mm_vision_tower": False, "use_cache": True, "use_mm_proj": True,
+    "attention_bias": False, "attention_dropout": 0.0, "mm_patch_merge_type": "flat", "mm_projector_lr": None,
+    "rope_theta": 10000.0, "tokenizer_model_max_length": 2048, "tokenizer_padding_side": "right",
+    "image_crop_resolution": None, "image_grid_pinpoints": None, "image_split_resolution": None,
+}  # fmt: skip
+
+
+def test_every_key_that_is_published_is_known_and_positions_may_be_scaled(tmp_path, parts, clip):
+    make_plan(write(tmp_path / "a", parts, **PUBLISHED), str(clip))
+    scaled = {"type": "linear", "factor": 4.0}
+    source = write(tmp_path / "b", parts, **{**PUBLISHED, "rope_scaling": scaled, "rope_theta": 5000.0})
+    convert(make_plan(source, str(clip)), tmp_path / "out")
+    # Positions divided by four: the first pair of a head of 8 turns by position / 4, the second slower by 5000^(2/8).
+    rotary = load_base(str(tmp_path / "out")).model.language_model.rotary_emb
+    expected = [5000 ** (-2 * pair / 8) / 4 for pair in range(4)]
+    torch.testing.assert_close(rotary.inv_freq, torch.tensor(expected))
+
+
+@pytest.mark.parametrize("sign", [{"unfreeze_mm_vision_tower": True}, {"mm_tunable_parts": "mm_vision_tower,mm_mlp"}])
+def test_a_tower_that_was_trained_along_must_be_there(tmp_path, parts, clip, sign):
+    make_plan(write(tmp_path / "a", parts, **sign), str(clip))
+    with pytest.raises(ModelError, match=r"its vision tower was trained along \(config\.json\), and is not among its"):
+        make_plan(write(tmp_path / "b", parts, tower=False, **sign), str(clip))
+
+
 def test_a_tower_of_its_own_needs_no_clip_folder_where_its_sizes_are_known(tmp_path, parts):
     # Those of ViT-L/14-336: 24 layers where this tower has 3, of 16 tensors each (four projections of attention, two of
     # the feed-forward part, two norms, each with a bias): 21 * 16 = 336 missing. The projector takes 1024 from it.
@@ -266,9 +309,34 @@ class Harm:
 def test_a_file_with_more_than_tensors_in_it_is_refused_and_not_run(tmp_path, parts, clip, capsys):
     source = write(tmp_path / "llava", parts)
     torch.save({**state_of(parts, True), "harm": Harm()}, source / "pytorch_model.bin")
-    with pytest.raises(ModelError, match="expected named tensors and nothing else"):
+    with pytest.raises(
+        ModelError, match=r"is a pickle of more than tensors, .*; expected named tensors and nothing else$"
+    ):
         make_plan(source, str(clip))
     assert "harm" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("legacy", "cut", "said"),
+    [
+        (False, lambda whole: whole[: len(whole) // 2], "is cut short, an archive without its end; fetch it again"),
+        (True, lambda whole: whole[:-1], r"is cut short or broken \(\w+\); fetch it again"),
+        (True, lambda whole: whole[:20], r"is cut short or broken \(\w+\); fetch it again"),
+        (False, lambda whole: b"", "is empty, as a copy or download that broke off"),
+        (False, lambda whole: b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
+        (False, lambda whole: b"<html>", "is a web page"),
+        (False, lambda whole: b"words", "is no file of weights as PyTorch writes them"),
+        (False, lambda whole: pickle.dumps({"a": 1}), "is a pickle of more than tensors, which is not read"),
+    ],
+)
+def test_a_bin_file_that_is_not_whole_is_told_in_one_line(tmp_path, parts, clip, legacy, cut, said):
+    source = write(tmp_path / "llava", parts)
+    torch.save(state_of(parts, True), source / "pytorch_model.bin", _use_new_zipfile_serialization=not legacy)
+    whole = (source / "pytorch_model.bin").read_bytes()
+    (source / "pytorch_model.bin").write_bytes(cut(whole))
+    with pytest.raises(ModelError, match=rf"pytorch_model\.bin: ({said})") as caught:
+        make_plan(source, str(clip))
+    assert "\n" not in str(caught.value)
 
 
 def test_an_interrupted_conversion_leaves_nothing_that_looks_finished(tmp_path, source, clip, monkeypatch):

@@ -14,6 +14,7 @@ from fcit_ray.data.miniature.drawing import draw
 from fcit_ray.data.miniature.scenes import SIDE
 from fcit_ray.data.miniature.tasks import TASKS, Example, Task
 from fcit_ray.errors import UserError
+from fcit_ray.files import read_json
 
 GENERATOR_VERSION = 2  # raise it whenever the same arguments would write other bytes
 MANIFEST = "miniature.json"
@@ -113,9 +114,9 @@ def _is_there(root: Path, manifest: dict[str, Any]) -> bool:
         return False
     if (root / MANIFEST).is_file():
         try:
-            found = json.loads((root / MANIFEST).read_text())
-        except ValueError as error:
-            raise UserError(f"root: {root / MANIFEST} is not JSON ({error}); remove {root} or name another") from error
+            found = read_json(root / MANIFEST)
+        except (OSError, ValueError) as error:
+            raise UserError(f"root: {root / MANIFEST} {error}; remove {root} or name another") from error
         if found == manifest:
             return True
         raise UserError(f"root: {root} holds a miniature made with {found}, not {manifest}; remove it or name another")
