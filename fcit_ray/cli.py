@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from rich.console import Console
 
 from fcit_ray.data.coco_java import JavaError
-from fcit_ray.errors import UserError
-from fcit_ray.runtime.work_queue import RunFailed
+from fcit_ray.errors import RunFailed, UserError
 
 _terminal = Console()
 # Where there is no terminal rich assumes 80 columns, in which the table would lose its last ones.

@@ -53,6 +53,7 @@ class Driver:
         self._initial: Params | None = None
         self._begun = threading.Event()
         self._attention: set[str] = set()
+        self._frozen: frozenset[str] = frozenset()
         self._versions = 0
         self._view, self._num_views = 0, 1  # of the models being evaluated
         self._clock = _Clock()
@@ -60,11 +61,21 @@ class Driver:
 
     # What the workers call.
 
-    def join(self, worker: int, attention: str = "") -> bool:
-        """A worker (re)starts, with this attention kernel; True asks it to send the initial parameters with `begin`."""
+    def join(self, worker: int, attention: str = "", frozen: frozenset[str] = frozenset()) -> bool:
+        """A worker (re)starts.
+
+        Args:
+            worker: its rank.
+            attention: its attention kernel.
+            frozen: names of the parameters that its model has and no client trains.
+
+        Returns:
+            Whether it is to send the initial parameters with `begin`.
+        """
         self._queue.join(worker)
         if attention:
             self._attention.add(attention)
+        self._frozen |= frozen
         return not self._begun.is_set()
 
     def begin(self, params: Params) -> None:
@@ -95,9 +106,9 @@ class Driver:
         for worker in workers:
             self._queue.join(worker)
 
-    def fail(self, message: str) -> None:
-        """A worker met an error that any other would meet too: the run ends."""
-        self._queue.fail(message)
+    def fail(self, message: str, details: str = "") -> None:
+        """A worker met an error that any other would meet too: the run ends. `details` are for the log."""
+        self._queue.fail(message, details)
         self._begun.set()
 
     # What the launcher calls.
@@ -193,7 +204,12 @@ class Driver:
         works = self._train_works(state, jobs)
         clock.lap("prepare")
         self._status = replace(self._status, phase="training")
-        updates: list[ClientUpdate] = self._queue.run(works, [job.client.num_examples for job in jobs])
+        planned = {job.key: job for job in jobs}
+
+        def admit(work: TrainWork, update: ClientUpdate) -> None:
+            self._federation.admit(planned[work.job.key], update, self._frozen)
+
+        updates: list[ClientUpdate] = self._queue.run(works, [job.client.num_examples for job in jobs], admit)
         clock.lap("train")
         after = self._federation.close(state, updates)
         clock.lap("aggregate")
@@ -285,7 +301,7 @@ class Driver:
         answers = {}
         for index, (view, params) in enumerate(views.items()):
             self._view = index
-            answers[view] = self._answers(params, knowledge, datasets)
+            answers[view] = self._answers(params, knowledge, datasets, stage)
         self._view, self._num_views = 0, 1
         clock.lap("answer")
         label = f"stage_{stage:04d}" if stage >= 0 else "zero_shot"
@@ -347,7 +363,7 @@ class Driver:
         ]
         return rows, scores
 
-    def _answers(self, model: Params, knowledge: Any, datasets: Sequence[str]) -> dict[str, list[Answer]]:
+    def _answers(self, model: Params, knowledge: Any, datasets: Sequence[str], stage: int) -> dict[str, list[Answer]]:
         """Every record's answer of one model, by dataset; `knowledge` is a handle."""
         self._versions += 1
         params = [self._store.put(model)]
@@ -358,7 +374,7 @@ class Driver:
             for start in range(0, len(self._experiment.tests[name]), size)
         ]
         works = [
-            AnswerWork(self._versions, params, knowledge, name, self._shards.test_shard(name, start, stop))
+            AnswerWork(self._versions, params, knowledge, name, self._shards.test_shard(name, start, stop), stage)
             for name, start, stop in pieces
         ]
         results: list[list[Answer]] = self._queue.run(works, [stop - start for _, start, stop in pieces])

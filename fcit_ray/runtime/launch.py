@@ -17,14 +17,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from fcit_ray.config import Config, ConfigError
 from fcit_ray.data.partition_writing import partition_counts, plot_counts
 from fcit_ray.display import Status
+from fcit_ray.errors import RunFailed
 from fcit_ray.experiment import Experiment, open_experiment
 from fcit_ray.run_folder import RunFolder
 from fcit_ray.runtime.data import CPUS_PER_TASK, RayShards, quiet
 from fcit_ray.runtime.driver import Driver
-from fcit_ray.runtime.errors import MENDABLE, explain, origin
+from fcit_ray.runtime.errors import MENDABLE, failure, origin
 from fcit_ray.runtime.store import RayStore, share_tensors
 from fcit_ray.runtime.train_group import NoGroupConfig, TellDriver, work
-from fcit_ray.runtime.work_queue import RunFailed
 
 _POLL_S = 0.25
 _HEALTH_CHECK_S = "0.5"  # between Ray Train's looks at its workers: how soon a death is known
@@ -48,7 +48,7 @@ class _RayDriver(Driver):
             root = origin(error)
             if isinstance(root, MENDABLE):
                 raise root from None
-            raise RunFailed(explain(error)) from None
+            raise failure(root, "the driver") from None
 
     def pid(self) -> int:
         """Process id of the actor, for tests that kill it."""
@@ -176,6 +176,7 @@ def launch(
     """
     if folder.finished:
         return folder.results()
+    redirect_logs(folder.log_file)  # each run of a comparison or a sweep has its own
     experiment = experiment or open_experiment(config)
     config = experiment.config
     check_room(config)
@@ -200,7 +201,11 @@ def launch(
         workers.join(timeout=_LEAVE_S)
         return results
     except ray.exceptions.RayTaskError as error:
-        raise origin(error) from None
+        root = origin(error)
+        if isinstance(root, RunFailed) and root.details:
+            logging.getLogger("ray").error("%s\n%s", root, root.details)
+            raise RunFailed(f"{root}; the traceback is in {folder.log_file}", root.details) from None
+        raise root from None
     except ray.exceptions.RayActorError as error:
         logging.getLogger("ray").error("the driver's process died: %s", error)
         if error.actor_init_failed:

@@ -15,12 +15,12 @@ from ray import tune
 
 from fcit_ray.config import Config, ConfigError, describe, load_config, parse_config, with_absolute_paths
 from fcit_ray.display import Status
+from fcit_ray.errors import RunFailed
 from fcit_ray.experiment import open_experiment
 from fcit_ray.run_folder import RunFolder
 from fcit_ray.runtime.data import quiet
 from fcit_ray.runtime.launch import launch
 from fcit_ray.runtime.store import share_tensors
-from fcit_ray.runtime.work_queue import RunFailed
 
 _POLL_S = 1.0
 _ABANDON_S = 10.0  # for Tune to end its trials when the sweep is given up

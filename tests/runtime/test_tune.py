@@ -9,9 +9,9 @@ import pytest
 from conftest import Configure
 from in_process import run
 
+from fcit_ray.errors import RunFailed
 from fcit_ray.run_folder import RunFolder
 from fcit_ray.runtime.tune import Sweep, Trial, run_sweep
-from fcit_ray.runtime.work_queue import RunFailed
 
 SWEEP = Sweep(config=(Path("unused.yaml"),), methods=(Path("unused.yaml"),), max_concurrent=1)
 
