@@ -1,8 +1,11 @@
 """Errors as the user reads them. They live by themselves so that catching one imports neither torch nor ray."""
 
+import errno
+import os
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 class UserError(ValueError):
@@ -11,6 +14,10 @@ class UserError(ValueError):
 
 class DataError(UserError):
     """Data that cannot be used: which file, which record, what was found, what was expected."""
+
+
+class RunFolderError(UserError):
+    """A run folder that cannot be used as asked."""
 
 
 class RunFailed(RuntimeError):
@@ -63,3 +70,26 @@ def blaming(where: str) -> Iterator[None]:
         yield
     except Exception as error:
         raise blame(where, error) from error
+
+
+_REASONS = {
+    errno.EACCES: "no permission to use it",
+    errno.EPERM: "no permission to use it",
+    errno.EROFS: "lies on a file system that is read-only",
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.ENAMETOOLONG: "the name, or the whole path, is longer than the file system takes",
+    errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.EISDIR: "is a folder, not a file",
+    errno.ELOOP: "its links lead in a circle",
+}
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def disk_reason(error: OSError, path: Path | str) -> str:
+    """Why a path could not be used, in a few words."""
+    if error.errno in (errno.ENOENT, errno.EEXIST):
+        for place_ in (Path(path), *Path(path).parents):
+            if os.path.islink(place_) and not os.path.exists(place_):
+                return f"{place_} is a link to {os.readlink(place_)}, which is not there"
+    return _REASONS.get(error.errno or 0) or error.strerror or str(error)

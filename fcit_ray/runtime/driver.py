@@ -4,6 +4,7 @@ It plans a round, lets the workers pull its jobs, closes the round, writes its r
 evaluates after each stage. One thread runs `run`; the workers' calls come in on others.
 """
 
+import math
 import threading
 import time
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from fcit_ray.models.names import adapter_index
 from fcit_ray.params import norm, tree_bytes
 from fcit_ray.plots import plot_accuracy_matrix, plot_curves
 from fcit_ray.report import make_results, matrix_from_results
+from fcit_ray.run_cover import predictions_label
 from fcit_ray.run_folder import RunFolder
 from fcit_ray.runtime.messages import AnswerWork, Over, Store, TrainWork
 from fcit_ray.runtime.work_queue import Lease, WorkQueue
@@ -127,7 +129,8 @@ class Driver:
             CheckpointError: the last checkpoint is damaged.
         """
         try:
-            return self._run()
+            with self._folder.writing():
+                return self._run()
         finally:
             self._queue.finish()  # However it ended: the workers may go.
 
@@ -135,7 +138,8 @@ class Driver:
         state = self._folder.latest_checkpoint()
         if state is not None:
             self._begun.set()
-        self._folder.rewind(state.stage if state else 0, state.round if state else 0)
+        # Without a checkpoint nothing vouches for what may be there already: all of it is done again.
+        self._folder.rewind(state.stage if state else -math.inf, state.round if state else 0)
         # While the workers load the base.
         self._shards.prepare(min(state.stage if state else 0, self._experiment.setting.num_stages - 1))
         if state is None:
@@ -304,7 +308,7 @@ class Driver:
             answers[view] = self._answers(params, knowledge, datasets, stage)
         self._view, self._num_views = 0, 1
         clock.lap("answer")
-        label = f"stage_{stage:04d}" if stage >= 0 else "zero_shot"
+        label = predictions_label(stage)
         percents: dict[str, float] = {}
         details: dict[str, Any] = {}
         for name in datasets:
@@ -340,6 +344,7 @@ class Driver:
                 "seconds": clock.laps,
             }
         )
+        self._folder.cover_records()
 
     def _scored(self, dataset: str, view: str, answers: Sequence[Answer]) -> tuple[list[dict[str, Any]], Scores]:
         """One view's lines of the predictions, and its scores. The global model's lines name no view."""

@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -97,10 +98,17 @@ def start_ray(log_file: Path | None = None, *, num_cpus: int | None = None, addr
         logging.getLogger("ray").info("Ray's session folder, where every process has its log: %s", session)
 
 
+class _LogFile(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """A full disk is told once, by what fails for it, not by a traceback for every line of the log."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 def redirect_logs(log_file: Path) -> None:
     """Send the words of Ray's Python loggers in this process, and Python's warnings, to a file."""
     log_file.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(log_file)
+    handler = _LogFile(log_file)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.captureWarnings(True)
     # Deaths of processes, which Ray prints in the terminal even where it is told to keep its logs to itself.
@@ -163,7 +171,7 @@ def launch(
 
     Args:
         config: the run.
-        folder: opened for it; if it holds a checkpoint the run goes on from there.
+        folder: opened for it; if it holds a checkpoint the run goes on from there. It is released at the end.
         on_status: called about four times a second.
         experiment: if the caller has opened it already.
 
@@ -174,9 +182,18 @@ def launch(
         RunFailed: says why.
         ConfigError, DataError: before anything is started.
     """
-    if folder.finished:
-        return folder.results()
-    redirect_logs(folder.log_file)  # each run of a comparison or a sweep has its own
+    try:
+        if folder.finished:
+            return folder.results()
+        redirect_logs(folder.log_file)  # each run of a comparison or a sweep has its own
+        return _launch(config, folder, on_status, experiment)
+    finally:
+        folder.release()
+
+
+def _launch(
+    config: Config, folder: RunFolder, on_status: Callable[[Status], None], experiment: Experiment | None
+) -> dict[str, Any]:
     experiment = experiment or open_experiment(config)
     config = experiment.config
     check_room(config)
