@@ -13,7 +13,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import shutil
 import struct
 from collections.abc import Mapping
@@ -22,11 +21,11 @@ from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from fcit_ray import durable
 from fcit_ray.errors import UserError
+from fcit_ray.safe_tensors import save_tensors
 from fcit_ray.types import ServerState
 
 VERSION: Final = 3
@@ -38,7 +37,6 @@ _PARAMS: Final = "params.safetensors"
 _STATE: Final = "state.safetensors"
 _JSON: Final = "state.json"
 _FILES: Final = (_PARAMS, _STATE, _JSON)
-_OS_ERROR: Final = re.compile(r"\(os error (\d+)\)")
 _TREES: Final = ("knowledge", "optimizer", "memories", "local")
 
 # What safetensors stores as it is; any other dtype (complex128 ...) goes in as bytes, its dtype and shape in the JSON.
@@ -83,10 +81,8 @@ def save(state: ServerState, folder: Path, beside: Mapping[str, Any] | None = No
         shutil.rmtree(temporary)  # left by a save that was killed
     temporary.mkdir()
     (temporary / _JSON).write_text(json.dumps(document, allow_nan=False, indent=1), encoding="utf-8")
-    mode = (temporary / _JSON).stat().st_mode
-    for values, name in ((params, _PARAMS), (tensors, _STATE)):
-        _save_tensors(values, temporary / name)
-        (temporary / name).chmod(mode)  # safetensors writes files that nobody else may read
+    _save_tensors(params, temporary / _PARAMS)
+    _save_tensors(tensors, temporary / _STATE)
     files = {}
     for name in _FILES:
         durable.sync(temporary / name)
@@ -205,10 +201,8 @@ def _digest(path: Path) -> str:
 
 def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     try:
-        save_file(tensors, path)
+        save_tensors(tensors, path)
     except (SafetensorError, UnicodeEncodeError) as error:
-        if number := _OS_ERROR.search(str(error)):  # the library hands on no errno
-            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
         raise CheckpointError(f"{path.name}: these tensors cannot be written: {error}") from error
 
 

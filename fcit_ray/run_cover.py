@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
+from fcit_ray.plain_yaml import read_yaml
 
 # runtime.* says where the clients run, not what they compute, with this exception: GPU arithmetic rounds otherwise.
 DECIDES_BITS = frozenset({"runtime.gpu"})
@@ -44,7 +44,7 @@ def metrics_fault(metrics: Path, said: Mapping[str, Any]) -> str:
 def config_sha256(config: Path) -> str | None:
     """Of what a configuration file says, its layout and `runtime.*` apart; None if there is no such file."""
     content = _read(config)
-    return None if content is None else values_sha256(yaml.safe_load(content))
+    return None if content is None else values_sha256(read_yaml(content))
 
 
 def values_sha256(values: Any) -> str:

@@ -31,13 +31,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
 from pydantic import ValidationError
 
 from fcit_ray import checkpoint, durable, run_lock
 from fcit_ray.checkpoint import CheckpointError
-from fcit_ray.config import Config, describe, dump_config
+from fcit_ray.config import Config, ConfigError, dump_config, read_settings
 from fcit_ray.errors import FULL, RunFolderError, disk_reason
+from fcit_ray.mistakes import describe
 from fcit_ray.run_cover import PARTITION, cover, json_sha256
 from fcit_ray.run_session import this_session
 from fcit_ray.run_whole import check_whole
@@ -117,7 +117,7 @@ class RunFolder:
             raise RunFolderError(
                 f"{self.path}: holds {state} run; give {going_on}--overwrite to delete it, or another folder (--out)"
             )
-        if overwrite and self._is_marked():
+        if overwrite and self.is_run():
             self._clear()
             begun = False
         if begun:
@@ -201,11 +201,9 @@ class RunFolder:
             RunFolderError: there is none, or it is not one of this release.
         """
         try:
-            return Config.model_validate(yaml.safe_load(self.config_file.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            raise RunFolderError(f"{self.config_file}: missing; {self.path} is not the folder of a run") from None
-        except yaml.YAMLError as error:
-            raise RunFolderError(f"{self.config_file}: edited since it was written? {error}") from error
+            return Config.model_validate(read_settings(self.config_file))
+        except ConfigError as error:
+            raise RunFolderError(f"{error}; missing or edited since it was written, or no folder of a run") from None
         except ValidationError as error:
             raise RunFolderError(
                 f"{self.config_file}: edited, or of another release of fcit_ray:\n{describe(error)}"
@@ -355,6 +353,17 @@ class RunFolder:
         results, _ = self.read_results()
         return results
 
+    def results_with_config(self) -> dict[str, Any]:
+        """The results with the run's configuration, which older releases kept beside them alone.
+
+        Raises:
+            RunFolderError: as `results`.
+        """
+        results = self.results()
+        if "config" not in results and self.config_file.is_file():
+            results["config"] = self.config().model_dump(mode="json")
+        return results
+
     def read_results(self) -> tuple[dict[str, Any], dict[str, Any] | None]:
         """The results, and what they say of the files beside them (None where an older release wrote them)."""
         try:
@@ -397,14 +406,16 @@ class RunFolder:
             raise RunFolderError(f"{self.path}: {reason}{at}; give another folder (--out)") from error
 
     def _check_ours(self) -> None:
-        if not self._is_marked() and self._holds_anything():
+        if not self.is_run() and self._holds_anything():
             raise RunFolderError(
                 f"{self.path}: holds files, but none that fcit_ray wrote; nothing is deleted, give another folder "
                 "(--out)"
             )
 
-    def _is_marked(self) -> bool:
+    def is_run(self) -> bool:
         """Whether the folder is a run's: by its environment.json, or else by a checkpoint or results of ours."""
+        if not self.path.is_dir():
+            return False
         if self._environment().get("format") == _FORMAT:
             return True
         for folder in self.checkpoints():
@@ -478,6 +489,36 @@ class RunFolder:
                 raise RunFolderError(f"{self.metrics_file}, line {number}: expected an object, got {line[:60]!r}")
             pairs.append((line.decode() + "\n", record))
         return pairs
+
+
+@dataclass(frozen=True)
+class Found:
+    """Run folders below some paths: those of finished runs and the others; and the paths that have none."""
+
+    finished: list[RunFolder]
+    unfinished: list[RunFolder]
+    without: list[Path]
+
+
+def find_runs(paths: Iterable[Path]) -> Found:
+    """The run folders among these paths, or up to two levels below them (`runs/*` has `runs/demo/<method>`), each once.
+
+    In the order of the paths; below one by name.
+    """
+    found = Found([], [], [])
+    seen: set[Path] = set()
+    for path in paths:
+        places = [path] if RunFolder(path).is_run() else [
+            place for place in sorted([*path.glob("*"), *path.glob("*/*")]) if RunFolder(place).is_run()
+        ]  # fmt: skip
+        if not places:
+            found.without.append(path)
+        for place in places:
+            if place.resolve() not in seen:
+                seen.add(place.resolve())
+                folder = RunFolder(place)
+                (found.finished if folder.finished else found.unfinished).append(folder)
+    return found
 
 
 def _position(record: Mapping[str, Any]) -> tuple[float, float]:

@@ -7,13 +7,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
+from fcit_ray.data.location import redact
+
 _PACKAGES: Final = ("fcit_ray", "ray", "torch", "transformers", "peft")
 
 
 def this_session(seed: int) -> dict[str, Any]:
     """Command line, versions and platform of this process."""
     return {
-        "argv": sys.argv,
+        "argv": [redact(argument) for argument in sys.argv],
         "seed": seed,
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -264,7 +264,7 @@ def test_a_full_disk_is_an_error_of_the_disk_not_of_the_tensors(
     def full(*_: Any) -> None:
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr("fcit_ray.safe_tensors.save_file", full)
     with pytest.raises(OSError, match="No space left") as caught:
         checkpoint.save(make_state(), tmp_path / "c")
     assert caught.value.errno == errno.ENOSPC

@@ -166,6 +166,7 @@ class Driver:
             attention=self._attention,
         )
         results["quarantined"] = self._experiment.quarantined
+        results["config"] = self._config.model_dump(mode="json")
         matrix, tasks = matrix_from_results(results), results["tasks"]
         plot_accuracy_matrix(matrix, tasks, self._folder.path / "accuracy_matrix.png", self._config.name)
         plot_curves({self._config.name: self._folder.records()}, self._folder.path / "curves.png")

@@ -33,6 +33,10 @@ _LEAVE_S = 30.0  # for the workers to leave at the end of a run
 _ABANDON_S = 5.0  # the same when the run was given up; who is in the middle of an update is not waited for
 
 
+class ClusterLost(RunFailed):
+    """The cluster is gone, and no other run could go on there either."""
+
+
 class _RayDriver(Driver):
     """The driver inside its actor: reads its run's data there and serves it through Ray Data and the object store."""
 
@@ -221,7 +225,7 @@ def _launch(
         root = origin(error)
         if isinstance(root, RunFailed) and root.details:
             logging.getLogger("ray").error("%s\n%s", root, root.details)
-            raise RunFailed(f"{root}; the traceback is in {folder.log_file}", root.details) from None
+            raise RunFailed(f"{root}; the traceback is in {folder.log_file}") from None
         raise root from None
     except ray.exceptions.RayActorError as error:
         logging.getLogger("ray").error("the driver's process died: %s", error)
