@@ -108,6 +108,7 @@ class IdleWorker:
     """Stands where `Worker` stands: fetches what it was sent and returns an update of the same size."""
 
     attention = ""  # it has no model
+    frozen: frozenset[str] = frozenset()
 
     def __init__(self, store: RayStore):
         self._store = store

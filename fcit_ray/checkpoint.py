@@ -3,7 +3,7 @@
     params.safetensors   the global parameters under their own names, so that other tools can read them
     state.safetensors    every other tensor, under its path in the state: knowledge/anchor/layer.0~1A
     state.json           everything else; a tensor's place is taken by its key
-    manifest.json        format version, and size and SHA-256 of the three files above
+    manifest.json        format version, size and SHA-256 of the three files above, and what else belongs to the state
 
 Path parts are joined by "/", with "~" written ~0 and "/" written ~1 (RFC 6901), so no two paths share a key. Nothing
 is pickled: loading a checkpoint runs no code from it.
@@ -21,15 +21,15 @@ from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from fcit_ray import durable
 from fcit_ray.errors import UserError
 from fcit_ray.files import parse_json
+from fcit_ray.safe_tensors import save_tensors
 from fcit_ray.types import ServerState
 
-VERSION: Final = 2
+VERSION: Final = 3
 """Of the format written here; a higher one is refused, never guessed at."""
 
 MANIFEST: Final = "manifest.json"
@@ -51,7 +51,7 @@ class CheckpointError(UserError):
     """A state that cannot be saved, or a checkpoint that cannot be trusted."""
 
 
-def save(state: ServerState, folder: Path) -> None:
+def save(state: ServerState, folder: Path, beside: Mapping[str, Any] | None = None) -> None:
     """Write a checkpoint; `folder` appears under its name only when every byte is on the disk.
 
     An existing `folder` is replaced in two renames; killed between them, the old one lies beside it as
@@ -61,8 +61,10 @@ def save(state: ServerState, folder: Path) -> None:
         state: tensors may be of any dtype, shape, stride and device; they come back contiguous, on the CPU, without
             gradients, and no two share memory.
         folder: its parent must exist.
+        beside: what the manifest says of files that are no part of the checkpoint; a JSON value, read by `beside`.
 
     Raises:
+        OSError: the disk is full, or the like; nothing is left but a hidden folder.
         CheckpointError: a leaf that is neither tensor nor JSON value (the message names its path).
     """
     params: dict[str, Tensor] = {}
@@ -79,14 +81,14 @@ def save(state: ServerState, folder: Path) -> None:
     if temporary.exists():
         shutil.rmtree(temporary)  # left by a save that was killed
     temporary.mkdir()
+    (temporary / _JSON).write_text(json.dumps(document, allow_nan=False, indent=1), encoding="utf-8")
     _save_tensors(params, temporary / _PARAMS)
     _save_tensors(tensors, temporary / _STATE)
-    (temporary / _JSON).write_text(json.dumps(document, allow_nan=False, indent=1), encoding="utf-8")
     files = {}
     for name in _FILES:
         durable.sync(temporary / name)
         files[name] = {"bytes": (temporary / name).stat().st_size, "sha256": _digest(temporary / name)}
-    (temporary / MANIFEST).write_text(_dump_manifest(VERSION, files), encoding="utf-8")
+    (temporary / MANIFEST).write_text(_dump_manifest(VERSION, beside or {}, files), encoding="utf-8")
     durable.sync(temporary / MANIFEST)
     durable.sync(temporary)
 
@@ -98,6 +100,24 @@ def save(state: ServerState, folder: Path) -> None:
     durable.rename(temporary, folder)
     if old.exists():
         shutil.rmtree(old)
+
+
+def beside(folder: Path) -> dict[str, Any]:
+    """What `save` was told of the files beside the checkpoint.
+
+    Raises:
+        CheckpointError: the manifest is missing, damaged, or of another format.
+    """
+    return dict(_manifest(folder)["beside"])
+
+
+def write_beside(folder: Path, beside: Mapping[str, Any]) -> None:
+    """Replace what a checkpoint says of the files beside it.
+
+    Raises:
+        CheckpointError: the manifest is missing, damaged, or of another format.
+    """
+    durable.write_text(folder / MANIFEST, _dump_manifest(VERSION, beside, _manifest(folder)["files"]))
 
 
 def load(folder: Path) -> ServerState:
@@ -119,7 +139,8 @@ def load(folder: Path) -> ServerState:
     )
 
 
-def _verify(folder: Path) -> None:
+def _manifest(folder: Path) -> dict[str, Any]:
+    """The manifest, unless it is missing, damaged, or of another format."""
     manifest = folder / MANIFEST
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such checkpoint; name a folder that holds {MANIFEST}")
@@ -128,9 +149,11 @@ def _verify(folder: Path) -> None:
     text = manifest.read_bytes()
     try:
         listed = parse_json(text)
-        version, files = listed["version"], listed["files"]
+        version = listed["version"]
         # Written back, an undamaged manifest of any version is the same bytes; that is its own checksum.
-        intact = listed["format"] == _FORMAT and _dump_manifest(version, files).encode() == text
+        intact = listed["format"] == _FORMAT and _dump(listed).encode() == text
+        if version == VERSION:
+            intact = intact and _dump_manifest(version, listed["beside"], listed["files"]).encode() == text
     except (ValueError, KeyError, TypeError):
         intact = False
     if not intact:
@@ -138,8 +161,13 @@ def _verify(folder: Path) -> None:
     if version != VERSION:
         raise CheckpointError(
             f"{manifest}: format version {version}, this program reads version {VERSION}; "
-            "load it with the release of fcit_ray that wrote it"
+            "go on with the release of fcit_ray that wrote it, or start the run anew with --overwrite"
         )
+    return dict(listed)
+
+
+def _verify(folder: Path) -> None:
+    manifest, files = folder / MANIFEST, _manifest(folder)["files"]
     for name in _FILES:
         path, entry = folder / name, files.get(name)
         if entry is None or entry.keys() != {"bytes", "sha256"}:
@@ -157,8 +185,14 @@ def _verify(folder: Path) -> None:
             )
 
 
-def _dump_manifest(version: int, files: Mapping[str, Mapping[str, Any]]) -> str:
-    return json.dumps({"format": _FORMAT, "version": version, "files": files}, indent=1) + "\n"
+def _dump_manifest(version: int, beside: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]) -> str:
+    # What is said of the files has its proof in them; of what is beside them there may be none left.
+    proof = hashlib.sha256(json.dumps(beside).encode()).hexdigest()
+    return _dump({"format": _FORMAT, "version": version, "beside": beside, "beside_sha256": proof, "files": files})
+
+
+def _dump(manifest: Mapping[str, Any]) -> str:
+    return json.dumps(manifest, indent=1) + "\n"
 
 
 def _digest(path: Path) -> str:
@@ -168,7 +202,7 @@ def _digest(path: Path) -> str:
 
 def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     try:
-        save_file(tensors, path)
+        save_tensors(tensors, path)
     except (SafetensorError, UnicodeEncodeError) as error:
         raise CheckpointError(f"{path.name}: these tensors cannot be written: {error}") from error
 

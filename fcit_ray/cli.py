@@ -1,14 +1,18 @@
-"""What the pipelines share: reading arguments, and turning the errors that users can mend into one message."""
+"""What the pipelines share: reading arguments, and turning the errors that users can mend into one message.
+
+Light on purpose: the pipelines import what is heavy when their arguments have been read.
+"""
 
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 
 from fcit_ray.data.coco_java import JavaError
-from fcit_ray.errors import UserError
-from fcit_ray.runtime.work_queue import RunFailed
+from fcit_ray.data.location import redact
+from fcit_ray.errors import FULL, RunFailed, UserError, disk_reason
 
 _terminal = Console()
 # Where there is no terminal rich assumes 80 columns, in which the table would lose its last ones.
@@ -18,9 +22,27 @@ console = Console(
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Configuration files and `key.path=value` overrides, told apart by the equals sign."""
-    files = [argument for argument in arguments if "=" not in argument]
-    return files, [argument for argument in arguments if "=" in argument]
+    """Configuration files and `key.path=value` overrides, told apart by the equals sign (folders may have one too)."""
+    overrides = [text for text in arguments if "=" in text and "/" not in text.partition("=")[0]]
+    return [argument for argument in arguments if argument not in overrides], overrides
+
+
+def usable_folder(path: Path) -> Path:
+    """A folder, created if absent.
+
+    Raises:
+        UserError: it cannot be used; says why.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: {disk_reason(error, path)}; give another folder (--out)") from None
+    return path
+
+
+def tell(message: str) -> None:
+    """A line for the user beside the results: on standard error, without credentials."""
+    print(redact(message), file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -28,16 +50,24 @@ def exit_on_error(after_interrupt: str = "--resume goes on from the last checkpo
     """Print an error that the user can mend without its traceback, and exit with status 2; 1 for a failed run.
 
     Args:
-        after_interrupt: what there is to do or know after Ctrl-C.
+        after_interrupt: what there is to do or know after Ctrl-C, or when the disk is full.
     """
     try:
         yield
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        tell(f"error: {error}")
         sys.exit(2)
     except (RunFailed, JavaError) as error:
-        print(f"the run failed: {error}", file=sys.stderr)
+        if details := getattr(error, "details", ""):
+            tell(details)
+        tell(f"the run failed: {error}")
         sys.exit(1)
+    except OSError as error:
+        if error.errno is None or (error.filename is None and error.errno not in FULL):
+            raise  # no place that could be mended: a mistake of ours
+        remedy = f"; make room: {after_interrupt}" if error.errno in FULL else ""
+        tell(f"error: {error.filename or 'writing'}: {disk_reason(error, error.filename or '.')}{remedy}")
+        sys.exit(2)
     except KeyboardInterrupt:
-        print(f"interrupted; {after_interrupt}", file=sys.stderr)
+        tell(f"interrupted; {after_interrupt}")
         sys.exit(130)

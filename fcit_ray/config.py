@@ -3,6 +3,7 @@
 Every error is a `ConfigError` that names the dotted key, the value given and what was expected.
 """
 
+import difflib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -13,8 +14,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from fcit_ray.data.catalog import CATALOG, Captions, Scoring
-from fcit_ray.data.location import absolute, is_uri
-from fcit_ray.errors import UserError
+from fcit_ray.data.location import absolute, check_uri, is_uri
+from fcit_ray.errors import UserError, disk_reason
+from fcit_ray.mistakes import describe, nearest, unknown_name
+from fcit_ray.plain_yaml import MAX_BYTES, YamlError, read_yaml
 
 
 class ConfigError(UserError):
@@ -39,19 +42,29 @@ class _Section(BaseModel):
         return value
 
 
+def _printable(name: str) -> str:
+    if odd := [letter for letter in name if not letter.isprintable()]:
+        raise ValueError(f"expected letters that can be printed; {odd[0]!r} cannot")
+    return name
+
+
 class Task(_Section):
     """One task of the stream: a dataset, or several learned together (capability-related settings)."""
 
-    name: str
-    """Name in tables and file names."""
+    name: str = Field(min_length=1, max_length=100)
+    """Name in tables."""
     datasets: tuple[str, ...] = Field(min_length=1)
     """Folders of the authors' layout."""
+
+    _printable_name = field_validator("name")(_printable)
 
     @field_validator("datasets")
     @classmethod
     def _known(cls, datasets: tuple[str, ...]) -> tuple[str, ...]:
         if unknown := [name for name in datasets if name not in CATALOG]:
-            raise ValueError(f"unknown dataset {unknown[0]!r}; known: {', '.join(CATALOG)}")
+            raise ValueError(
+                f"unknown dataset {unknown[0]!r}; known: {', '.join(CATALOG)}{nearest(unknown[0], CATALOG)}"
+            )
         return datasets
 
 
@@ -106,6 +119,7 @@ class Benchmark(_Section):
     @classmethod
     def _spelled_once(cls, root: str) -> str:
         """One spelling of a path (`a/b`, not `./a/b/`), as runs are compared by their configurations."""
+        check_uri(root)
         return root if is_uri(root) else str(Path(root))
 
     @field_validator("tasks", mode="before")
@@ -129,7 +143,9 @@ class Benchmark(_Section):
     @classmethod
     def _unseen(cls, transfer: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         if unknown := [name for name in transfer if name not in CATALOG]:
-            raise ValueError(f"unknown dataset {unknown[0]!r}; known: {', '.join(CATALOG)}")
+            raise ValueError(
+                f"unknown dataset {unknown[0]!r}; known: {', '.join(CATALOG)}{nearest(unknown[0], CATALOG)}"
+            )
         if len(set(transfer)) < len(transfer):
             raise ValueError("names a dataset twice")
         trained = {name for task in info.data.get("tasks", ()) for name in task.datasets}
@@ -306,8 +322,8 @@ class Runtime(_Section):
 class Config(_Section):
     """A whole run."""
 
-    name: str = Field("run", min_length=1)
-    """Row label in tables."""
+    name: str = Field("run", min_length=1, max_length=100)
+    """Row label in tables; the default run folder is called by it, with `_` for what no file name may hold."""
     seed: int = Field(0, ge=0)
     """Every random draw derives from it."""
     regime: Literal["federated", "centralised", "zero_shot"] = "federated"
@@ -332,6 +348,8 @@ class Config(_Section):
     evaluation: Evaluation = Evaluation()
     runtime: Runtime = Runtime()
 
+    _printable_name = field_validator("name")(_printable)
+
 
 def load_config(files: Sequence[Path | str], overrides: Sequence[str] = ()) -> Config:
     """Merge YAML files from left to right, then the overrides, and check the result.
@@ -353,12 +371,7 @@ def load_config(files: Sequence[Path | str], overrides: Sequence[str] = ()) -> C
     merged: dict[str, Any] = {}
     for file in files:
         path = Path(file)
-        if not path.is_file():
-            raise ConfigError(f"{path}: no such configuration file")
-        try:
-            loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: not YAML: {error}") from error
+        loaded = read_settings(path)
         if loaded is None:
             continue
         if not isinstance(loaded, Mapping):
@@ -373,18 +386,53 @@ def load_config(files: Sequence[Path | str], overrides: Sequence[str] = ()) -> C
     return parse_config(_merge(_merge(merged, tuned.get(str(merged.get("name")), {})), given))
 
 
+def read_settings(path: Path) -> Any:
+    """The values of a YAML file.
+
+    Raises:
+        ConfigError: no such file, or none that is taken.
+    """
+    try:
+        if not path.is_file():
+            raise ConfigError(_no_file(path))
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise ConfigError(f"{path}: holds {size} bytes; a file of settings has at most {MAX_BYTES}")
+        return read_yaml(path.read_bytes())
+    except YamlError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {disk_reason(error, path)}") from None
+
+
+def _no_file(path: Path) -> str:
+    """What to say of a path that is no file, with the file that was probably meant."""
+    if path.exists():
+        return f"{path}: is no file; expected a YAML file"
+    if re.fullmatch(r"[a-z_]+(\.[a-z_]+)*", str(path)):
+        return f"{path}: no such file; expected a YAML file, or an override, which reads key.path=value"
+    beside = sorted(file.name for file in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+    close = difflib.get_close_matches(path.name, beside, n=1)
+    meant = f"; did you mean {path.with_name(close[0])}?" if close else ""
+    return f"{path}: no such file; expected a YAML file{meant}"
+
+
 def parse_config(values: Mapping[str, Any]) -> Config:
     """Check a plain mapping. The algorithm's own keys are checked too, and that its parts make sense together.
 
     Raises:
         ConfigError: names every offending key.
     """
-    from fcit_ray.algorithm import make_algorithm
-
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(describe(error)) from None
+        raise ConfigError(describe(error, schema=Config)) from None
+    from fcit_ray.methods import METHODS
+
+    # Before all methods, and torch with them, are imported: a misspelled name is told at once.
+    if isinstance(name := config.method.get("name"), str) and ":" not in name and name not in METHODS:
+        raise ConfigError(unknown_name("method", name, METHODS))
+    from fcit_ray.algorithm import make_algorithm
+
     make_algorithm(config)
     return config
 
@@ -410,25 +458,6 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
-def describe(error: ValidationError, prefix: str = "") -> str:
-    """One line per offending key: dotted key, value, what was expected."""
-    lines = []
-    for item in error.errors(include_url=False):
-        # Where a value may be of several types, pydantic adds the type it tried, such as "literal['homogeneous']".
-        path = [str(part) for part in item["loc"] if "[" not in str(part)]
-        key = ".".join([prefix, *path] if prefix else path)
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-            lines.append(f"{key}: unknown key")
-        elif item["type"] == "missing":
-            lines.append(f"{key}: missing")
-        elif path:
-            lines.append(f"{key}: {message} (got {item['input']!r:.80})")
-        else:  # a check of all hyper-parameters together: what was given is no single value
-            lines.append(f"{key}: {message}")
-    return "\n".join(lines)
-
-
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any], by_name: bool = True) -> dict[str, Any]:
     """`over` on top of `base`; with `by_name`, a section under another name replaces the one that was there."""
     merged = dict(base)
@@ -449,9 +478,9 @@ def _parse_override(text: str) -> dict[str, Any]:
     if not equals or not all(keys):
         raise ConfigError(f"{text!r}: an override reads key.path=value")
     try:
-        tree: Any = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{text!r}: the value is not YAML: {error}") from error
+        tree: Any = read_yaml(value)
+    except YamlError as error:
+        raise ConfigError(f"{text!r}: the value: {error}") from None
     for key in reversed(keys):
         tree = {key: tree}
     return dict(tree)

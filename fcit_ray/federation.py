@@ -10,10 +10,12 @@ from typing import Protocol
 
 from torch import Tensor
 
+from fcit_ray.admission import check_params, check_update
 from fcit_ray.aggregation import Aggregation
+from fcit_ray.errors import blaming, place
 from fcit_ray.local_optim import LocalRule, Plain
 from fcit_ray.methods.base import Method
-from fcit_ray.models.names import adapter_index
+from fcit_ray.models.names import adapter_index, is_residual
 from fcit_ray.seeds import derive_seed
 from fcit_ray.server_optim import ServerOptimizer
 from fcit_ray.types import Assignment, Client, ClientJob, ClientUpdate, Params, ServerState, Setting
@@ -40,26 +42,39 @@ class Federation:
 
     def start(self, params: Params) -> ServerState:
         """The state before the first round, from the bank's initial parameters."""
+        with blaming("before the first round, method.init"):
+            knowledge = self.method.init(params, self.setting)
+        with blaming("before the first round, local.init"):
+            local = self.local.init(params)
         return ServerState(
             stage=0,
             round=0,
             params=params,
-            knowledge=self.method.init(params, self.setting),
+            knowledge=knowledge,
             optimizer=self.server.init(params),
             memories={},
-            local=self.local.init(params),
+            local=local,
         )
 
     def is_over(self, state: ServerState) -> bool:
         return state.stage >= self.setting.num_stages
 
     def plan(self, state: ServerState) -> list[ClientJob]:
-        """The jobs of the next round, in the order in which `close` wants their updates."""
+        """The jobs of the next round, in the order in which `close` wants their updates.
+
+        Raises:
+            RunFailed: a hook raised; names stage, round and hook.
+        """
         assert not self.is_over(state), "a finished run has no next round"
+        where = place(state.stage, state.round)
         clients = self.aggregation.hide(self.population.select(state.stage, state.round), self.setting.seed)
-        assignments = self.method.assign(state.knowledge, state.stage, clients)
-        knowledge = self.method.brief(state.knowledge)
+        with blaming(f"{where}, method.assign"):
+            assignments = self.method.assign(state.knowledge, state.stage, clients)
+        with blaming(f"{where}, method.brief"):
+            knowledge = self.method.brief(state.knowledge)
         travels = [travelling(state.params, assignment) for assignment in assignments]
+        with blaming(f"{where}, local.brief"):
+            told = [self.local.brief(state.local, params) for params in travels]
         return [
             ClientJob(
                 stage=state.stage,
@@ -68,15 +83,43 @@ class Federation:
                 assignment=assignment,
                 params=params,
                 knowledge=knowledge,
-                local=self.local.brief(state.local, params),
+                local=local,
                 memory=state.memories.get(str(client.index), {}),
                 seed=derive_seed(self.setting.seed, "client", state.stage, state.round, client.index),
             )
-            for client, assignment, params in zip(clients, assignments, travels, strict=True)
+            for client, assignment, params, local in zip(clients, assignments, travels, told, strict=True)
         ]
 
+    def admit(self, job: ClientJob, update: ClientUpdate, frozen: frozenset[str] = frozenset()) -> ClientUpdate:
+        """An update as it arrives, before anything is made of it.
+
+        Args:
+            job: of `plan`.
+            update: what came back for it.
+            frozen: parameters that no client trains though all have them (a frozen projector).
+
+        Raises:
+            RunFailed: it cannot be averaged; names stage, round, client and parameter.
+        """
+        lora, trained = self.aggregation.lora, {None, *job.assignment.train}
+        sent = frozenset(
+            name
+            for name in job.params
+            if adapter_index(name) in trained
+            and lora.trains(name)
+            and not lora.stays(name)
+            and not is_residual(name)
+            and name not in frozen
+        )
+        check_update(job, update, sent)
+        return update
+
     def close(self, state: ServerState, updates: Sequence[ClientUpdate]) -> ServerState:
-        """The state after the round whose updates these are, in the order of `plan`."""
+        """The state after the round whose updates these are, in the order of `plan`.
+
+        Raises:
+            RunFailed: a hook raised, or the new parameters are not finite; names stage, round and hook or parameter.
+        """
         assert all((u.stage, u.round) == (state.stage, state.round) for u in updates), "updates of another round"
         # Sums in another order have other bits, and a missing client would go unnoticed.
         planned = [client.index for client in self.population.select(state.stage, state.round)]
@@ -84,16 +127,24 @@ class Federation:
             f"updates not of clients {planned} in the order of the plan"
         )
         seed = derive_seed(self.setting.seed, "server", state.stage, state.round)
-        delta = self.aggregation.combine(state.params, updates, seed)
-        knowledge = self.method.absorb(state.knowledge, updates)
-        params, optimizer = self.server.step(state.params, delta, state.optimizer)
-        local = self.local.absorb(state.local, updates, self.setting)
+        where = place(state.stage, state.round)
+        with blaming(f"{where}, the combination of the updates"):
+            delta = self.aggregation.combine(state.params, updates, seed)
+        with blaming(f"{where}, method.absorb"):
+            knowledge = self.method.absorb(state.knowledge, updates)
+        with blaming(f"{where}, server.step"):
+            params, optimizer = self.server.step(state.params, delta, state.optimizer)
+        with blaming(f"{where}, local.absorb"):
+            local = self.local.absorb(state.local, updates, self.setting)
+        check_params(params, where)
         memories = {**state.memories, **{str(u.client.index): u.memory for u in updates if u.memory}}
         after = replace(state, params=params, knowledge=knowledge, optimizer=optimizer, memories=memories, local=local)
         if state.round + 1 < self.setting.num_rounds:
             return replace(after, round=state.round + 1)
-        consolidated = self.method.consolidate(knowledge, params, state.stage)
-        optimizer = self.server.new_stage(params, optimizer)
+        with blaming(f"{where}, method.consolidate"):
+            consolidated = self.method.consolidate(knowledge, params, state.stage)
+        with blaming(f"{where}, server.new_stage"):
+            optimizer = self.server.new_stage(params, optimizer)
         return replace(after, stage=state.stage + 1, round=0, knowledge=consolidated, optimizer=optimizer)
 
 
@@ -103,9 +154,19 @@ def travelling(params: Params, assignment: Assignment) -> dict[str, Tensor]:
     return {name: value for name, value in params.items() if adapter_index(name) in adapters}
 
 
-def simulate(federation: Federation, params: Params, train: Callable[[ClientJob], ClientUpdate]) -> ServerState:
-    """Run the whole stream in this process, one client after another."""
+def simulate(
+    federation: Federation,
+    params: Params,
+    train: Callable[[ClientJob], ClientUpdate],
+    frozen: frozenset[str] = frozenset(),
+) -> ServerState:
+    """Run the whole stream in this process, one client after another; `frozen` as in `Federation.admit`.
+
+    Raises:
+        RunFailed: an update cannot be averaged, or a hook raised.
+    """
     state = federation.start(params)
     while not federation.is_over(state):
-        state = federation.close(state, [train(job) for job in federation.plan(state)])
+        updates = [federation.admit(job, train(job), frozen) for job in federation.plan(state)]
+        state = federation.close(state, updates)
     return state

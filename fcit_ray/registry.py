@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from fcit_ray.config import ConfigError, describe
+from fcit_ray.config import ConfigError
+from fcit_ray.mistakes import describe, nearest, unknown_name
 
 Component = TypeVar("Component")
 
@@ -37,7 +38,9 @@ def build(
     fields = [field.name for field in dataclasses.fields(cls)]
     if unknown := [key for key in given if key not in fields]:
         choices = ", ".join(fields) or "none"
-        raise ConfigError("\n".join(f"{section}.{key}: unknown key; {name} takes: {choices}" for key in unknown))
+        raise ConfigError(
+            "\n".join(f"{section}.{key}: unknown key; {name} takes: {choices}{nearest(key, fields)}" for key in unknown)
+        )
     try:
         component: Component = TypeAdapter(cls).validate_python(given)
     except ValidationError as error:
@@ -54,7 +57,7 @@ def build(
 def _import(section: str, name: str, known: Mapping[str, Any]) -> Any:
     module, colon, attribute = name.partition(":")
     if not colon:
-        raise ConfigError(f"{section}.name: unknown {name!r}; one of {', '.join(known)}, or module:Class of your own")
+        raise ConfigError(unknown_name(section, name, known))
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError, TypeError) as error:  # the latter two: no module's name at all

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fcit_ray import metrics
+from fcit_ray.errors import UserError
 from fcit_ray.params import params_sha256
 from fcit_ray.types import Params
 
@@ -160,11 +161,11 @@ def row_from_results(results: Mapping[str, Any]) -> Row:
     """The row of one run.
 
     Raises:
-        ValueError: names the key that results.json lacks.
+        UserError: names the key that results.json lacks.
     """
     needed = ("label", "seed", "tasks", "matrix", "last", "avg", "forgetting", "bwt", "seconds", "moved_bytes")
     if missing := [key for key in needed if key not in results]:
-        raise ValueError(f"results.json: lacks {', '.join(missing)}; written by another release of fcit_ray?")
+        raise UserError(f"results.json: lacks {', '.join(missing)}; written by another release of fcit_ray?")
     figures = {key: (math.nan if results[key] is None else float(results[key]),) for key in needed[4:]}
     return Row(
         label=results["label"],
@@ -181,16 +182,18 @@ def row_from_results(results: Mapping[str, Any]) -> Row:
 
 
 def merge_seeds(rows: Iterable[Row]) -> list[Row]:
-    """One row a label, in order of first appearance, holding all its seeds.
+    """One row a label and rule of scoring, in order of first appearance, holding all its seeds.
+
+    Labels are expected to tell unlike runs apart (`tell_apart`).
 
     Raises:
         ValueError: runs of one label differ in tasks, or repeat a seed (which would understate the spread).
     """
-    groups: dict[str, list[Row]] = {}
+    groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
-        groups.setdefault(row.label, []).append(row)
+        groups.setdefault((row.label, row.scoring, row.captions), []).append(row)
     merged = []
-    for label, group in groups.items():
+    for (label, _, _), group in groups.items():
         seeds = tuple(seed for row in group for seed in row.seeds)
         if len(set(seeds)) < len(seeds):
             raise ValueError(f"{label!r}: seeds {seeds} repeat; give runs that differ another `name`")
@@ -198,8 +201,6 @@ def merge_seeds(rows: Iterable[Row]) -> list[Row]:
             raise ValueError(f"{label!r}: runs of different tasks; give them different `name`s")
         if len({tuple(row.unseen) for row in group}) > 1:
             raise ValueError(f"{label!r}: runs of different benchmark.transfer; give them different `name`s")
-        if len({(row.scoring, row.captions) for row in group}) > 1:
-            raise ValueError(f"{label!r}: runs scored by different rules; give them different `name`s")
         merged.append(
             Row(
                 label=label,

@@ -5,9 +5,14 @@
     partition.json     who holds how many records of what, and what decided it; partition.png shows it
     metrics.jsonl      one record a round and an evaluation
     checkpoints/       stage_0003_round_0002/: the state before round 2 of stage 3 (both from 0)
-    predictions/       <label>/<dataset>.jsonl
-    logs/ray.log       Ray's own words
+    predictions/       <label>/<dataset>.jsonl; no figure is made of them
+    logs/ray.log       Ray's own words, and the tracebacks of mistakes
     results.json       written last: its presence means that the run is finished
+
+The checkpoints vouch for metrics.jsonl, config.yaml and partition.json (`run_cover`), results.json for itself. What is
+lost is named by `open`; environment.json, which nothing is computed from, is written anew.
+
+A run that has neither a record nor a checkpoint yet has not begun: there is nothing in it that could be lost.
 
 Position of a record: a record with `stage` s and `round` r lies at (s, r); one with `stage` alone (the evaluation
 after stage s; -1 is zero-shot) lies after all rounds of stage s and before (s + 1, 0); one without a stage lies before
@@ -18,45 +23,44 @@ import json
 import logging
 import math
 import os
-import platform
 import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
 from pydantic import ValidationError
 
-from fcit_ray import checkpoint, durable
+from fcit_ray import checkpoint, durable, run_lock
 from fcit_ray.checkpoint import CheckpointError
-from fcit_ray.config import Config, describe, dump_config
-from fcit_ray.errors import UserError
+from fcit_ray.config import Config, ConfigError, dump_config, read_settings
+from fcit_ray.errors import FULL, RunFolderError, disk_reason
+from fcit_ray.mistakes import describe
+from fcit_ray.run_cover import PARTITION, cover, json_sha256
+from fcit_ray.run_session import this_session
+from fcit_ray.run_whole import check_whole
 from fcit_ray.types import ServerState
 
 _FORMAT: Final = "fcit_ray run"
 _CHECKPOINT: Final = re.compile(r"stage_(\d+)_round_(\d+)")
-_PACKAGES: Final = ("fcit_ray", "ray", "torch", "transformers", "peft")
+_LOCK: Final = ".run.lock"  # of whoever started the run
+_WRITER_LOCK: Final = ".writer.lock"  # of the process that writes, which may outlive the former by a moment
+_WRITER_WAIT_S: Final = 60.0
 
-# runtime.* says where the clients run, not what they compute, with this exception: GPU arithmetic rounds otherwise.
-_DECIDES_BITS: Final = frozenset({"runtime.gpu"})
+_SHA256, _BESIDE = "sha256", "beside"  # keys of results.json that vouch for it
+_RESULTS_REMEDY: Final = "copy it back, or delete it: --resume then makes it again of metrics.jsonl and the last state"
 
 _log = logging.getLogger(__name__)
-
-
-class RunFolderError(UserError):
-    """A folder that cannot be used as asked."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
     """A run's folder on disk. Holds a path and nothing open, so it may be pickled into another process.
 
-    `RunFolder.open` starts or resumes a run; `RunFolder(path)` reads one. One process at a time may write.
+    `RunFolder.open` starts or resumes a run, and locks the folder until `release` or the end of the process;
+    `RunFolder(path)` reads one.
 
     Attributes:
         path: the folder.
@@ -77,47 +81,108 @@ class RunFolder:
 
         Raises:
             RunFolderError: the folder holds a run and neither flag is given, or something else than a run, or a run
-                of another configuration.
+                of another configuration; what figures are made of was lost or edited; another process works in it; it
+                cannot be used.
             CheckpointError: the checkpoint to resume from is damaged.
         """
         folder = cls(Path(path))
         if resume and overwrite:
             raise RunFolderError("--resume keeps what is in the folder, --overwrite deletes it: give one of them")
-        if folder.path.exists() and not folder.path.is_dir():
-            raise RunFolderError(f"{folder.path}: is a file; name a folder")
-        if folder._holds_run():
-            if overwrite:
-                folder._clear()
-            elif not resume:
-                state = "a finished" if folder.finished else "an unfinished"
-                going_on = "" if folder.finished else "--resume to go on with it, "
-                raise RunFolderError(
-                    f"{folder.path}: holds {state} run; give {going_on}--overwrite to delete it, or another folder"
-                )
-        elif folder._holds_anything():
-            raise RunFolderError(
-                f"{folder.path}: holds files, but none that fcit_ray wrote; nothing is deleted, give another folder"
-            )
-        if folder._holds_run() and folder._config_file.is_file():
-            folder._check_same(config)
-            if not folder.finished:
-                folder.latest_checkpoint()  # a damaged one is found here, before anything is started
-            folder._append_session(config)
-        else:
+        with folder._using():
+            if folder.path.exists() and not folder.path.is_dir():
+                raise RunFolderError(f"{folder.path}: is a file; name a folder (--out)")
+            folder._check_ours()  # before anything of ours is put there
             folder.path.mkdir(parents=True, exist_ok=True)
-            # First the mark, then the configuration: killed in between, the folder is known as a run that never began.
-            environment = {"format": _FORMAT, "sessions": [_session(config)]}
-            durable.write_text(folder._environment_file, _dump_json(environment))
-            durable.write_text(folder._config_file, dump_config(config))
-        for name in ("checkpoints", "predictions", "logs"):
-            (folder.path / name).mkdir(exist_ok=True)
-        durable.sync(folder.path)
+            try:
+                run_lock.acquire(folder.path / _LOCK)
+            except run_lock.Locked as holder:
+                raise RunFolderError(
+                    f"{folder.path}: another process works in it ({holder}); wait for it, end it, or give another "
+                    "folder (--out)"
+                ) from None
+            try:
+                folder._begin(config, resume, overwrite)
+            except BaseException:
+                folder.release()
+                raise
         return folder
+
+    def _begin(self, config: Config, resume: bool, overwrite: bool) -> None:
+        """`open`, once nobody else can come between."""
+        self._check_ours()
+        begun = self._has_begun()
+        if begun and not (resume or overwrite):
+            state = "a finished" if self.finished else "an unfinished"
+            going_on = "" if self.finished else "--resume to go on with it, "
+            raise RunFolderError(
+                f"{self.path}: holds {state} run; give {going_on}--overwrite to delete it, or another folder (--out)"
+            )
+        if overwrite and self.is_run():
+            self._clear()
+            begun = False
+        if begun:
+            check_whole(self, config)
+            self._append_session(config)
+        else:
+            for name in ("checkpoints", "predictions"):
+                shutil.rmtree(self.path / name, ignore_errors=True)  # parts of what never came to a record
+            # First the mark, then the configuration: killed in between, the folder is known as a run that never began.
+            environment = {"format": _FORMAT, "sessions": [this_session(config.seed)]}
+            durable.write_text(self.environment_file, _dump_json(environment))
+            durable.write_text(self.config_file, dump_config(config))
+        for name in ("checkpoints", "predictions", "logs"):
+            (self.path / name).mkdir(exist_ok=True)
+        durable.sync(self.path)
+
+    def release(self) -> None:
+        """Let other processes work in the folder again."""
+        run_lock.release(self.path / _LOCK)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """For the process that writes, which is not the one that opened the folder.
+
+        Raises:
+            RunFolderError: another one still does. One whose run was killed is waited for.
+        """
+        try:
+            run_lock.acquire(self.path / _WRITER_LOCK, _WRITER_WAIT_S)
+        except run_lock.Locked as holder:
+            raise RunFolderError(f"{self.path}: the driver of an earlier session still writes ({holder})") from None
+        try:
+            yield
+        finally:
+            run_lock.release(self.path / _WRITER_LOCK)
 
     @property
     def finished(self) -> bool:
         """Whether the run came to its end."""
-        return self._results_file.is_file()
+        return self.results_file.is_file()
+
+    @property
+    def config_file(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def environment_file(self) -> Path:
+        """What the processes were that worked on the run; the mark of a run folder."""
+        return self.path / "environment.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        """The records."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def results_file(self) -> Path:
+        """The figures of a finished run."""
+        return self.path / "results.json"
+
+    @property
+    def partition_file(self) -> Path:
+        """Who holds how many records of what."""
+        return self.path / "partition.json"
 
     @property
     def log_file(self) -> Path:
@@ -136,23 +201,31 @@ class RunFolder:
             RunFolderError: there is none, or it is not one of this release.
         """
         try:
-            return Config.model_validate(yaml.safe_load(self._config_file.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            raise RunFolderError(f"{self._config_file}: missing; {self.path} is not the folder of a run") from None
-        except yaml.YAMLError as error:
-            raise RunFolderError(f"{self._config_file}: edited since it was written? {error}") from error
+            return Config.model_validate(read_settings(self.config_file))
+        except ConfigError as error:
+            raise RunFolderError(f"{error}; missing or edited since it was written, or no folder of a run") from None
         except ValidationError as error:
             raise RunFolderError(
-                f"{self._config_file}: edited, or of another release of fcit_ray:\n{describe(error)}"
+                f"{self.config_file}: edited, or of another release of fcit_ray:\n{describe(error)}"
             ) from None
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Append one record to metrics.jsonl; on return it is on the disk. Non-finite floats become null."""
+        """Append one record to metrics.jsonl; on return it is on the disk. Non-finite floats become null.
+
+        Raises:
+            RunFolderError: the disk is full, or the like.
+        """
         line = json.dumps(_finite(record), allow_nan=False) + "\n"
-        with self._metrics_file.open("a", encoding="utf-8", newline="\n") as file:
+        with self._using(), self.metrics_file.open("a", encoding="utf-8", newline="\n") as file:
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
+
+    def cover_records(self) -> None:
+        """Have the newest checkpoint vouch for the records that were appended after it."""
+        if folders := self.checkpoints():
+            with self._using():
+                checkpoint.write_beside(folders[-1], self._cover())
 
     def records(self) -> list[dict[str, Any]]:
         """The records of metrics.jsonl in their order; a last line that a kill cut short is left out.
@@ -162,32 +235,36 @@ class RunFolder:
         """
         return [record for _, record in self._lines()]
 
-    def rewind(self, stage: int, round: int) -> None:
+    def rewind(self, stage: float, round: int) -> None:
         """Drop, atomically, every record at or beyond a position, and a last line that was cut short.
 
         Called with the position of the checkpoint that a run resumes from, it leaves metrics.jsonl as it was when that
         round began. The evaluation of stage s lies before (s + 1, 0) and is kept there: it may or may not be present.
+        Minus infinity is the very beginning.
         """
-        if not self._metrics_file.is_file():
+        if not self.metrics_file.is_file():
             return
         kept = "".join(line for line, record in self._lines() if _position(record) < (stage, round))
-        if kept.encode() != self._metrics_file.read_bytes():
-            durable.write_text(self._metrics_file, kept)
+        if kept.encode() != self.metrics_file.read_bytes():
+            with self._using():
+                durable.write_text(self.metrics_file, kept)
 
     def save_checkpoint(self, state: ServerState, keep: int) -> Path:
         """Write the state under its position, then delete all but the last `keep` checkpoints.
 
         Raises:
             CheckpointError: the state holds something that cannot be saved.
+            RunFolderError: the disk is full, or the like.
         """
         assert keep >= 1, "a run that keeps no checkpoint cannot be resumed: set runtime.keep_checkpoints to 1 or more"
         folder = self.checkpoint_folder / f"stage_{state.stage:04d}_round_{state.round:04d}"
-        checkpoint.save(state, folder)
-        for old in self.checkpoints()[:-keep]:
-            # Renamed before it is emptied: a half-deleted folder must not pass for a damaged checkpoint.
-            durable.rename(old, durable.partial(old))
-        for doomed in self.checkpoint_folder.glob(f".*{durable.PARTIAL}*"):
-            shutil.rmtree(doomed)  # these, and what an earlier process left when it was killed
+        with self._using():
+            checkpoint.save(state, folder, self._cover())
+            for old in self.checkpoints()[:-keep]:
+                # Renamed before it is emptied: a half-deleted folder must not pass for a damaged checkpoint.
+                durable.rename(old, durable.partial(old))
+            for doomed in self.checkpoint_folder.glob(f".*{durable.PARTIAL}*"):
+                shutil.rmtree(doomed)  # these, and what an earlier process left when it was killed
         return folder
 
     def checkpoints(self) -> list[Path]:
@@ -204,7 +281,7 @@ class RunFolder:
 
         Raises:
             CheckpointError: the newest one is damaged. It is not passed over silently: the message says which folder
-                to delete, so that the run resumes from the one before.
+                to delete, so that the run resumes from the one before, or that it must start anew.
         """
         folders = self.checkpoints()
         if not folders:
@@ -212,27 +289,45 @@ class RunFolder:
         try:
             return checkpoint.load(folders[-1])
         except CheckpointError as error:
-            before = f"resumes from {folders[-2].name}" if len(folders) > 1 else "starts again from the beginning"
-            raise CheckpointError(f"{error}\nDelete the folder {folders[-1]} and the run {before}.") from error
+            if len(folders) == 1:
+                raise CheckpointError(f"{error}\nThere is none before it: --overwrite starts the run anew.") from error
+            raise CheckpointError(
+                f"{error}\nDelete the folder {folders[-1]} and the run resumes from {folders[-2].name}."
+            ) from error
 
     def write_predictions(self, label: str, dataset: str, rows: Iterable[Mapping[str, Any]]) -> Path:
         """Write predictions/<label>/<dataset>.jsonl as a whole, a row a line.
 
         Raises:
-            RunFolderError: a name that is not one file name.
+            RunFolderError: a name that is not one file name, a full disk or the like.
         """
         for name in (label, dataset):
             if not name or name.startswith(".") or Path(name).name != name:
                 raise RunFolderError(f"{name!r}: names of predictions become file names; no slash, no leading dot")
         path = self.path / "predictions" / label / f"{dataset}.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
         lines = (json.dumps(_finite(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-        durable.write_text(path, "".join(lines))
+        with self._using():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            durable.write_text(path, "".join(lines))
         return path
 
     def write_partition(self, counts: Mapping[str, Any]) -> None:
-        """Write partition.json as a whole; a resumed run writes the same again."""
-        durable.write_text(self.path / "partition.json", _dump_json(_finite(counts)))
+        """Write partition.json as a whole; a resumed run writes the same again.
+
+        Raises:
+            RunFolderError: it would not be the same; a full disk or the like.
+        """
+        text = _dump_json(_finite(counts))
+        folders = self.checkpoints()
+        said = checkpoint.beside(folders[-1]).get(PARTITION) if folders else None
+        if said is not None and said != json_sha256(json.loads(text)):
+            raise RunFolderError(
+                f"{self.partition_file}: the clients would not hold the records that they held when "
+                f"{folders[-1].name} was written: the data, its quarantine or partition files have changed since (or "
+                "fcit_ray has); put them back, or give --overwrite to start the run anew"
+            )
+        with self._using():
+            durable.write_text(self.partition_file, text)
 
     @property
     def partition_picture(self) -> Path:
@@ -240,105 +335,190 @@ class RunFolder:
         return self.path / "partition.png"
 
     def write_results(self, results: Mapping[str, Any]) -> None:
-        """Write results.json as a whole, last of all: from here on the run is finished."""
-        durable.write_text(self._results_file, _dump_json(_finite(results)))
+        """Write results.json as a whole, last of all: from here on the run is finished.
+
+        Raises:
+            RunFolderError: the disk is full, or the like.
+        """
+        with self._using():
+            document = {**_finite(results), _BESIDE: self._cover()}
+            durable.write_text(self.results_file, _dump_json({**document, _SHA256: json_sha256(document)}))
 
     def results(self) -> dict[str, Any]:
         """What `write_results` wrote.
 
         Raises:
-            RunFolderError: the run is not finished, or the file was damaged.
+            RunFolderError: the run is not finished, or the file was edited or damaged.
         """
-        try:
-            results: dict[str, Any] = json.loads(self._results_file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise RunFolderError(
-                f"{self._results_file}: missing; the run is not finished, --resume goes on with it"
-            ) from None
-        except json.JSONDecodeError as error:
-            raise RunFolderError(f"{self._results_file}: edited since it was written? {error}") from error
+        results, _ = self.read_results()
         return results
 
-    @property
-    def _config_file(self) -> Path:
-        return self.path / "config.yaml"
+    def results_with_config(self) -> dict[str, Any]:
+        """The results with the run's configuration, which older releases kept beside them alone.
 
-    @property
-    def _environment_file(self) -> Path:
-        return self.path / "environment.json"
+        Raises:
+            RunFolderError: as `results`.
+        """
+        results = self.results()
+        if "config" not in results and self.config_file.is_file():
+            results["config"] = self.config().model_dump(mode="json")
+        return results
 
-    @property
-    def _metrics_file(self) -> Path:
-        return self.path / "metrics.jsonl"
+    def read_results(self) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """The results, and what they say of the files beside them (None where an older release wrote them)."""
+        try:
+            results = json.loads(self.results_file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunFolderError(
+                f"{self.results_file}: missing; the run is not finished, --resume goes on with it"
+            ) from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise RunFolderError(
+                f"{self.results_file}: not the JSON that was written: {error}; {_RESULTS_REMEDY}"
+            ) from None
+        if not isinstance(results, dict):
+            raise RunFolderError(f"{self.results_file}: not the JSON that was written; {_RESULTS_REMEDY}")
+        proof = results.pop(_SHA256, None)
+        if proof is None:
+            _log.warning("%s: has no digest (of an older release?), so an edit would not show", self.results_file)
+        elif proof != json_sha256(results):
+            raise RunFolderError(
+                f"{self.results_file}: edited since it was written (its SHA-256 is another); {_RESULTS_REMEDY}"
+            )
+        return results, results.pop(_BESIDE, None)
 
-    @property
-    def _results_file(self) -> Path:
-        return self.path / "results.json"
+    def _cover(self) -> dict[str, Any]:
+        return cover(self.metrics_file, self.config_file, self.partition_file)
 
-    def _holds_run(self) -> bool:
-        return self._environment().get("format") == _FORMAT
+    @contextmanager
+    def _using(self) -> Iterator[None]:
+        """A path that cannot be used is told in one line."""
+        try:
+            yield
+        except OSError as error:
+            reason = disk_reason(error, error.filename or self.path)
+            if error.errno in FULL:
+                raise RunFolderError(
+                    f"{self.path}: {reason}; the finished rounds are kept: make room, and --resume goes on from the "
+                    "last checkpoint"
+                ) from error
+            at = "" if error.filename in (None, str(self.path)) else f" ({error.filename})"
+            raise RunFolderError(f"{self.path}: {reason}{at}; give another folder (--out)") from error
+
+    def _check_ours(self) -> None:
+        if not self.is_run() and self._holds_anything():
+            raise RunFolderError(
+                f"{self.path}: holds files, but none that fcit_ray wrote; nothing is deleted, give another folder "
+                "(--out)"
+            )
+
+    def is_run(self) -> bool:
+        """Whether the folder is a run's: by its environment.json, or else by a checkpoint or results of ours."""
+        if not self.path.is_dir():
+            return False
+        if self._environment().get("format") == _FORMAT:
+            return True
+        for folder in self.checkpoints():
+            try:
+                checkpoint.beside(folder)
+                return True
+            except CheckpointError:
+                continue  # a stranger's, or damaged
+        try:
+            return self.finished and self.read_results()[1] is not None
+        except RunFolderError:
+            return False
+
+    def _has_begun(self) -> bool:
+        """Whether there is anything that could be lost."""
+        metrics = self.metrics_file
+        return self.finished or bool(self.checkpoints()) or (metrics.is_file() and metrics.stat().st_size > 0)
 
     def _environment(self) -> dict[str, Any]:
         try:
-            environment = json.loads(self._environment_file.read_text(encoding="utf-8"))
+            environment = json.loads(self.environment_file.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             return {}  # absent, or not a file of ours: not a run
         return environment if isinstance(environment, dict) else {}
 
     def _holds_anything(self) -> bool:
-        return self.path.is_dir() and any(not child.name.endswith(durable.PARTIAL) for child in self.path.iterdir())
+        return self.path.is_dir() and any(
+            not child.name.endswith(durable.PARTIAL) and child.name not in (_LOCK, _WRITER_LOCK)
+            for child in self.path.iterdir()
+        )
 
     def _clear(self) -> None:
         # results.json first and the mark last: killed in between, the folder is an unfinished run, not a stranger's.
-        self._results_file.unlink(missing_ok=True)
+        self.results_file.unlink(missing_ok=True)
         for child in self.path.iterdir():
             if child.is_dir() and not child.is_symlink():
                 shutil.rmtree(child)
-            elif child != self._environment_file:
+            elif child not in (self.environment_file, self.path / _LOCK):  # another process could lock a new one
                 child.unlink()
-        self._environment_file.unlink()
-
-    def _check_same(self, config: Config) -> None:
-        old, new = _flat(self.config().model_dump(mode="json")), _flat(config.model_dump(mode="json"))
-        differing = [
-            f"  {key}: {_show(old, key)} in the folder, {_show(new, key)} now"
-            for key in dict.fromkeys([*old, *new])
-            if (not key.startswith("runtime.") or key in _DECIDES_BITS)
-            and (key not in old or key not in new or old[key] != new[key])
-        ]
-        if differing:
-            raise RunFolderError(
-                f"{self.path}: holds a run of another configuration:\n" + "\n".join(differing) + "\n"
-                "Resume with the folder's own config.yaml, or give another folder, or --overwrite to delete the run. "
-                f"Only runtime.* keys (but {', '.join(sorted(_DECIDES_BITS))}) may differ: they do not change the bits."
-            )
+        self.environment_file.unlink(missing_ok=True)
 
     def _append_session(self, config: Config) -> None:
-        environment, session = self._environment(), _session(config)
-        before = environment["sessions"][0]["versions"]
-        if changed := [f"{name} {before.get(name)} -> {new}" for name, new in session["versions"].items()
-                       if before.get(name) != new]:  # fmt: skip
+        environment, session = self._environment(), this_session(config.seed)
+        if environment.get("format") != _FORMAT or not isinstance(environment.get("sessions"), list):
+            _log.warning(
+                "%s: was missing or damaged, and is written anew without earlier sessions", self.environment_file
+            )
+            environment = {"format": _FORMAT, "sessions": []}
+        first: Any = environment["sessions"][0] if environment["sessions"] else {}
+        before = first.get("versions", {}) if isinstance(first, dict) else {}
+        if changed := [f"{name} {before[name]} -> {new}" for name, new in session["versions"].items()
+                       if name in before and before[name] != new]:  # fmt: skip
             _log.warning("%s: resumed with other versions, bits may differ: %s", self.path, ", ".join(changed))
         environment["sessions"].append(session)
-        durable.write_text(self._environment_file, _dump_json(environment))
+        durable.write_text(self.environment_file, _dump_json(environment))
 
     def _lines(self) -> list[tuple[str, dict[str, Any]]]:
-        if not self._metrics_file.is_file():
+        if not self.metrics_file.is_file():
             return []
         # Bytes, and "\n" alone: a line cut short may end inside a character, and str.splitlines knows more line ends.
-        *lines, torn = self._metrics_file.read_bytes().split(b"\n")
+        *lines, torn = self.metrics_file.read_bytes().split(b"\n")
         if torn:
-            _log.warning("%s: the last line was cut short and is left out", self._metrics_file)
+            _log.warning("%s: the last line was cut short and is left out", self.metrics_file)
         pairs = []
         for number, line in enumerate(lines, start=1):
             try:
                 record = json.loads(line)
             except ValueError as error:
-                raise RunFolderError(f"{self._metrics_file}, line {number}: not a record: {error}") from error
+                raise RunFolderError(f"{self.metrics_file}, line {number}: not a record: {error}") from error
             if not isinstance(record, dict):
-                raise RunFolderError(f"{self._metrics_file}, line {number}: expected an object, got {line[:60]!r}")
+                raise RunFolderError(f"{self.metrics_file}, line {number}: expected an object, got {line[:60]!r}")
             pairs.append((line.decode() + "\n", record))
         return pairs
+
+
+@dataclass(frozen=True)
+class Found:
+    """Run folders below some paths: those of finished runs and the others; and the paths that have none."""
+
+    finished: list[RunFolder]
+    unfinished: list[RunFolder]
+    without: list[Path]
+
+
+def find_runs(paths: Iterable[Path]) -> Found:
+    """The run folders among these paths, or up to two levels below them (`runs/*` has `runs/demo/<method>`), each once.
+
+    In the order of the paths; below one by name.
+    """
+    found = Found([], [], [])
+    seen: set[Path] = set()
+    for path in paths:
+        places = [path] if RunFolder(path).is_run() else [
+            place for place in sorted([*path.glob("*"), *path.glob("*/*")]) if RunFolder(place).is_run()
+        ]  # fmt: skip
+        if not places:
+            found.without.append(path)
+        for place in places:
+            if place.resolve() not in seen:
+                seen.add(place.resolve())
+                folder = RunFolder(place)
+                (found.finished if folder.finished else found.unfinished).append(folder)
+    return found
 
 
 def _position(record: Mapping[str, Any]) -> tuple[float, float]:
@@ -358,52 +538,3 @@ def _finite(value: Any) -> Any:
 
 def _dump_json(value: Mapping[str, Any]) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted keys; lists stay whole."""
-    if not isinstance(tree, Mapping):
-        return {prefix: tree}
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat.update(_flat(value, f"{prefix}.{key}" if prefix else str(key)))
-    return flat
-
-
-def _show(flat: Mapping[str, Any], key: str) -> str:
-    return repr(flat[key]) if key in flat else "absent"
-
-
-def _session(config: Config) -> dict[str, Any]:
-    """Where and with what one process started to work on the run."""
-    return {
-        "argv": sys.argv,
-        "seed": config.seed,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "versions": {name: _version(name) for name in _PACKAGES},
-        "git_commit": _git_commit(),
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)  # asks the metadata: importing ray or transformers costs seconds
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _git_commit() -> str | None:
-    """The commit of the package's own repository, with `-dirty` if its files differ; None outside of one."""
-    here = Path(__file__).resolve()
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(here.parent), *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", here.name)  # installed in a venv inside another repository: not ours
-        commit = git("rev-parse", "HEAD")
-        return f"{commit}-dirty" if git("status", "--porcelain", "--", str(here.parent)) else commit
-    except (OSError, subprocess.SubprocessError):
-        return None

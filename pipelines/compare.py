@@ -5,19 +5,11 @@ python pipelines/compare.py configs/miniature.yaml seed=1 --methods finetune dis
 """
 
 import argparse
+import sys
 from pathlib import Path
+from typing import Any
 
-from fcit_ray.cli import console, exit_on_error, split_overrides
-from fcit_ray.config import load_config
-from fcit_ray.diagnostics import diagnostics_markdown, diagnostics_table
-from fcit_ray.display import Display
-from fcit_ray.durable import write_text
-from fcit_ray.experiment import open_experiment
-from fcit_ray.plots import plot_comparison, plot_curves
-from fcit_ray.reference import majority_results
-from fcit_ray.report import comparison_table, markdown_table, matrix_from_results, row_from_results
-from fcit_ray.run_folder import RunFolder
-from fcit_ray.runtime.launch import launch, start_ray
+from fcit_ray.cli import console, exit_on_error, split_overrides, tell, usable_folder
 
 METHODS = Path(__file__).resolve().parent.parent / "configs" / "methods"
 
@@ -39,39 +31,73 @@ def main() -> None:
     parser.add_argument("--overwrite", action="store_true", help="delete the runs there and start anew")
     args = parser.parse_intermixed_args()
     with exit_on_error():
+        from fcit_ray.config import load_config
+        from fcit_ray.file_names import file_name
+
         files, overrides = split_overrides(args.config)
-        paths = {Path(name).stem: METHODS / f"{name}.yaml" if "." not in name else Path(name) for name in args.methods}
+        paths = {
+            file_name(Path(name).stem): METHODS / f"{name}.yaml" if "." not in name else Path(name)
+            for name in args.methods
+        }
         configs = {name: load_config([*files, path], overrides) for name, path in paths.items()}
+        from fcit_ray.diagnostics import diagnostics_markdown, diagnostics_table
+        from fcit_ray.display import Display
+        from fcit_ray.durable import write_text
+        from fcit_ray.errors import RunFailed
+        from fcit_ray.experiment import open_experiment
+        from fcit_ray.plots import plot_comparison, plot_curves
+        from fcit_ray.reference import majority_results
+        from fcit_ray.report import comparison_table, markdown_table, matrix_from_results, row_from_results
+        from fcit_ray.run_folder import RunFolder
+        from fcit_ray.runtime.launch import ClusterLost, launch, start_ray
+
         experiments = {name: open_experiment(config) for name, config in configs.items()}
+        usable_folder(args.out)
         folders = {
             name: RunFolder.open(args.out / name, config, resume=args.resume, overwrite=args.overwrite)
             for name, config in configs.items()
         }
-        results = [majority_results(next(iter(configs.values())))]
+        results: dict[str, dict[str, Any]] = {}
+        failures: list[str] = []
+        majority = majority_results(next(iter(configs.values())))
         if not all(folder.finished for folder in folders.values()):
             start_ray(args.out / "ray.log")
         for name, config in configs.items():
-            with Display() as display:
-                results.append(launch(config, folders[name], on_status=display.update, experiment=experiments[name]))
-        rows = [row_from_results(result) for result in results]
+            try:
+                with Display() as display:
+                    results[name] = launch(
+                        config, folders[name], on_status=display.update, experiment=experiments[name]
+                    )
+            except ClusterLost:
+                raise
+            except RunFailed as error:  # the other methods are not to blame
+                failures.append(f"{folders[name].path}: {error}")
+                tell(f"failed: {failures[-1]}")
+        names = [result["label"] for result in results.values()]
+        labels = {n: f"{r['label']} ({n})" if names.count(r["label"]) > 1 else r["label"] for n, r in results.items()}
+        told = [{**result, "label": labels[name]} for name, result in results.items()]
+        rows = [row_from_results(result) for result in [majority, *told]]
         tasks = [task.name for task in next(iter(configs.values())).benchmark.tasks]
-        streams = {r["label"]: matrix_from_results(r) for r in results if len(r["matrix"]) > 1}
+        streams = {labels[n]: matrix_from_results(r) for n, r in results.items() if len(r["matrix"]) > 1}
         if streams:
             plot_comparison(streams, tasks, args.out / "accuracy_matrix.png")
             plot_curves(
-                {configs[n].name: f.records() for n, f in folders.items() if configs[n].name in streams},
-                args.out / "curves.png",
+                {labels[n]: folders[n].records() for n in results if labels[n] in streams}, args.out / "curves.png"
             )
-        write_text(args.out / "comparison.md", markdown_table(rows) + diagnostics_markdown(results[1:]))
-    console.print(comparison_table(rows))
-    if oddities := diagnostics_table(results[1:]):
-        console.print(oddities)
-    console.print(f"Run folders   {', '.join(str(folder.path) for folder in folders.values())}")
-    if streams:
-        console.print(f"Heat maps     {args.out / 'accuracy_matrix.png'}")
-        console.print(f"Curves        {args.out / 'curves.png'}")
-    console.print(f"Table         {args.out / 'comparison.md'}")
-    console.print(f"Predictions   {args.out}/<method>/predictions/<stage>/<dataset>.jsonl")
+        lost = "".join(f"\n- failed: {line}\n" for line in failures)
+        write_text(args.out / "comparison.md", markdown_table(rows) + diagnostics_markdown(told) + lost)
+        console.print(comparison_table(rows))
+        if oddities := diagnostics_table(told):
+            console.print(oddities)
+        console.print(f"Run folders   {', '.join(str(folder.path) for folder in folders.values())}")
+        if streams:
+            console.print(f"Heat maps     {args.out / 'accuracy_matrix.png'}")
+            console.print(f"Curves        {args.out / 'curves.png'}")
+        console.print(f"Table         {args.out / 'comparison.md'}")
+        console.print(f"Predictions   {args.out}/<method>/predictions/<stage>/<dataset>.jsonl")
+        if failures:
+            tell(f"{len(failures)} of {len(configs)} methods failed (see above); --resume tries them again")
+            sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ import argparse
 from pathlib import Path
 
 from fcit_ray.cli import console, exit_on_error
-from fcit_ray.models.convert import check, convert
-from fcit_ray.models.llava_format import make_plan
 
 
 def main() -> None:
@@ -26,6 +24,9 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="write nothing: compare OUT with SOURCE bit by bit")
     args = parser.parse_args()
     with exit_on_error("nothing that looks finished was left; start it again"):
+        from fcit_ray.models.convert import check, convert
+        from fcit_ray.models.llava_format import make_plan
+
         plan = make_plan(args.source, args.clip)
         if not args.check:
             convert(plan, args.out, console.print)

@@ -11,10 +11,8 @@ from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
-import torch
-
-from fcit_ray.models.pretrain_tiny import Recipe, pretrain
-from fcit_ray.models.tiny import ASSET
+from fcit_ray.cli import exit_on_error
+from fcit_ray.models.recipe import Recipe
 
 
 def _parser(default: object) -> Callable[[str], object]:
@@ -25,7 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=Recipe.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, default=ASSET, help="folder of the finished model")
+    parser.add_argument("--out", type=Path, help="folder of the finished model (default: where the library ships it)")
     parser.add_argument("--work", type=Path, help="folder of the checkpoints (default: beside --out)")
     parser.add_argument("--resume", type=Path, help="a checkpoint's .resume.pt, to go on from")
     for field in fields(Recipe):
@@ -33,13 +31,19 @@ def main() -> None:
             f"--{field.name}", type=_parser(field.default), default=field.default, help="(default: %(default)s)"
         )
     arguments = vars(parser.parse_args())
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    # one thread: two spinning OpenMP threads on a busy two-core box are many times slower
-    torch.set_num_threads(1)
-    # sums that fade out would otherwise end in numbers that the processor handles a hundred times slower
-    torch.set_flush_denormal(True)
-    out, work, resume = (arguments.pop(name) for name in ("out", "work", "resume"))
-    print(json.dumps(pretrain(Recipe(**arguments), out, work, resume), indent=1))
+    with exit_on_error("--resume goes on from the last checkpoint in --work"):
+        import torch
+
+        from fcit_ray.models.pretrain_tiny import pretrain
+        from fcit_ray.models.tiny import ASSET
+
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+        # one thread: two spinning OpenMP threads on a busy two-core box are many times slower
+        torch.set_num_threads(1)
+        # sums that fade out would otherwise end in numbers that the processor handles a hundred times slower
+        torch.set_flush_denormal(True)
+        out, work, resume = (arguments.pop(name) for name in ("out", "work", "resume"))
+        print(json.dumps(pretrain(Recipe(**arguments), out or ASSET, work, resume), indent=1))
 
 
 if __name__ == "__main__":

@@ -8,19 +8,13 @@ python pipelines/run.py CONFIG... --plan --gpus 4 --gpu H100
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fcit_ray.cli import console, exit_on_error, split_overrides
-from fcit_ray.config import Config, ConfigError, load_config
-from fcit_ray.data.layout import DataError
-from fcit_ray.diagnostics import diagnostics_table
-from fcit_ray.display import Display
-from fcit_ray.experiment import Experiment, open_experiment
-from fcit_ray.plan_report import check_memory, make_plan, plan_basis, plan_tables
-from fcit_ray.report import comparison_table, row_from_results
-from fcit_ray.run_folder import RunFolder
-from fcit_ray.runtime.data import sample_encoder
-from fcit_ray.runtime.launch import launch, start_ray
-from fcit_ray.speed import Device, found_gpu, named_gpu, this_cpu
+from fcit_ray.cli import console, exit_on_error, split_overrides, tell
+
+if TYPE_CHECKING:
+    from fcit_ray.config import Config
+    from fcit_ray.experiment import Experiment
 
 
 def main() -> None:
@@ -43,29 +37,49 @@ def main() -> None:
     if not args.plan and (args.gpus or args.gpu or args.gpu_memory_gb):
         parser.error("--gpus, --gpu and --gpu-memory-gb go with --plan")
     with exit_on_error():
+        from fcit_ray.config import load_config
+
         config = load_config(*split_overrides(args.config))
         if args.plan:
             show_plan(config, args.gpus, args.gpu, args.gpu_memory_gb)
             return
+        from fcit_ray.diagnostics import diagnostics_table
+        from fcit_ray.display import Display
+        from fcit_ray.experiment import open_experiment
+        from fcit_ray.file_names import file_name
+        from fcit_ray.report import comparison_table, row_from_results
+        from fcit_ray.run_folder import RunFolder
+        from fcit_ray.runtime.launch import launch, start_ray
+
         experiment = open_experiment(config)
         if config.runtime.gpu:
             check_gpu(experiment)
-        path = args.out or Path("runs") / f"{config.name.lower()}-seed{config.seed}"
+        called = f"{config.name.lower()}-seed{config.seed}"
+        path = args.out or Path("runs") / file_name(called)
+        if path.name != called and not args.out:
+            tell(f"run folder: {path}, as the name {config.name!r} is none that a file can have")
         folder = RunFolder.open(path, config, resume=args.resume, overwrite=args.overwrite)
         start_ray(folder.log_file)
         with Display() as display:
             results = launch(config, folder, on_status=display.update, experiment=experiment)
-    console.print(comparison_table([row_from_results(results)]))
-    if oddities := diagnostics_table([results]):
-        console.print(oddities)
-    console.print(f"Run folder    {folder.path}")
-    console.print(f"Heat map      {folder.path / 'accuracy_matrix.png'}")
-    console.print(f"Curves        {folder.path / 'curves.png'}")
-    console.print(f"Predictions   {folder.path}/predictions/<stage>/<dataset>.jsonl")
+        console.print(comparison_table([row_from_results(results)]))
+        if oddities := diagnostics_table([results]):
+            console.print(oddities)
+        console.print(f"Run folder    {folder.path}")
+        console.print(f"Heat map      {folder.path / 'accuracy_matrix.png'}")
+        console.print(f"Curves        {folder.path / 'curves.png'}")
+        console.print(f"Predictions   {folder.path}/predictions/<stage>/<dataset>.jsonl")
 
 
-def show_plan(config: Config, gpus: int | None, gpu: str | None, memory_gb: float | None) -> None:
+def show_plan(config: "Config", gpus: int | None, gpu: str | None, memory_gb: float | None) -> None:
     """Print the plan; a run that cannot fit raises ConfigError behind it."""
+    from fcit_ray.config import ConfigError
+    from fcit_ray.errors import DataError
+    from fcit_ray.experiment import open_experiment
+    from fcit_ray.plan_report import check_memory, make_plan, plan_basis, plan_tables
+    from fcit_ray.runtime.data import sample_encoder
+    from fcit_ray.speed import Device, found_gpu, named_gpu, this_cpu
+
     dtype = config.model.dtype
     try:
         device = named_gpu(gpu, memory_gb, dtype) if gpu else found_gpu(memory_gb, dtype)
@@ -92,8 +106,12 @@ def show_plan(config: Config, gpus: int | None, gpu: str | None, memory_gb: floa
         console.print(f"warning: {warning}", markup=False)
 
 
-def check_gpu(experiment: Experiment) -> None:
+def check_gpu(experiment: "Experiment") -> None:
     """Refuse a run whose workers' GPU, taken to be like this machine's, is too small; say so where there is none."""
+    from fcit_ray.plan_report import check_memory, make_plan
+    from fcit_ray.runtime.data import sample_encoder
+    from fcit_ray.speed import found_gpu
+
     config = experiment.config
     device = found_gpu(dtype=config.model.dtype)
     if device is None:

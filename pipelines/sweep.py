@@ -4,21 +4,16 @@
     python pipelines/sweep.py configs/sweeps/miniature.yaml benchmark.split=validation --out runs/tuning
 
 A sweep that was interrupted goes on where it stopped when it is started again: finished trials are kept, unfinished
-ones resume from their last checkpoint.
+ones resume from their last checkpoint. Where a trial fails the table holds the others, and the exit code is 1.
 """
 
 import argparse
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fcit_ray.cli import console, exit_on_error
-from fcit_ray.diagnostics import diagnostics_markdown, diagnostics_table
-from fcit_ray.durable import write_text
-from fcit_ray.reference import majority_results
-from fcit_ray.report import comparison_table, markdown_table, merge_seeds, row_from_results
-from fcit_ray.runtime.launch import start_ray
-from fcit_ray.runtime.tune import load_sweep, run_sweep
+from fcit_ray.cli import console, exit_on_error, tell, usable_folder
 
 
 def main() -> None:
@@ -28,8 +23,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="run folders go in here (default: runs/sweep-<name of the file>)")
     args = parser.parse_intermixed_args()
     with exit_on_error("start it again to go on: finished trials are kept, others go on from their last checkpoint"):
+        from fcit_ray.sweep import load_sweep
+
         sweep, trials = load_sweep(args.sweep, args.override)
-        out = args.out or Path("runs") / f"sweep-{args.sweep.stem}"
+        from fcit_ray.diagnostics import diagnostics_markdown, diagnostics_table
+        from fcit_ray.durable import write_text
+        from fcit_ray.reference import majority_results
+        from fcit_ray.report import comparison_table, markdown_table, row_from_results
+        from fcit_ray.runtime.launch import start_ray
+        from fcit_ray.runtime.tune import run_sweep
+        from fcit_ray.tell_apart import tell_apart
+
+        out = usable_folder(args.out or Path("runs") / f"sweep-{args.sweep.stem}")
         majority = [majority_results(trial.config) for trial in trials[: len(sweep.seeds)]]
         start_ray(out / "logs" / "ray.log")
         console.print(f"{len(trials)} trials, {sweep.max_concurrent} at a time")
@@ -44,14 +49,24 @@ def main() -> None:
                 markup=False,
             )
 
-        results = run_sweep(sweep, trials, out, on_result=show)
-        rows = merge_seeds(row_from_results(result) for result in [*majority, *results])
-        write_text(out / "table.md", markdown_table(rows) + diagnostics_markdown(results))
-    console.print(comparison_table(rows))
-    if oddities := diagnostics_table(results):
-        console.print(oddities)
-    console.print(f"Table         {out / 'table.md'}")
-    console.print(f"Run folders   {out}/<method>-seed<seed>")
+        finished, failed = run_sweep(sweep, trials, out, on_result=show)
+        results = tell_apart([*majority, *finished])
+        rows = [row_from_results(result) for result in results]
+        failures = [f"{out / folder}: {why}" for folder, why in failed.items()]
+        lost = "".join(f"\n- failed: {line}" for line in failures)
+        write_text(
+            out / "table.md", markdown_table(rows) + diagnostics_markdown(results) + (f"{lost}\n" if lost else "")
+        )
+        console.print(comparison_table(rows))
+        if oddities := diagnostics_table(results):
+            console.print(oddities)
+        console.print(f"Table         {out / 'table.md'}")
+        console.print(f"Run folders   {out}/<method>-seed<seed>")
+        for line in failures:
+            tell(f"failed: {line}")
+        if failures:
+            tell(f"{len(failures)} of {len(trials)} trials failed; started again, the sweep tries them anew")
+            sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,18 @@
 """A checkpoint comes back bit for bit or not at all: a run that resumes from other bits is another run."""
 
+import errno
 import json
 import math
+import os
 import random
+import stat
 import struct
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from fcit_ray import checkpoint, durable
 from fcit_ray.checkpoint import CheckpointError
@@ -149,7 +153,7 @@ def test_what_cannot_come_back_is_refused_by_path(tmp_path: Path, leaf: Any, wor
 
 def test_a_flipped_bit_in_any_file_is_found(tmp_path: Path) -> None:
     folder = tmp_path / "c"
-    checkpoint.save(make_state(knowledge={"w": torch.ones(3), "n": 1.5}), folder)
+    checkpoint.save(make_state(knowledge={"w": torch.ones(3), "n": 1.5}), folder, {"metrics": {"bytes": 7}})
     draw = random.Random(0)
     for file in sorted(folder.iterdir()):
         whole = file.read_bytes()
@@ -195,9 +199,9 @@ def test_a_missing_or_cut_file_is_found(tmp_path: Path) -> None:
 
 def test_a_newer_format_is_refused_not_guessed_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "VERSION", 3)
+        patch.setattr(checkpoint, "VERSION", 4)
         checkpoint.save(make_state(), tmp_path / "c")
-    with pytest.raises(CheckpointError, match=r"format version 3, this program reads version 2.*release"):
+    with pytest.raises(CheckpointError, match=r"format version 4, this program reads version 3.*release"):
         checkpoint.load(tmp_path / "c")
 
 
@@ -232,3 +236,35 @@ def test_gradients_and_the_saved_tensors_stay_untouched(tmp_path: Path) -> None:
     assert weight.requires_grad
     assert not found["w"].requires_grad
     assert found["conj"].tolist() == [1 - 2j]
+
+
+def test_what_lies_beside_a_checkpoint_is_said_and_said_anew(tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    checkpoint.save(make_state(), folder, {"metrics": {"bytes": 7}})
+    assert checkpoint.beside(folder) == {"metrics": {"bytes": 7}}
+    checkpoint.write_beside(folder, {"metrics": {"bytes": 9}})
+    assert checkpoint.beside(folder) == {"metrics": {"bytes": 9}}
+    assert same(dict(checkpoint.load(folder).params), dict(make_state().params))
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664)])
+def test_whoever_may_read_the_folder_may_read_its_files(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        checkpoint.save(make_state(), tmp_path / "c")
+    finally:
+        os.umask(before)
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "c").iterdir()}
+    assert modes == dict.fromkeys(modes, mode)
+
+
+def test_a_full_disk_is_an_error_of_the_disk_not_of_the_tensors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("fcit_ray.safe_tensors.save_file", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        checkpoint.save(make_state(), tmp_path / "c")
+    assert caught.value.errno == errno.ENOSPC

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from fcit_ray.config import load_config
+from fcit_ray.config import Config, load_config
 from fcit_ray.data.miniature import write_miniature
 from fcit_ray.experiment import open_experiment
+from fcit_ray.report import make_results
 from fcit_ray.run_folder import RunFolder
 from fcit_ray.types import ServerState
 
@@ -244,3 +245,87 @@ def test_a_check_that_leaves_nothing_of_a_file_exits_with_1_and_names_it(monkeyp
     assert "Nothing left: all records of partitioned_data/Task-related/seq/1.0/Task1/client_1.json are" in (
         capsys.readouterr().out
     )
+
+
+# report.py
+
+
+def finished(path, seed=0, sha=None, **values):
+    """A folder of a finished run, with the least that a table needs."""
+    config = Config.model_validate(
+        {"name": "DISCO", "seed": seed, "benchmark": {"tasks": ["ArxivQA", "IconQA"]}, **values}
+    )
+    folder = RunFolder.open(path, config, resume=False, overwrite=False)
+    records = [
+        {"kind": "evaluation", "stage": stage, "scores": scores}
+        for stage, scores in enumerate([{"ArxivQA": 70.0}, {"ArxivQA": 60.0 + seed, "IconQA": 50.0}])
+    ]
+    results = make_results(
+        label="DISCO", seed=seed, tasks=["ArxivQA", "IconQA"], num_stages=2, records=records,
+        num_records={"ArxivQA": 1, "IconQA": 1}, params={"w": torch.tensor([float(seed)])},
+    )  # fmt: skip
+    folder.write_results({**results, "config": config.model_dump(mode="json"), "adapters_sha256": sha or f"{seed}"})
+    return folder
+
+
+def report(monkeypatch, capsys, *arguments):
+    """Exit status, standard output and standard error of `report.py`."""
+    monkeypatch.setattr("sys.stdout.isatty", lambda: False)
+    try:
+        call(monkeypatch, "report.py", *arguments)
+        status = 0
+    except SystemExit as exit:
+        status = exit.code
+    said = capsys.readouterr()
+    assert "Traceback" not in said.err
+    return status, said.out, said.err
+
+
+def test_a_report_finds_run_folders_below_and_keeps_unlike_runs_apart(monkeypatch, capsys, tmp_path):
+    finished(tmp_path / "runs/demo/disco")
+    finished(tmp_path / "runs/more/deep/disco", seed=1)
+    finished(tmp_path / "runs/other", seed=1, train={"epochs": 2})
+    finished(tmp_path / "runs/a/b/c/too-deep", seed=5)
+    folder = RunFolder.open(
+        tmp_path / "runs/half", RunFolder(tmp_path / "runs/other").config(), resume=False, overwrite=False
+    )
+    (tmp_path / "runs/demo/curves.png").touch()
+    shutil.copytree(tmp_path / "runs/demo/disco", tmp_path / "runs/copy")
+    table = tmp_path / "table.md"
+    paths = sorted((tmp_path / "runs").iterdir())
+    status, out, err = report(monkeypatch, capsys, *paths, tmp_path / "runs/demo", "--markdown", table)
+    assert status == 0
+    lines = table.read_text().splitlines()
+    # (60 + 50) / 2 and (61 + 50) / 2, deviation 0.5 / sqrt(2)
+    assert [line.split(" | ")[:2] for line in lines[2:4]] == [
+        ["| DISCO (train.epochs=1)", "55.2±0.4"],
+        ["| DISCO (train.epochs=2)", "55.5"],
+    ]
+    assert "DISCO" in out
+    assert f"{folder.path}: left out, as its run is not finished" in err
+    assert f"{tmp_path / 'runs/a'}: no run folder, nor a folder of them" in err
+    assert "1 of 4 run folders are copies of others" in err
+
+
+def test_an_empty_report_and_an_edited_one_are_errors(monkeypatch, capsys, tmp_path):
+    (tmp_path / "runs").mkdir()
+    status, _, err = report(monkeypatch, capsys, tmp_path / "runs")
+    assert (status, f"error: no finished run in {tmp_path / 'runs'}" in err) == (2, True)
+    folder = finished(tmp_path / "runs/disco")
+    folder.results_file.write_text(folder.results_file.read_text().replace("50.0", "90.0"))
+    status, out, err = report(monkeypatch, capsys, tmp_path / "runs")
+    assert (status, out) == (2, "")
+    assert f"error: {folder.results_file}: edited since it was written" in err
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"), [("file/x.md", "a part of the path is a file"), ("m" * 300, "longer than")]
+)
+def test_a_table_that_cannot_be_written_is_told_in_one_line(monkeypatch, capsys, tmp_path, place, reason):
+    finished(tmp_path / "run")
+    (tmp_path / "file").touch()
+    status, _, err = report(monkeypatch, capsys, tmp_path / "run", "--markdown", tmp_path / place)
+    assert status == 2
+    assert err.startswith("error: ")
+    assert reason in err
+    assert len(err.splitlines()) == 1

@@ -1,38 +1,22 @@
 """A run folder never loses a run by accident, and a resumed run leaves the same files as an uninterrupted one."""
 
+import errno
 import json
 import math
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
+from run_folders import begin, make_config, make_state, resume, start
 
 from fcit_ray import durable
 from fcit_ray.checkpoint import CheckpointError
-from fcit_ray.config import Config
-from fcit_ray.run_folder import RunFolder, RunFolderError
-from fcit_ray.types import ServerState
-
-
-def make_config(**values: Any) -> Config:
-    return Config.model_validate({"benchmark": {"tasks": ["ArxivQA", "IconQA"]}, **values})
-
-
-def make_state(stage: int, round: int) -> ServerState:
-    params = {"w": torch.full((2,), float(10 * stage + round))}
-    return ServerState(stage=stage, round=round, params=params, knowledge={}, optimizer={}, memories={})
-
-
-def start(path: Path, **values: Any) -> RunFolder:
-    return RunFolder.open(path, make_config(**values), resume=False, overwrite=False)
-
-
-def resume(path: Path, **values: Any) -> RunFolder:
-    return RunFolder.open(path, make_config(**values), resume=True, overwrite=False)
+from fcit_ray.errors import RunFolderError
+from fcit_ray.run_folder import RunFolder
 
 
 def test_a_new_folder_tells_what_was_run_and_with_what(tmp_path: Path) -> None:
@@ -50,8 +34,8 @@ def test_a_new_folder_tells_what_was_run_and_with_what(tmp_path: Path) -> None:
 
 
 def test_a_run_is_neither_continued_nor_deleted_without_a_flag(tmp_path: Path) -> None:
-    folder = start(tmp_path / "run")
-    with pytest.raises(RunFolderError, match=r"unfinished run; give --resume to .*--overwrite"):
+    folder = begin(tmp_path / "run")
+    with pytest.raises(RunFolderError, match=r"unfinished run; give --resume to .*--overwrite .*--out"):
         start(folder.path)
     folder.write_results({"last": 1.0})
     with pytest.raises(RunFolderError, match=r"a finished run; give --overwrite") as caught:
@@ -134,7 +118,7 @@ def test_killed_while_starting_can_be_resumed(tmp_path: Path, monkeypatch: pytes
 
 
 def test_resume_lists_every_key_that_differs(tmp_path: Path) -> None:
-    start(tmp_path / "run", seed=1, method={"name": "ewc", "weight": 2.0})
+    begin(tmp_path / "run", seed=1, method={"name": "ewc", "weight": 2.0})
     with pytest.raises(RunFolderError) as caught:
         resume(tmp_path / "run", seed=2, method={"name": "lwf"}, train={"lr": 0.5})
     lines = str(caught.value).splitlines()
@@ -148,15 +132,15 @@ def test_resume_lists_every_key_that_differs(tmp_path: Path) -> None:
 
 
 def test_the_place_of_a_run_may_change_but_not_its_arithmetic(tmp_path: Path) -> None:
-    start(tmp_path / "run")
+    begin(tmp_path / "run")
     resume(tmp_path / "run", runtime={"num_workers": 7, "keep_checkpoints": 9})
     assert len(json.loads((tmp_path / "run" / "environment.json").read_text())["sessions"]) == 2
     with pytest.raises(RunFolderError, match=r"runtime.gpu: False in the folder, True now"):
         resume(tmp_path / "run", runtime={"gpu": True})
 
 
-def test_an_edited_configuration_is_named(tmp_path: Path) -> None:
-    folder = start(tmp_path / "run")
+def test_a_configuration_of_another_release_is_named(tmp_path: Path) -> None:
+    folder = begin(tmp_path / "run")
     values = yaml.safe_load((folder.path / "config.yaml").read_text())
     (folder.path / "config.yaml").write_text(yaml.safe_dump({**values, "sead": 1}))
     with pytest.raises(RunFolderError, match="sead: unknown key"):
@@ -278,11 +262,12 @@ def test_a_damaged_newest_checkpoint_stops_the_resume_and_says_what_to_delete(tm
     folder = start(tmp_path / "run")
     first = folder.save_checkpoint(make_state(0, 1), keep=2)
     second = folder.save_checkpoint(make_state(0, 2), keep=2)
-    for checkpoint, before in [(second, f"resumes from {first.name}"), (first, "starts again from the beginning")]:
+    told = f"Delete the folder {second} and the run resumes from {first.name}"
+    for checkpoint, remedy in [(second, told), (first, "There is none before it: --overwrite starts the run anew")]:
         (checkpoint / "state.json").write_text("{}")
         with pytest.raises(CheckpointError) as caught:
             folder.latest_checkpoint()
-        assert f"Delete the folder {checkpoint} and the run {before}" in str(caught.value)
+        assert remedy in str(caught.value)
         for file in checkpoint.iterdir():
             file.unlink()
         checkpoint.rmdir()
@@ -374,3 +359,101 @@ def test_a_record_is_on_the_disk_when_log_returns(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(os, "fsync", watch)
     folder.log({"a": 1})
     assert synced == [b'{"a": 1}\n']
+
+
+# A run that never got to a record
+
+
+@pytest.mark.parametrize("resumed", [True, False])
+def test_a_run_that_could_not_start_is_no_unfinished_run(tmp_path: Path, resumed: bool) -> None:
+    """Ray could not be started, say: what was written until then stands in nobody's way."""
+    folder = start(tmp_path / "run", seed=1)
+    folder.log_file.write_text("no such cluster")
+    (folder.path / "predictions/stage_0000").mkdir()
+    again = RunFolder.open(folder.path, make_config(seed=2), resume=resumed, overwrite=False)
+    assert again.config().seed == 2
+    assert list((folder.path / "predictions").iterdir()) == []
+    assert folder.log_file.read_text() == "no such cluster"
+
+
+# Places that cannot be used
+
+
+def dangle(path: Path) -> Path:
+    path.symlink_to(path.with_name("gone"))
+    return path
+
+
+def below_a_file(path: Path) -> Path:
+    path.touch()
+    return path / "run"
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        (below_a_file, "a part of the path is a file"),
+        (dangle, "is a link to .*gone, which is not there"),
+        (lambda path: dangle(path) / "run", "is a link to .*gone, which is not there"),
+        (lambda path: path / ("n" * 300), "longer than the file system takes"),
+        (lambda path: path.joinpath(*["n" * 200] * 25), "longer than the file system takes"),
+    ],
+)
+def test_a_place_that_cannot_be_used_is_told_in_one_line(
+    tmp_path: Path, place: Callable[[Path], Path], reason: str
+) -> None:
+    path = place(tmp_path / "place")
+    with pytest.raises(RunFolderError, match=reason) as caught:
+        start(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "--out" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"), [(errno.EACCES, "no permission"), (errno.EPERM, "no permission"), (errno.EROFS, "read-only")]
+)
+def test_a_place_where_nothing_may_be_written_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, reason: str
+) -> None:
+    """Root may write anywhere, so the refusal is the test's."""
+
+    def refuse(path: Path, *_: Any, **__: Any) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(RunFolderError, match=reason):
+        start(tmp_path / "run")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda folder: folder.log({"kind": "round"}),
+        lambda folder: folder.save_checkpoint(make_state(0, 2), keep=2),
+        lambda folder: folder.cover_records(),
+        lambda folder: folder.rewind(0, 0),
+        lambda folder: folder.write_predictions("zero_shot", "ArxivQA", []),
+        lambda folder: folder.write_partition({}),
+        lambda folder: folder.write_results({}),
+    ],
+    ids=["log", "checkpoint", "cover", "rewind", "predictions", "partition", "results"],
+)
+def test_a_full_disk_is_told_with_what_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[RunFolder], Any], number: int
+) -> None:
+    folder = begin(tmp_path / "run")
+
+    def full(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))  # without a name, as where a descriptor is written to
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(RunFolderError) as caught:
+            write(folder)
+    message = str(caught.value)
+    assert message.startswith(f"{folder.path}: the disk ")
+    assert "the finished rounds are kept" in message
+    assert "--resume" in message
+    assert resume(folder.path).latest_checkpoint() is not None

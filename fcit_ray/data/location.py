@@ -1,14 +1,42 @@
 """Where a data root is: a folder of this machine, or a URI of an object store (`s3://bucket/fcit`, `gs://…`)."""
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from fcit_ray.errors import DataError
 
 if TYPE_CHECKING:  # pyarrow takes a while to load, and a root in the authors' layout needs none of it
     from fcit_ray.data.parquet_read import ParquetRoot
 
 MANIFEST = "parquet.json"
 """Written last by `prepare.py parquet`: its presence makes a folder a Parquet root."""
+
+
+# A secret may hold a slash; outside of buckets, what follows a colon up to the first slash may also be a port.
+_LOGIN = re.compile(r"((?:s3|gs|gcs)://|\w+://(?![^/@:\s]+:\d+/))[^@\s'\"]*:[^@\s'\"]*@")
+_SECRET = "secret|token|passw|pwd|credential|signature|access_?key|account_?key|api_?key|(?<![a-z])sig(?![a-z])"
+_PARAMETER = re.compile(rf"([?&;](?:[^=&\s]*(?:{_SECRET})[^=&\s]*)=)[^&\s'\"]+", re.IGNORECASE)
+
+
+def redact(text: str) -> str:
+    """A text without the credentials of the URIs in it."""
+    return _PARAMETER.sub(r"\1***", _LOGIN.sub(r"\1***@", text))
+
+
+def check_uri(root: Path | str) -> None:
+    """Refuse a URI with credentials in it: it would stand in run folders, manifests, logs and lists of processes.
+
+    Raises:
+        DataError: says where to put them; does not repeat them.
+    """
+    if is_uri(root) and redact(str(root)) != str(root):
+        raise DataError(
+            f"{redact(str(root))}: credentials in a URI end up in files and logs; give them by the environment "
+            "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS ...) or the store's own "
+            "file (~/.aws/credentials), and the URI without them"
+        )
 
 
 def is_uri(root: Path | str) -> bool:

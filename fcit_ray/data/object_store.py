@@ -11,7 +11,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from fcit_ray import durable
-from fcit_ray.data.location import file_in, is_uri
+from fcit_ray.data.location import check_uri, file_in, is_uri
 from fcit_ray.errors import DataError
 
 _CHUNK = 1 << 20
@@ -39,6 +39,7 @@ class Store:
     """
 
     def __init__(self, location: str):
+        check_uri(location)
         self.location = location
         self._fs: Any
         try:

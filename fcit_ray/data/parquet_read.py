@@ -19,11 +19,11 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from fcit_ray.data.location import MANIFEST, file_in
 from fcit_ray.data.object_store import Store
@@ -53,12 +53,29 @@ IMAGE_SCHEMA = pa.schema(
 _OPEN_TABLES = 64
 
 
+def _below(name: str) -> str:
+    """A manifest comes from anywhere: what it names is read, and deleted where it is no longer wanted."""
+    parts = name.split("/")
+    if not name.isprintable() or "\\" in name or any(part in ("", ".", "..") for part in parts) or ":" in parts[0]:
+        raise ValueError(f"{name!r} is no name of a file below the folder")
+    return name
+
+
+def _table(name: str) -> str:
+    if not name.endswith(".parquet"):
+        raise ValueError(f"{name!r} is no name of a table")
+    return name
+
+
+Below = Annotated[str, AfterValidator(_below)]
+
+
 class TableFile(BaseModel):
     """One file: its name under the root, rows, size, hash; of image tables the last path in it too."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str
+    name: Annotated[Below, AfterValidator(_table)]
     rows: int
     bytes: int
     sha256: str
@@ -84,8 +101,8 @@ class Plan(BaseModel):
     images: Literal["embed", "reference"]
     image_root: str | None
     rows_per_file: int
-    sources: dict[str, str]
-    set_aside: dict[str, int]
+    sources: dict[Below, str]
+    set_aside: dict[Below, int]
     quarantine: str | None
 
 
@@ -109,7 +126,8 @@ def parse_manifest(text: bytes, place: str) -> Manifest:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "the file"
-        raise DataError(f"{place}: {where}: {first['msg']}; expected what prepare.py parquet writes") from None
+        told = first["msg"].removeprefix("Value error, ")
+        raise DataError(f"{place}: {where}: {told}; expected what prepare.py parquet writes") from None
 
 
 @lru_cache(maxsize=4)

@@ -22,7 +22,7 @@ from fcit_ray.data import layout, quarantine
 from fcit_ray.data.catalog import CATALOG
 from fcit_ray.data.fields import printable
 from fcit_ray.data.images import file_fault, image_faults, open_image
-from fcit_ray.data.location import MANIFEST, absolute, file_in, is_folder, is_uri, parquet_at
+from fcit_ray.data.location import MANIFEST, absolute, check_uri, file_in, is_folder, is_uri, parquet_at
 from fcit_ray.data.object_store import HashingFile, Store, Written
 from fcit_ray.data.parquet_read import (
     IMAGE_SCHEMA,
@@ -69,6 +69,8 @@ def write_parquet(
     Raises:
         DataError: a record or image cannot be used, or a place cannot be written.
     """
+    for place in (root, out):
+        check_uri(place)
     if rows_per_file < 1:
         raise DataError(f"rows_per_file={rows_per_file}: expected at least 1")
     if is_uri(root) or parquet_at(root) or not is_folder(root):

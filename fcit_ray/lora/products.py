@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fcit_ray.models.names import layer_of, lora_factor, partner
+from fcit_ray.models.names import layer_of, lora_factor, partner, residual_of
 from fcit_ray.types import ClientUpdate, Params
 
 
@@ -28,7 +28,7 @@ class Pairs:
     @property
     def residual(self) -> str:
         """Name of the matrix beside the layer's weight, (out, in)."""
-        return f"{layer_of(self.a)}.residual"
+        return residual_of(layer_of(self.a))
 
 
 def without_factors(params: Params) -> dict[str, Tensor]:

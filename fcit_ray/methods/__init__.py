@@ -1,35 +1,50 @@
 """The continual methods by name. A new one costs its file and a line here (or none here: name it `module:Class`)."""
 
-from collections.abc import Mapping
-from typing import Any
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
-from fcit_ray.methods.base import Method
-from fcit_ray.methods.disco import Disco
-from fcit_ray.methods.ewc import Ewc
-from fcit_ray.methods.finetune import Finetune
-from fcit_ray.methods.hide import Hide
-from fcit_ray.methods.l2p import L2P
-from fcit_ray.methods.lwf import Lwf
-from fcit_ray.methods.merged_loras import MergedLoras
-from fcit_ray.methods.modal_prompt import ModalPrompt
-from fcit_ray.methods.moelora import MoELoRA
-from fcit_ray.methods.olora import OLora
-from fcit_ray.registry import build
-
-METHODS: dict[str, type[Method]] = {
-    "finetune": Finetune,
-    "lwf": Lwf,
-    "ewc": Ewc,
-    "l2p": L2P,
-    "olora": OLora,
-    "merged_loras": MergedLoras,
-    "moelora": MoELoRA,
-    "modal_prompt": ModalPrompt,
-    "hide": Hide,
-    "disco": Disco,
-}
+if TYPE_CHECKING:
+    from fcit_ray.methods.base import Method
 
 
-def make_method(values: Mapping[str, Any]) -> Method:
+class _Methods(Mapping[str, "type[Method]"]):
+    """Each is imported when it is first looked up: to know their names alone takes no torch."""
+
+    def __init__(self, places: Mapping[str, str]):
+        self._places = places
+
+    def __getitem__(self, name: str) -> "type[Method]":
+        module, _, attribute = self._places[name].partition(":")
+        method: type[Method] = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
+        return method
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+METHODS = _Methods(
+    {
+        "finetune": "finetune:Finetune",
+        "lwf": "lwf:Lwf",
+        "ewc": "ewc:Ewc",
+        "l2p": "l2p:L2P",
+        "olora": "olora:OLora",
+        "merged_loras": "merged_loras:MergedLoras",
+        "moelora": "moelora:MoELoRA",
+        "modal_prompt": "modal_prompt:ModalPrompt",
+        "hide": "hide:Hide",
+        "disco": "disco:Disco",
+    }
+)
+
+
+def make_method(values: Mapping[str, Any]) -> "Method":
     """The method of a configuration's `method` section; `ConfigError` says which key is wrong."""
+    from fcit_ray.methods.base import Method
+    from fcit_ray.registry import build
+
     return build("method", Method, METHODS, values)

@@ -19,7 +19,7 @@ from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
 
 from fcit_ray.config import ConfigError, Model
-from fcit_ray.models.names import adapter_index, adapter_name
+from fcit_ray.models.names import adapter_index, adapter_name, residual_of
 from fcit_ray.models.structure import find_structure, keeps_logits, language_targets
 from fcit_ray.seeds import derive_seed
 from fcit_ray.types import Assignment, Params
@@ -173,7 +173,7 @@ class AdapterBank:
         part of the base by its meaning, and is added apart, as bfloat16 weights would round it away.
         """
         for module in self._modules():
-            name = f"{self._paths[module]}.residual"
+            name = residual_of(self._paths[module])
             self._named[name] = nn.Parameter(torch.zeros(module.out_features, module.in_features, device=self.device))
             self._fixed.add(name)
             module.register_forward_hook(self._add_residual)
@@ -233,6 +233,10 @@ class AdapterBank:
 
     def is_projector(self, name: str) -> bool:
         return name in self._projector
+
+    def frozen(self, *, with_projector: bool) -> frozenset[str]:
+        """Names of the parameters that no assignment trains: residuals, and the projector unless it is asked for."""
+        return frozenset(self._fixed) | (frozenset() if with_projector else self._projector)
 
     def params(self) -> dict[str, Tensor]:
         """A copy of all trainable values, on the CPU."""
@@ -380,7 +384,7 @@ class AdapterBank:
         return scale
 
     def _add_residual(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        residual = self._named[f"{self._paths[module]}.residual"]
+        residual = self._named[residual_of(self._paths[module])]
         product = nn.functional.linear(inputs[0], residual.to(inputs[0].dtype))
         return output + (self.scaling * product).to(output.dtype)
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from fcit_ray import durable
 from fcit_ray.models.folder import ModelError, weight_files
 from fcit_ray.models.tensor_files import reading
+from fcit_ray.safe_tensors import save_tensors
 
 SHARD_NUMBERS = 10**9
 """Numbers in a file of the result, unless one tensor has more: 2 GB in half precision."""
@@ -72,7 +72,7 @@ def convert(plan: Plan, out: Path, say: Say = lambda line: None) -> None:
         file = f"model-{number:05}-of-{len(groups):05}.safetensors" if len(groups) > 1 else "model.safetensors"
         say(f"{file}: {len(names)} tensors of {plan.origin[names[0]][0].name}")
         tensors = dict(_tensors(plan, names))
-        save_file(tensors, partial / file, {"format": "pt"})
+        save_tensors(tensors, partial / file, {"format": "pt"})
         weight_map.update(dict.fromkeys(names, file))
         total += sum(tensor.nbytes for tensor in tensors.values())
     if len(groups) > 1:

@@ -11,6 +11,18 @@ _ADAPTER = re.compile(r"\.s(\d+)\.")
 _FACTOR = re.compile(r"\.lora_([AB])\.")
 
 
+_RESIDUAL = ".residual"
+
+
+def residual_of(layer: str) -> str:
+    """Name of the matrix beside a layer's frozen weight that some LoRA rules keep, and no client trains."""
+    return f"{layer}{_RESIDUAL}"
+
+
+def is_residual(parameter: str) -> bool:
+    return parameter.endswith(_RESIDUAL)
+
+
 def adapter_name(index: int) -> str:
     """PEFT's adapter name of the bank's adapter `index`."""
     return f"s{index}"

@@ -4,6 +4,7 @@ It plans a round, lets the workers pull its jobs, closes the round, writes its r
 evaluates after each stage. One thread runs `run`; the workers' calls come in on others.
 """
 
+import math
 import threading
 import time
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from fcit_ray.models.names import adapter_index
 from fcit_ray.params import norm, tree_bytes
 from fcit_ray.plots import plot_accuracy_matrix, plot_curves
 from fcit_ray.report import make_results, matrix_from_results
+from fcit_ray.run_cover import predictions_label
 from fcit_ray.run_folder import RunFolder
 from fcit_ray.runtime.messages import AnswerWork, Over, Store, TrainWork
 from fcit_ray.runtime.work_queue import Lease, WorkQueue
@@ -53,6 +55,7 @@ class Driver:
         self._initial: Params | None = None
         self._begun = threading.Event()
         self._attention: set[str] = set()
+        self._frozen: frozenset[str] = frozenset()
         self._versions = 0
         self._view, self._num_views = 0, 1  # of the models being evaluated
         self._clock = _Clock()
@@ -60,11 +63,21 @@ class Driver:
 
     # What the workers call.
 
-    def join(self, worker: int, attention: str = "") -> bool:
-        """A worker (re)starts, with this attention kernel; True asks it to send the initial parameters with `begin`."""
+    def join(self, worker: int, attention: str = "", frozen: frozenset[str] = frozenset()) -> bool:
+        """A worker (re)starts.
+
+        Args:
+            worker: its rank.
+            attention: its attention kernel.
+            frozen: names of the parameters that its model has and no client trains.
+
+        Returns:
+            Whether it is to send the initial parameters with `begin`.
+        """
         self._queue.join(worker)
         if attention:
             self._attention.add(attention)
+        self._frozen |= frozen
         return not self._begun.is_set()
 
     def begin(self, params: Params) -> None:
@@ -95,9 +108,9 @@ class Driver:
         for worker in workers:
             self._queue.join(worker)
 
-    def fail(self, message: str) -> None:
-        """A worker met an error that any other would meet too: the run ends."""
-        self._queue.fail(message)
+    def fail(self, message: str, details: str = "") -> None:
+        """A worker met an error that any other would meet too: the run ends. `details` are for the log."""
+        self._queue.fail(message, details)
         self._begun.set()
 
     # What the launcher calls.
@@ -116,7 +129,8 @@ class Driver:
             CheckpointError: the last checkpoint is damaged.
         """
         try:
-            return self._run()
+            with self._folder.writing():
+                return self._run()
         finally:
             self._queue.finish()  # However it ended: the workers may go.
 
@@ -124,7 +138,8 @@ class Driver:
         state = self._folder.latest_checkpoint()
         if state is not None:
             self._begun.set()
-        self._folder.rewind(state.stage if state else 0, state.round if state else 0)
+        # Without a checkpoint nothing vouches for what may be there already: all of it is done again.
+        self._folder.rewind(state.stage if state else -math.inf, state.round if state else 0)
         # While the workers load the base.
         self._shards.prepare(min(state.stage if state else 0, self._experiment.setting.num_stages - 1))
         if state is None:
@@ -151,6 +166,7 @@ class Driver:
             attention=self._attention,
         )
         results["quarantined"] = self._experiment.quarantined
+        results["config"] = self._config.model_dump(mode="json")
         matrix, tasks = matrix_from_results(results), results["tasks"]
         plot_accuracy_matrix(matrix, tasks, self._folder.path / "accuracy_matrix.png", self._config.name)
         plot_curves({self._config.name: self._folder.records()}, self._folder.path / "curves.png")
@@ -193,7 +209,12 @@ class Driver:
         works = self._train_works(state, jobs)
         clock.lap("prepare")
         self._status = replace(self._status, phase="training")
-        updates: list[ClientUpdate] = self._queue.run(works, [job.client.num_examples for job in jobs])
+        planned = {job.key: job for job in jobs}
+
+        def admit(work: TrainWork, update: ClientUpdate) -> None:
+            self._federation.admit(planned[work.job.key], update, self._frozen)
+
+        updates: list[ClientUpdate] = self._queue.run(works, [job.client.num_examples for job in jobs], admit)
         clock.lap("train")
         after = self._federation.close(state, updates)
         clock.lap("aggregate")
@@ -285,10 +306,10 @@ class Driver:
         answers = {}
         for index, (view, params) in enumerate(views.items()):
             self._view = index
-            answers[view] = self._answers(params, knowledge, datasets)
+            answers[view] = self._answers(params, knowledge, datasets, stage)
         self._view, self._num_views = 0, 1
         clock.lap("answer")
-        label = f"stage_{stage:04d}" if stage >= 0 else "zero_shot"
+        label = predictions_label(stage)
         percents: dict[str, float] = {}
         details: dict[str, Any] = {}
         for name in datasets:
@@ -324,6 +345,7 @@ class Driver:
                 "seconds": clock.laps,
             }
         )
+        self._folder.cover_records()
 
     def _scored(self, dataset: str, view: str, answers: Sequence[Answer]) -> tuple[list[dict[str, Any]], Scores]:
         """One view's lines of the predictions, and its scores. The global model's lines name no view."""
@@ -347,7 +369,7 @@ class Driver:
         ]
         return rows, scores
 
-    def _answers(self, model: Params, knowledge: Any, datasets: Sequence[str]) -> dict[str, list[Answer]]:
+    def _answers(self, model: Params, knowledge: Any, datasets: Sequence[str], stage: int) -> dict[str, list[Answer]]:
         """Every record's answer of one model, by dataset; `knowledge` is a handle."""
         self._versions += 1
         params = [self._store.put(model)]
@@ -358,7 +380,7 @@ class Driver:
             for start in range(0, len(self._experiment.tests[name]), size)
         ]
         works = [
-            AnswerWork(self._versions, params, knowledge, name, self._shards.test_shard(name, start, stop))
+            AnswerWork(self._versions, params, knowledge, name, self._shards.test_shard(name, start, stop), stage)
             for name, start, stop in pieces
         ]
         results: list[list[Answer]] = self._queue.run(works, [stop - start for _, start, stop in pieces])

@@ -1,16 +1,15 @@
 """Errors of other processes, as the user should read them."""
 
-import traceback
-
 import ray.exceptions
 
 from fcit_ray.checkpoint import CheckpointError
 from fcit_ray.config import ConfigError
 from fcit_ray.data.coco_java import JavaError
 from fcit_ray.data.layout import DataError
+from fcit_ray.errors import RunFailed, blame, place
 from fcit_ray.models.folder import ModelError
 from fcit_ray.run_folder import RunFolderError
-from fcit_ray.runtime.work_queue import RunFailed
+from fcit_ray.runtime.messages import AnswerWork, TrainWork
 
 MENDABLE = (ConfigError, DataError, ModelError, RunFolderError, CheckpointError, RunFailed, JavaError)
 """Their messages say all; a traceback would only hide them."""
@@ -28,11 +27,27 @@ def origin(error: BaseException) -> BaseException:
         seen = inner
 
 
-def explain(error: BaseException) -> str:
-    """The message of an error that says all by itself, the traceback of any other (a mistake in a method, say)."""
+def failure(error: BaseException, where: str) -> RunFailed:
+    """What to tell of an error: its message where that says all, the line of code of a mistake (in a method, say).
+
+    Args:
+        error: as it came, from this process or another.
+        where: in the run; left out where the message says it by itself.
+    """
     root = origin(error)
-    if isinstance(root, (*MENDABLE, FloatingPointError)):
-        return str(root)
-    if isinstance(root, ray.exceptions.RayTaskError):
-        return root.traceback_str.strip()
-    return "".join(traceback.format_exception(root, chain=False)).strip()
+    if isinstance(root, RunFailed):
+        return root
+    if isinstance(root, MENDABLE):
+        return RunFailed(str(root))
+    if isinstance(root, ray.exceptions.RayTaskError):  # what it was could not be brought over
+        text = root.traceback_str.strip()
+        return RunFailed(f"{where}: {text.splitlines()[-1]}", text)
+    return blame(where, root) if isinstance(root, Exception) else RunFailed(f"{where}: {root!r}")
+
+
+def place_of(work: TrainWork | AnswerWork) -> str:
+    """Where in the run a piece of work belongs."""
+    if isinstance(work, TrainWork):
+        return place(*work.job.key)
+    after = "before any training" if work.stage < 0 else f"after stage {work.stage} (counted from 0)"
+    return f"answering {work.dataset} {after}"

@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -17,19 +18,23 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from fcit_ray.config import Config, ConfigError
 from fcit_ray.data.partition_writing import partition_counts, plot_counts
 from fcit_ray.display import Status
+from fcit_ray.errors import RunFailed
 from fcit_ray.experiment import Experiment, open_experiment
 from fcit_ray.run_folder import RunFolder
 from fcit_ray.runtime.data import CPUS_PER_TASK, RayShards, quiet
 from fcit_ray.runtime.driver import Driver
-from fcit_ray.runtime.errors import MENDABLE, explain, origin
+from fcit_ray.runtime.errors import MENDABLE, failure, origin
 from fcit_ray.runtime.store import RayStore, share_tensors
 from fcit_ray.runtime.train_group import NoGroupConfig, TellDriver, work
-from fcit_ray.runtime.work_queue import RunFailed
 
 _POLL_S = 0.25
 _HEALTH_CHECK_S = "0.5"  # between Ray Train's looks at its workers: how soon a death is known
 _LEAVE_S = 30.0  # for the workers to leave at the end of a run
 _ABANDON_S = 5.0  # the same when the run was given up; who is in the middle of an update is not waited for
+
+
+class ClusterLost(RunFailed):
+    """The cluster is gone, and no other run could go on there either."""
 
 
 class _RayDriver(Driver):
@@ -48,7 +53,7 @@ class _RayDriver(Driver):
             root = origin(error)
             if isinstance(root, MENDABLE):
                 raise root from None
-            raise RunFailed(explain(error)) from None
+            raise failure(root, "the driver") from None
 
     def pid(self) -> int:
         """Process id of the actor, for tests that kill it."""
@@ -97,10 +102,17 @@ def start_ray(log_file: Path | None = None, *, num_cpus: int | None = None, addr
         logging.getLogger("ray").info("Ray's session folder, where every process has its log: %s", session)
 
 
+class _LogFile(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """A full disk is told once, by what fails for it, not by a traceback for every line of the log."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 def redirect_logs(log_file: Path) -> None:
     """Send the words of Ray's Python loggers in this process, and Python's warnings, to a file."""
     log_file.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(log_file)
+    handler = _LogFile(log_file)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.captureWarnings(True)
     # Deaths of processes, which Ray prints in the terminal even where it is told to keep its logs to itself.
@@ -163,7 +175,7 @@ def launch(
 
     Args:
         config: the run.
-        folder: opened for it; if it holds a checkpoint the run goes on from there.
+        folder: opened for it; if it holds a checkpoint the run goes on from there. It is released at the end.
         on_status: called about four times a second.
         experiment: if the caller has opened it already.
 
@@ -174,8 +186,18 @@ def launch(
         RunFailed: says why.
         ConfigError, DataError: before anything is started.
     """
-    if folder.finished:
-        return folder.results()
+    try:
+        if folder.finished:
+            return folder.results()
+        redirect_logs(folder.log_file)  # each run of a comparison or a sweep has its own
+        return _launch(config, folder, on_status, experiment)
+    finally:
+        folder.release()
+
+
+def _launch(
+    config: Config, folder: RunFolder, on_status: Callable[[Status], None], experiment: Experiment | None
+) -> dict[str, Any]:
     experiment = experiment or open_experiment(config)
     config = experiment.config
     check_room(config)
@@ -200,7 +222,11 @@ def launch(
         workers.join(timeout=_LEAVE_S)
         return results
     except ray.exceptions.RayTaskError as error:
-        raise origin(error) from None
+        root = origin(error)
+        if isinstance(root, RunFailed) and root.details:
+            logging.getLogger("ray").error("%s\n%s", root, root.details)
+            raise RunFailed(f"{root}; the traceback is in {folder.log_file}") from None
+        raise root from None
     except ray.exceptions.RayActorError as error:
         logging.getLogger("ray").error("the driver's process died: %s", error)
         if error.actor_init_failed:

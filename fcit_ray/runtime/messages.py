@@ -53,6 +53,7 @@ class AnswerWork:
         knowledge: handle of the method's knowledge.
         dataset: for messages.
         shard: the prompts.
+        stage: after which it is answered, for messages; -1 is zero-shot.
     """
 
     version: int
@@ -60,6 +61,7 @@ class AnswerWork:
     knowledge: Any
     dataset: str
     shard: Shard
+    stage: int = -1
 
 
 @dataclass(frozen=True)

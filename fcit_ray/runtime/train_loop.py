@@ -9,7 +9,7 @@ import torch
 
 from fcit_ray.config import parse_config
 from fcit_ray.runtime.data import quiet
-from fcit_ray.runtime.errors import explain
+from fcit_ray.runtime.errors import failure, place_of
 from fcit_ray.runtime.messages import Over
 from fcit_ray.runtime.store import RayStore, share_tensors
 from fcit_ray.runtime.worker import Worker
@@ -24,6 +24,9 @@ class Serves(Protocol):
 
     @property
     def attention(self) -> str: ...
+
+    @property
+    def frozen(self) -> frozenset[str]: ...
 
     def initial_params(self) -> Params: ...
 
@@ -46,8 +49,9 @@ def train_loop(context: dict[str, Any]) -> None:
     try:
         serve(driver, Worker(parse_config(context["config"]), RayStore()))
     except Exception as error:
+        failed = failure(error, "starting a worker")
         try:
-            ray.get(driver.fail.remote(explain(error)))
+            ray.get(driver.fail.remote(str(failed), failed.details))
         except ray.exceptions.RayActorError:
             return  # The driver is gone, and with it the run; raised, it would only have the workers started anew.
 
@@ -56,13 +60,16 @@ def serve(driver: Any, worker: Serves) -> None:
     """Do what the driver hands out until it answers `Over`."""
     rank = ray.train.get_context().get_world_rank()
     _log.info("worker %d: attention by %s", rank, worker.attention)
-    if ray.get(driver.join.remote(rank, worker.attention)):
+    if ray.get(driver.join.remote(rank, worker.attention, worker.frozen)):
         ray.get(driver.begin.remote(worker.initial_params()))
     sent = None
     while not isinstance(lease := ray.get(driver.next.remote(rank, _WAIT_S)), Over):
         if lease is None:
             continue
-        result = worker.perform(lease.work)
+        try:
+            result = worker.perform(lease.work)
+        except Exception as error:
+            raise failure(error, place_of(lease.work)) from error
         if sent is not None:
             ray.get(sent)
         sent = driver.submit.remote(lease.token, result)  # on its way while the next work is fetched

@@ -5,13 +5,11 @@ Plain threads and no Ray, so that tests can lose workers at will.
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-
-class RunFailed(RuntimeError):
-    """The run cannot go on; the message says why."""
+from fcit_ray.errors import RunFailed
 
 
 @dataclass(frozen=True)
@@ -53,19 +51,25 @@ class WorkQueue:
         self._items: dict[int, _Item] = {}
         self._next_token = 0
         self._over = False
-        self._failure: str | None = None
+        self._failure: RunFailed | None = None
+        self._admit: Callable[[Any, Any], None] = _any
 
-    def run(self, works: Sequence[Any], sizes: Sequence[float]) -> list[Any]:
+    def run(
+        self, works: Sequence[Any], sizes: Sequence[float], admit: Callable[[Any, Any], None] | None = None
+    ) -> list[Any]:
         """Have the work done; returns the results in the order of `works`.
 
         Args:
             works: what to hand out, each as a `Lease`.
             sizes: expected effort, in any unit; the largest is handed out first.
+            admit: called with a piece of work and its result as that arrives, in the thread that brings it; what it
+                raises ends the run.
 
         Raises:
-            RunFailed: a worker reported an error that no other worker would escape.
+            RunFailed: a worker reported an error that no other worker would escape, or a result was not admitted.
         """
         with self._changed:
+            self._admit = admit or _any
             start = self._next_token
             self._next_token += len(works)
             items = (_Item(work, size) for work, size in zip(works, sizes, strict=True))
@@ -101,25 +105,33 @@ class WorkQueue:
                 self._changed.wait(timeout=min(left, 1.0))
 
     def submit(self, token: int, result: Any) -> bool:
-        """Take a result; False if it was not wanted any more (a twin came first, or the batch is closed)."""
+        """Take a result; False if it was not admitted or not wanted any more (a twin came first, the batch is over)."""
         with self._changed:
-            item = self._items.get(token)
-            if item is None or item.done:
+            item, admit = self._items.get(token), self._admit
+        if item is None or item.done:
+            return False
+        try:
+            admit(item.work, result)  # Outside of the lock: it may take a while.
+        except RunFailed as failure:
+            self.fail(str(failure), failure.details)
+            return False
+        with self._changed:
+            if item.done or self._items.get(token) is not item:
                 return False
             item.result, item.done = result, True
             self._changed.notify_all()
             return True
 
-    def fail(self, message: str) -> None:
-        """End the run: everybody waiting gets `RunFailed`."""
+    def fail(self, message: str, details: str = "") -> None:
+        """End the run: everybody waiting gets `RunFailed`, of the first failure."""
         with self._changed:
-            self._failure = self._failure or message
+            self._failure = self._failure or RunFailed(message, details)
             self._changed.notify_all()
 
     def check(self) -> None:
         """Raise `RunFailed` if somebody reported a failure."""
         if self._failure is not None:
-            raise RunFailed(self._failure)
+            raise RunFailed(str(self._failure), self._failure.details)
 
     def finish(self) -> None:
         """No more work will come."""
@@ -146,3 +158,7 @@ class WorkQueue:
             if not item.done and (item.worker is None or item.deadline <= now)
         ]
         return max(free, key=lambda token: (self._items[token].size, -token), default=None)
+
+
+def _any(work: Any, result: Any) -> None:
+    """Every result is good."""

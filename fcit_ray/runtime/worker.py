@@ -48,6 +48,11 @@ class Worker:
         """Name of the attention kernel in use."""
         return self._bank.attention
 
+    @property
+    def frozen(self) -> frozenset[str]:
+        """Names of the parameters that no client trains."""
+        return self._bank.frozen(with_projector=self._train.projector_lr > 0)
+
     def perform(self, work: TrainWork | AnswerWork) -> ClientUpdate | list[Answer]:
         return self.train(work) if isinstance(work, TrainWork) else self.answer(work)
 

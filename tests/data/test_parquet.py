@@ -282,3 +282,40 @@ def test_progress_ends_at_the_number_of_files(root, tmp_path):
     write_parquet(root, str(tmp_path / "pq"), rows_per_file=25, progress=lambda *at: told.append(at))
     assert told == [(n, 6) for n in range(1, 7)]  # 40 rows are two files, of train, test and images
     assert parquet_write.JOURNAL not in {path.name for path in (tmp_path / "pq").iterdir()}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../victim.txt",
+        "a/../../victim.txt",
+        "{}",
+        "",
+        "a//b",
+        "./a",
+        "a\\..\\b",
+        "C:/victim",
+        "a\n",
+        "file:x",
+        "notes.txt",
+    ],
+)
+@pytest.mark.parametrize("manifest", ["parquet.json", "parquet.partial.json"])
+def test_a_manifest_that_names_a_file_outside_its_folder_is_refused_and_nothing_deleted(root, tmp_path, name, manifest):
+    """A conversion deletes the files of an older one that it did not write anew: by the names that it finds there."""
+    victim = tmp_path / "victim.txt"
+    victim.write_text("precious")
+    out = tmp_path / "pq"
+    write_parquet(root, str(out), rows_per_file=25)
+    content = json.loads((out / "parquet.json").read_text())
+    first = next(iter(content["tables"].values()))[0]
+    first["name"] = name.format(victim)
+    (out / "parquet.json").unlink()
+    (out / manifest).write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"is no name of a (file below the folder|table); expected"):
+        write_parquet(root, str(out), rows_per_file=10)
+    if manifest == "parquet.json":
+        open_parquet.cache_clear()
+        with pytest.raises(DataError, match="is no name of a"):
+            load_train(out, DATASET)
+    assert victim.read_text() == "precious"

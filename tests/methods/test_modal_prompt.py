@@ -46,7 +46,8 @@ def federated(method, schedule, train=TRAIN):
 
 def learned(method, schedule, train=TRAIN):
     federation, start, client = federated(method, schedule, train)
-    return simulate(federation, start.params, client)
+    frozen = frozenset() if train.projector_lr else frozenset(name for name in start.params if "projector" in name)
+    return simulate(federation, start.params, client, frozen)
 
 
 def unit(params, stage):

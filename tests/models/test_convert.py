@@ -350,7 +350,7 @@ def test_an_interrupted_conversion_leaves_nothing_that_looks_finished(tmp_path, 
         written.append(path)
         save_file(tensors, path, metadata)
 
-    monkeypatch.setattr(conversion, "save_file", break_down)
+    monkeypatch.setattr(conversion, "save_tensors", break_down)
     with pytest.raises(KeyboardInterrupt):
         convert(plan, out)
     assert written

@@ -33,7 +33,7 @@ def run(
     def serve(rank: int) -> None:
         try:
             worker = Worker(config, DirectStore())
-            if driver.join(rank):
+            if driver.join(rank, worker.attention, worker.frozen):
                 driver.begin(worker.initial_params())
             while not isinstance(lease := driver.next(rank, 0.1), Over):
                 if lease is not None:

@@ -10,6 +10,7 @@ from conftest import Configure
 from in_process import Lost, run
 
 from fcit_ray.data.shards import LocalShards
+from fcit_ray.errors import RunFailed
 from fcit_ray.experiment import open_experiment
 from fcit_ray.federation import simulate
 from fcit_ray.params import params_sha256
@@ -17,7 +18,6 @@ from fcit_ray.privacy import epsilon
 from fcit_ray.run_folder import RunFolder
 from fcit_ray.runtime.data import sample_encoder
 from fcit_ray.runtime.messages import AnswerWork, DirectStore, TrainWork
-from fcit_ray.runtime.work_queue import RunFailed
 from fcit_ray.runtime.worker import Worker
 
 
@@ -133,6 +133,26 @@ def test_a_worker_s_error_ends_the_run_and_leaves_it_resumable(
     with pytest.raises(RunFailed, match="a mistake in a method"):
         run(configure(), tmp_path / "run", perform=perform)
     assert not RunFolder(tmp_path / "run").finished
+    results = run(configure(), tmp_path / "run", resume=True)
+    assert results["adapters_sha256"] == RunFolder(whole).results()["adapters_sha256"]
+
+
+def test_an_update_that_is_no_number_stops_the_run_by_name_and_is_in_no_checkpoint(
+    configure: Configure, whole: Path, tmp_path: Path
+) -> None:
+    def perform(worker: Worker, work: Any) -> Any:
+        result = worker.perform(work)
+        if isinstance(work, TrainWork) and work.job.key[:2] == (1, 0):
+            next(iter(result.delta.values())).view(-1)[7] = float("nan")
+        return result
+
+    with pytest.raises(
+        RunFailed, match=r"stage 1, round 0, client \d .*refused: delta, .*: 1 of \d+ numbers not finite"
+    ):
+        run(configure(), tmp_path / "run", perform=perform)
+    folder = RunFolder(tmp_path / "run")
+    assert folder.checkpoints()[-1].name == "stage_0001_round_0000"  # the last one before it
+    assert kinds(folder.path) == [("round", 0), ("round", 0), ("evaluation", 0)]
     results = run(configure(), tmp_path / "run", resume=True)
     assert results["adapters_sha256"] == RunFolder(whole).results()["adapters_sha256"]
 

@@ -1,10 +1,13 @@
 """Errors of other processes read as if they had been raised here."""
 
+import pickle
+
 import pytest
 import ray.exceptions
 
 from fcit_ray.data.layout import DataError
-from fcit_ray.runtime.errors import explain, origin
+from fcit_ray.errors import RunFailed
+from fcit_ray.runtime.errors import failure, origin
 
 
 def wrapped(error: Exception) -> ray.exceptions.RayTaskError:
@@ -12,22 +15,37 @@ def wrapped(error: Exception) -> ray.exceptions.RayTaskError:
     return ray.exceptions.RayTaskError("task", "a wall of text", error).as_instanceof_cause()
 
 
-@pytest.mark.parametrize("error", [DataError("train.json, record 3: no image"), FloatingPointError("loss is nan")])
-def test_an_error_that_says_all_comes_without_traceback_from_however_deep(error: Exception) -> None:
-    assert explain(error) == str(error)
-    assert explain(wrapped(error)) == str(error)
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (DataError("train.json, record 3: no image"), "train.json, record 3: no image"),
+        (FloatingPointError("loss is nan in stage 0, round 1"), "loss is nan in stage 0, round 1"),
+        (FloatingPointError("a gate is nan"), "here: a gate is nan"),
+    ],
+)
+def test_an_error_that_says_all_comes_without_traceback_from_however_deep(error: Exception, told: str) -> None:
     outer = ray.exceptions.UserCodeException("in a map")
     outer.__cause__ = error
-    assert explain(outer) == str(error)
-    assert explain(wrapped(outer)) == str(error)
+    for seen in (error, wrapped(error), outer, wrapped(outer)):
+        failed = failure(seen, "here")
+        assert (str(failed), failed.details) == (told, "")
     assert origin(wrapped(wrapped(error))) is error
 
 
-def test_a_mistake_comes_with_its_traceback() -> None:
-    try:
+def test_a_mistake_is_told_by_place_and_line_and_its_traceback_kept_for_the_log() -> None:
+    def mistake() -> None:
         raise KeyError("lost")
+
+    try:
+        mistake()
     except KeyError as error:
-        text = explain(error)
-    assert text.startswith("Traceback")
-    assert text.endswith("KeyError: 'lost'")
-    assert "test_errors.py" in text
+        failed = failure(error, "stage 0, round 1")
+    line = mistake.__code__.co_firstlineno + 1
+    assert str(failed) == f"stage 0, round 1: {__file__}, line {line}, in mistake: KeyError: 'lost'"
+    assert failed.details.startswith("Traceback")
+    assert failed.details.endswith("KeyError: 'lost'")
+
+
+def test_a_failure_keeps_its_details_on_the_way_through_other_processes() -> None:
+    failed = pickle.loads(pickle.dumps(RunFailed("why", "a traceback")))
+    assert (str(failed), failed.details) == ("why", "a traceback")

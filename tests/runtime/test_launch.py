@@ -1,6 +1,7 @@
 """Runs on a Ray cluster: the same bits wherever and however they run, and every failure ends with its reason."""
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from fcit_ray.config import Config, ConfigError
 from fcit_ray.data.layout import DataError
 from fcit_ray.data.shards import LocalShards
 from fcit_ray.display import Status
+from fcit_ray.errors import RunFailed
 from fcit_ray.experiment import open_experiment
 from fcit_ray.federation import simulate
 from fcit_ray.params import params_sha256
@@ -22,7 +24,6 @@ from fcit_ray.run_folder import RunFolder
 from fcit_ray.runtime.data import sample_encoder
 from fcit_ray.runtime.launch import check_room, launch
 from fcit_ray.runtime.messages import DirectStore, TrainWork
-from fcit_ray.runtime.work_queue import RunFailed
 from fcit_ray.runtime.worker import Worker
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -123,11 +124,23 @@ def test_one_worker_that_streams_gives_the_same_bits_and_the_terminal_nothing(
     assert (tmp_path / "0/partition.png").is_file()
 
 
-def test_a_mistake_in_a_method_ends_the_run_with_its_traceback(configure: Configure, tmp_path: Path) -> None:
+def test_a_mistake_in_a_method_is_told_by_place_and_line_and_its_traceback_logged(
+    configure: Configure, tmp_path: Path
+) -> None:
     config = configure(method={"name": "broken_method:Broken"})
-    with pytest.raises(RunFailed, match=r"broken_method\.py(.|\n)*ZeroDivisionError") as caught:
+    with pytest.raises(RunFailed) as caught:
         start(config, tmp_path / "run")
-    assert "ray::" not in str(caught.value)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert re.match(
+        r"stage 0, round 0, client \d \(counted from 0\): .*broken_method\.py, line 14, in report: ZeroDivisionError: ",
+        message,
+    )
+    # The traceback is where the message says.
+    log = tmp_path / "run/logs/ray.log"
+    assert message.endswith(f"; the traceback is in {log}")
+    assert "Traceback" in log.read_text()
+    assert "return 1 // 0" in log.read_text()
 
 
 @pytest.mark.parametrize("cache_mb", [100, 0])

@@ -1,5 +1,6 @@
 """A sweep on Ray Tune: its trials are launches like any other; one that fails, or Ctrl-C, costs the others nothing."""
 
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +11,8 @@ from conftest import Configure
 from in_process import run
 
 from fcit_ray.run_folder import RunFolder
-from fcit_ray.runtime.tune import Sweep, Trial, run_sweep
-from fcit_ray.runtime.work_queue import RunFailed
+from fcit_ray.runtime.tune import run_sweep
+from fcit_ray.sweep import Sweep, Trial
 
 SWEEP = Sweep(config=(Path("unused.yaml"),), methods=(Path("unused.yaml"),), max_concurrent=1)
 
@@ -39,8 +40,14 @@ def test_a_sweep_goes_on_after_a_failed_trial_and_after_an_interrupt(configure: 
     kept = (finetune.path / "results.json").stat()
 
     seen: list[Mapping[str, Any]] = []
-    with pytest.raises(RunFailed, match=r"broken_method\.py(.|\n)*ZeroDivisionError"):
-        run_sweep(SWEEP, trials, tmp_path, on_result=seen.append)
+    results, failed = run_sweep(SWEEP, trials, tmp_path, on_result=seen.append)
+    assert results == seen
+    assert list(failed) == ["broken"]
+    assert re.match(
+        r"stage 0, round 0, client \d .*broken_method\.py, line 14, in report: ZeroDivisionError", failed["broken"]
+    )
+    assert failed["broken"].endswith(f"; the traceback is in {broken.log_file}")
+    assert "Traceback" in broken.log_file.read_text()
     assert (finetune.path / "results.json").stat() == kept
     # In one process, without Ray: the same bits.
     alone = run(trials[1].config, tmp_path / "alone")

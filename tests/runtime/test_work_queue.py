@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from fcit_ray.runtime.work_queue import Lease, RunFailed, WorkQueue
+from fcit_ray.errors import RunFailed
+from fcit_ray.runtime.work_queue import Lease, WorkQueue
 
 
 class Clock:
