@@ -64,7 +64,7 @@ def _telling(found: list[Any]) -> Any:
 
 def _message(key: str, item: Any) -> str:
     kind, given = item["type"], item["input"]
-    message = item["msg"].removeprefix("Value error, ")
+    message = _expected(item)
     if _is_unknown(item):
         return "unknown key"
     if kind == "missing":
@@ -78,11 +78,51 @@ def _message(key: str, item: Any) -> str:
     elif kind == "tuple_type" and isinstance(given, str):
         return f"expected a list; write '{key}=[{redact(given)}]'"
     elif kind == "literal_error" and isinstance(given, str):
-        choices = re.findall(r"'([^']*)'", message)
-        return f"{message} (got {given!r:.80}){nearest(given, choices)}"
+        return f"{message} (got {given!r:.80}){nearest(given, _choices(item))}"
     elif not item["loc"]:  # a check of all hyper-parameters together: what was given is no single value
         return message
     return f"{message} (got {redact(repr(given)):.80})"
+
+
+def _expected(item: Any) -> str:
+    """What would have been right, in our words: pydantic names the kind of mistake, and changes its sentences."""
+    limits = item.get("ctx", {})
+    match item["type"]:
+        case "greater_than":
+            return f"expected a number above {limits['gt']:g}"
+        case "greater_than_equal":
+            return f"expected at least {limits['ge']:g}"
+        case "less_than":
+            return f"expected a number below {limits['lt']:g}"
+        case "less_than_equal":
+            return f"expected at most {limits['le']:g}"
+        case "finite_number":
+            return "expected a finite number"
+        case "float_type" | "float_parsing":
+            return "expected a number"
+        case "int_type" | "int_parsing" | "int_from_float" | "int_parsing_size":
+            return "expected a whole number"
+        case "bool_type" | "bool_parsing":
+            return "expected true or false"
+        case "string_type":
+            return "expected a text"
+        case "string_too_short":
+            return "expected a text that is not empty"
+        case "too_short":
+            return f"expected {limits['min_length']} at least"
+        case "list_type" | "tuple_type":
+            return "expected a list"
+        case "path_type":
+            return "expected a path"
+        case "literal_error":
+            *others, last = _choices(item)
+            return f"expected {', '.join(others)} or {last}" if others else f"expected {last}"
+    return str(item["msg"]).removeprefix("Value error, ")
+
+
+def _choices(item: Any) -> list[str]:
+    """What a value that has to be one of several may be."""
+    return re.findall(r"'([^']*)'", item["ctx"]["expected"])
 
 
 def _suggestion(key: str, schema: type[BaseModel] | None) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from fcit_ray import config as config_module
 from fcit_ray.config import Config, ConfigError, dump_config, load_config, parse_config
@@ -144,21 +144,21 @@ def test_files_that_are_none(tmp_path, write):
         ({"benchmark": 3}, "benchmark: "),
         ({**MINIMAL, "trian": {}}, "trian: unknown key"),
         ({**MINIMAL, "train": {"learning_rate": 1}}, "train.learning_rate: unknown key"),
-        ({**MINIMAL, "train": {"lr": "fast"}}, "train.lr: Input should be a valid number"),
+        ({**MINIMAL, "train": {"lr": "fast"}}, "train.lr: expected a number"),
         ({**MINIMAL, "train": {"lr": "fast"}}, "(got 'fast')"),
-        ({**MINIMAL, "train": {"lr": 0}}, "train.lr: Input should be greater than 0 (got 0)"),
+        ({**MINIMAL, "train": {"lr": 0}}, "train.lr: expected a number above 0 (got 0)"),
         ({**MINIMAL, "train": {"lr": float("nan")}}, "train.lr: "),
-        ({**MINIMAL, "train": {"lr": float("inf")}}, "train.lr: Input should be a finite number (got inf)"),
+        ({**MINIMAL, "train": {"lr": float("inf")}}, "train.lr: expected a finite number (got inf)"),
         ({**MINIMAL, "train": {"projector_lr": -1e-5}}, "train.projector_lr: "),
         ({**MINIMAL, "train": {"epochs": 1.5}}, "train.epochs: "),
         ({**MINIMAL, "train": {"epochs": True}}, "train.epochs: expected a value other than true or false (got True)"),
         ({**MINIMAL, "name": False}, "name: expected a value other than true or false (got False)"),
-        ({**MINIMAL, "name": ""}, "name: String should have at least 1 character (got '')"),
-        ({**MINIMAL, "train": {"warmup_frac": 1}}, "train.warmup_frac: Input should be less than 1 (got 1)"),
-        ({**MINIMAL, "model": {"dropout": 1.0}}, "model.dropout: Input should be less than 1 (got 1.0)"),
-        ({**MINIMAL, "model": {"dtype": "float16"}}, "model.dtype: Input should be 'float32' or 'bfloat16'"),
-        ({**MINIMAL, "model": {"prompt": "chatml"}}, "model.prompt: Input should be 'vicuna_v1', 'bare' or 'chat'"),
-        ({**MINIMAL, "regime": "central"}, "regime: Input should be 'federated', 'centralised' or 'zero_shot'"),
+        ({**MINIMAL, "name": ""}, "name: expected a text that is not empty (got '')"),
+        ({**MINIMAL, "train": {"warmup_frac": 1}}, "train.warmup_frac: expected a number below 1 (got 1)"),
+        ({**MINIMAL, "model": {"dropout": 1.0}}, "model.dropout: expected a number below 1 (got 1.0)"),
+        ({**MINIMAL, "model": {"dtype": "float16"}}, "model.dtype: expected float32 or bfloat16"),
+        ({**MINIMAL, "model": {"prompt": "chatml"}}, "model.prompt: expected vicuna_v1, bare or chat"),
+        ({**MINIMAL, "regime": "central"}, "regime: expected federated, centralised or zero_shot"),
         ({**MINIMAL, "seed": -1}, "seed: "),
         ({**MINIMAL, "runtime": {"num_workers": 0}}, "runtime.num_workers: "),
         ({**MINIMAL, "method": "disco"}, "method: expected a name and its keys; write method.name=disco"),
@@ -180,10 +180,10 @@ def test_files_that_are_none(tmp_path, write):
         (with_benchmark(tasks=[{"datasets": ["IconQA"]}]), "benchmark.tasks.0.name: missing"),
         (with_benchmark(num_clients=3), "benchmark.clients_per_round: 5 exceeds num_clients=3"),
         (with_benchmark(num_clients=3, clients_per_round=4), "benchmark.clients_per_round: 4 exceeds num_clients=3"),
-        (with_benchmark(beta=0), "benchmark.beta: Input should be greater than 0 (got 0)"),
+        (with_benchmark(beta=0), "benchmark.beta: expected a number above 0 (got 0)"),
         (with_benchmark(min_samples=0.5), "benchmark.min_samples: "),
-        (with_benchmark(split="train"), "benchmark.split: Input should be 'test' or 'validation'"),
-        (with_benchmark(schedule="het"), "benchmark.schedule: Input should be 'homogeneous' or 'released' (got 'het')"),
+        (with_benchmark(split="train"), "benchmark.split: expected test or validation"),
+        (with_benchmark(schedule="het"), "benchmark.schedule: expected homogeneous or released (got 'het')"),
         (with_benchmark(schedule=[]), "benchmark.schedule: names no stage"),
         (
             with_benchmark(schedule=[[0, 1], [0]], clients_per_round=2),
@@ -195,8 +195,8 @@ def test_files_that_are_none(tmp_path, write):
         ),
         (with_benchmark(schedule=[[0, -1]], clients_per_round=2), "benchmark.schedule: stage 0 names task -1"),
         (with_benchmark(schedule=[["a", 1]], clients_per_round=2), "benchmark.schedule.0.0: "),
-        (with_benchmark(selection="random"), "benchmark.selection: Input should be 'seeded' or 'released'"),
-        (with_benchmark(partition="sites"), "benchmark.partition: Input should be 'dirichlet', 'labels', 'equal'"),
+        (with_benchmark(selection="random"), "benchmark.selection: expected seeded or released"),
+        (with_benchmark(partition="sites"), "benchmark.partition: expected dirichlet, labels, equal"),
         (with_benchmark(partition="field"), "benchmark.partition_field: needed by benchmark.partition=field"),
         (with_benchmark(partition="files"), "benchmark.partition_files: needed by benchmark.partition=files"),
         (with_benchmark(partition_field="site"), "partition_field: has no meaning with benchmark.partition=dirichlet"),
@@ -232,7 +232,7 @@ def test_a_long_value_is_cut_short_in_the_message():
 
 def test_a_checked_configuration_cannot_be_changed():
     config = parse_config(MINIMAL)
-    with pytest.raises(ValueError, match="frozen"):
+    with pytest.raises(ValidationError):
         config.train.lr = 1.0  # type: ignore[misc]
 
 

@@ -326,7 +326,7 @@ def test_scaffold_is_refused_where_its_variates_would_undo_another_choice(parts,
 
 
 def test_a_negative_pull_is_refused():
-    with pytest.raises(ConfigError, match=r"local\.mu: .*greater than or equal to 0 \(got -1\)"):
+    with pytest.raises(ConfigError, match=r"local\.mu: expected at least 0 \(got -1\)"):
         make_local_rule({"name": "fedprox", "mu": -1})
 
 

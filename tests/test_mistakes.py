@@ -37,9 +37,9 @@ BASE = [ROOT / "configs/miniature.yaml", ROOT / "configs/methods/disco.yaml"]
         ("benchmark.num_cleints=50 benchmark.clients_per_round=40", "benchmark.num_cleints: unknown key; did you mean "
          "benchmark.num_clients?"),
         # one value of several types: one complaint
-        ("benchmark.schedule=homogenous", "benchmark.schedule: Input should be 'homogeneous' or 'released' (got "
+        ("benchmark.schedule=homogenous", "benchmark.schedule: expected homogeneous or released (got "
          "'homogenous'); did you mean 'homogeneous'?"),
-        ("regime=centralized", "regime: Input should be 'federated', 'centralised' or 'zero_shot' (got 'centralized'); "
+        ("regime=centralized", "regime: expected federated, centralised or zero_shot (got 'centralized'); "
          "did you mean 'centralised'?"),
         ("name=a/\u202eb", "name: expected letters that can be printed; '\\u202e' cannot (got 'a/\\u202eb')"),
     ],

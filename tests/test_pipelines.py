@@ -63,7 +63,7 @@ def refused(monkeypatch, capsys, data, tmp_path):
     [
         ("train.learning_rate=1", ["train.learning_rate", "unknown key"]),
         ("train.epochs=many", ["train.epochs", "integer", "many"]),
-        ("train.lr=-1", ["train.lr", "greater than 0", "-1"]),
+        ("train.lr=-1", ["train.lr", "expected a number above 0", "-1"]),
         ("method.tau=0.9", ["method.tau", "unknown key", "threshold"]),
         ("method.name=discco", ["method.name", "discco", "disco", "finetune"]),
         ("benchmark.tasks=[ArxivQ]", ["benchmark", "ArxivQ", "ArxivQA"]),

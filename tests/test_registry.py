@@ -61,7 +61,7 @@ def test_a_users_own_class_travels_to_the_workers(own):
     ("values", "message"),
     [
         ({}, r"method\.strength: missing"),
-        ({"strength": -1}, r"method\.strength: .*greater than or equal to 0 \(got -1\)"),
+        ({"strength": -1}, r"method\.strength: expected at least 0 \(got -1\)"),
         ({"strength": 1, "stepz": 1}, r"method\.stepz: unknown key; .* takes: strength, steps"),
         ({"strength": 60, "steps": 2}, r"method: steps \* strength exceeds 100$"),
         ({"strength": True}, r"method\.strength: expected a finite number \(got True\)"),
@@ -104,7 +104,7 @@ def test_a_name_that_will_not_do_says_why(own, name, message):
 
 def test_the_whole_configuration_checks_the_users_class_too(own):
     values = {"benchmark": {"tasks": ["ArxivQA"]}, "method": {"name": f"{own}:Mine", "strength": "a lot"}}
-    with pytest.raises(ConfigError, match=r"method\.strength: .*valid number.*\(got 'a lot'\)"):
+    with pytest.raises(ConfigError, match=r"method\.strength: expected a number \(got 'a lot'\)"):
         parse_config(values)
 
 
