@@ -62,7 +62,7 @@ def refused(monkeypatch, capsys, data, tmp_path):
     ("override", "parts"),
     [
         ("train.learning_rate=1", ["train.learning_rate", "unknown key"]),
-        ("train.epochs=many", ["train.epochs", "integer", "many"]),
+        ("train.epochs=many", ["train.epochs", "expected a whole number", "many"]),
         ("train.lr=-1", ["train.lr", "expected a number above 0", "-1"]),
         ("method.tau=0.9", ["method.tau", "unknown key", "threshold"]),
         ("method.name=discco", ["method.name", "discco", "disco", "finetune"]),
