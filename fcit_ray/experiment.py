@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fcit_ray.algorithm import Algorithm, make_algorithm
 from fcit_ray.config import Config, ConfigError, Train, with_absolute_paths
+from fcit_ray.data.agreement import check_agreement
 from fcit_ray.data.catalog import rule_of
 from fcit_ray.data.chat import check_prompt
 from fcit_ray.data.coco_java import JavaError, check_java
@@ -91,6 +92,7 @@ def open_experiment(config: Config) -> Experiment:
     check_attention(config, model_folder(model.path))
     check_quantize(config)
     check_prompt(model.path, model.prompt)
+    check_agreement(model.path, model.prompt)
     if model.identity_encoder != "base":
         check_clip(model.identity_encoder, model.identity)
     elif model.identity != "text":
