@@ -16,9 +16,12 @@ from fcit_ray.data.catalog import rule_of
 from fcit_ray.data.chat import check_prompt
 from fcit_ray.data.coco_java import JavaError, check_java
 from fcit_ray.data.layout import Record, check_images, load_test, num_set_aside
+from fcit_ray.data.location import absolute
 from fcit_ray.data.prompt import instruction_text
+from fcit_ray.data.samples import SampleEncoder
 from fcit_ray.data.selection import SELECTIONS
 from fcit_ray.data.stream import Stream, StreamPopulation, open_stream
+from fcit_ray.data.too_long import check_lengths
 from fcit_ray.federation import Federation
 from fcit_ray.lora import make_lora_rule
 from fcit_ray.methods import make_method
@@ -112,6 +115,10 @@ def open_experiment(config: Config) -> Experiment:
     }
     everything = [record for records in (*stream.records, *tests.values()) for record in records]
     check_images(benchmark.root, everything)
+    check_lengths(
+        SampleEncoder(absolute(benchmark.root), model.path, model.prompt, model.max_length),
+        everything,
+    )
     quarantined = num_set_aside(benchmark.root, {record.source for record in everything})
     if model.identity_encoder != "base" and model.identity != "image":
         texts = [instruction_text(record.turns) for record in everything]

@@ -68,7 +68,7 @@ class SampleEncoder:
         Raises:
             DataError: the image does not decode, or the record is too long.
         """
-        text, spans = self._render(record)
+        text, spans = self.render(record)
         sample, offsets = self._encode(record, text)
         starts, ends = offsets.T  # (L,)
         # Tokens of no width (the beginning-of-sequence token) belong to no answer.
@@ -86,7 +86,7 @@ class SampleEncoder:
         Raises:
             DataError: the image does not decode, or the record is too long.
         """
-        return self._encode(record, self._render(record)[0])[0]
+        return self._encode(record, self.render(record)[0])[0]
 
     def encode_feature(self, record: Record) -> np.ndarray:
         """The record's frozen feature alone, float32 (D,): what an identity token is the mean of.
@@ -102,7 +102,7 @@ class SampleEncoder:
         Raises:
             DataError: the image does not decode.
         """
-        return len(self._arrays(record, self._render(record)[0])[1])
+        return len(self._arrays(record, self.render(record)[0])[1])
 
     def _feature(self, record: Record, pixels: np.ndarray | None = None) -> np.ndarray:
         """Of a record whose pixels, as the base takes them, may be at hand."""
@@ -123,7 +123,7 @@ class SampleEncoder:
     def _text_feature(self, record: Record) -> Tensor:
         return _text_encoder(self.model, self.identity_encoder).encode([instruction_text(record.turns)])[0]
 
-    def _render(self, record: Record) -> tuple[str, list[tuple[int, int]]]:
+    def render(self, record: Record) -> tuple[str, list[tuple[int, int]]]:
         """The text with the picture's mark in it, and the character spans of the answers.
 
         Special tokens in it are the template's own: those that the record spells are out of sight (`plain_text.hide`).
