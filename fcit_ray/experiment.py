@@ -11,13 +11,17 @@ from torch import Tensor
 
 from fcit_ray.algorithm import Algorithm, make_algorithm
 from fcit_ray.config import Config, ConfigError, Train, with_absolute_paths
+from fcit_ray.data.agreement import check_agreement
 from fcit_ray.data.catalog import rule_of
 from fcit_ray.data.chat import check_prompt
 from fcit_ray.data.coco_java import JavaError, check_java
 from fcit_ray.data.layout import Record, check_images, load_test, num_set_aside
+from fcit_ray.data.location import absolute
 from fcit_ray.data.prompt import instruction_text
+from fcit_ray.data.samples import SampleEncoder
 from fcit_ray.data.selection import SELECTIONS
 from fcit_ray.data.stream import Stream, StreamPopulation, open_stream
+from fcit_ray.data.too_long import check_lengths
 from fcit_ray.federation import Federation
 from fcit_ray.lora import make_lora_rule
 from fcit_ray.methods import make_method
@@ -91,6 +95,7 @@ def open_experiment(config: Config) -> Experiment:
     check_attention(config, model_folder(model.path))
     check_quantize(config)
     check_prompt(model.path, model.prompt)
+    check_agreement(model.path, model.prompt)
     if model.identity_encoder != "base":
         check_clip(model.identity_encoder, model.identity)
     elif model.identity != "text":
@@ -110,6 +115,10 @@ def open_experiment(config: Config) -> Experiment:
     }
     everything = [record for records in (*stream.records, *tests.values()) for record in records]
     check_images(benchmark.root, everything)
+    check_lengths(
+        SampleEncoder(absolute(benchmark.root), model.path, model.prompt, model.max_length),
+        everything,
+    )
     quarantined = num_set_aside(benchmark.root, {record.source for record in everything})
     if model.identity_encoder != "base" and model.identity != "image":
         texts = [instruction_text(record.turns) for record in everything]

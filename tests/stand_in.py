@@ -46,7 +46,14 @@ def write_model(folder: Path, style: str = "words") -> Path:
         images, fast, patch_size=4, vision_feature_select_strategy="default", num_additional_image_tokens=1
     )
     processor.save_pretrained(folder)
-    (folder / "config.json").write_text(json.dumps({"model_type": "llava"}))
+    small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = {
+        "model_type": "llava",
+        "image_token_index": 4,
+        "text_config": {"model_type": "llama", "vocab_size": len(vocabulary), "pad_token_id": 0, **small},
+        "vision_config": {"model_type": "clip_vision_model", "image_size": 8, "patch_size": 4, **small},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
     table = torch.eye(len(vocabulary))  # a text's feature is then its word counts over its length
     save_file({"language_model.model.embed_tokens.weight": table}, folder / "model.safetensors")
     return folder

@@ -143,12 +143,14 @@ def check_root(
 
     Raises:
         DataError: no such root or dataset, or nothing in it.
-        ModelError: the limit's model has no usable processor.
+        ConfigError, ModelError: the limit's model cannot be prompted so, or its files do not belong together.
     """
     if is_uri(root) or not is_folder(root):
         raise DataError(f"{root}: no such folder; expected instructions/ and datasets/ in it")
     if parquet_at(root):
         raise DataError(f"{root}: is Parquet, made of checked data; check the folder that it was made of")
+    if limit:
+        _check_model(limit)
     sound_records.cache_clear()  # files may have changed since an earlier check of this process
     pieces, absent = pieces_in(root, datasets)
     with _Processes(jobs) as processes:
@@ -283,6 +285,15 @@ def _set_aside_for_their_image(root: str, found: Sequence[FileFindings]) -> set[
         for entry in before.get(findings.piece.source, ())
         if entry.kind == "image" and entry.index in findings.images
     }
+
+
+def _check_model(limit: TokenLimit) -> None:
+    # torch and transformers, which no other part of a check needs
+    from fcit_ray.data.agreement import check_agreement
+    from fcit_ray.data.chat import check_prompt
+
+    check_prompt(limit.model, limit.template)
+    check_agreement(limit.model, limit.template)
 
 
 def _measure(job: tuple[str, Piece, bool, TokenLimit, int]) -> list[Offence]:

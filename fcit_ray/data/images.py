@@ -7,7 +7,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO
 
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from fcit_ray.data.location import parquet_at
 from fcit_ray.files import NUM_BYTES, misfit, misfit_content
@@ -26,6 +26,7 @@ processors (Qwen2-VL's) refuse what is beyond."""
 # of any other format: a GIF, a BMP or a WebP tells in no other way whether it is whole, and they are few.
 _END_MARKER = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
 _TAIL_BYTES = 4096
+_LYING = (5, 6, 7, 8)  # EXIF's orientations that exchange width and height
 
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused or let through by the limits above
 
@@ -91,6 +92,21 @@ def check_size(width: int, height: int) -> None:
         raise PictureError(f"has {size}; at most {MAX_SIDE:,} a side are taken, as it is padded to a square")
     if long > MAX_RATIO * short:
         raise PictureError(f"has {size}; sides of at most {MAX_RATIO} to 1 are taken: of a ribbon nothing can be seen")
+
+
+def picture_size(root: str, image: str) -> tuple[int, int]:
+    """Width and height of a picture as it is seen, upright; its header is read, no pixel.
+
+    Raises:
+        PictureError, OSError: it cannot be used.
+    """
+    with open_image(root, image) as file, opened(file) as picture:
+        try:
+            lies = picture.getexif().get(ExifTags.Base.Orientation, 1) in _LYING
+        except Exception:  # Pillow's readers raise nearly anything on broken EXIF, and the pixels are sound
+            lies = False
+        width, height = picture.size
+    return (height, width) if lies else (width, height)
 
 
 def image_faults(root: str, images: Iterable[str], decode: bool = False) -> dict[str, str]:

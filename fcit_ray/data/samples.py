@@ -6,7 +6,6 @@ memory and of what travels. Every other model's processor runs whole, and all th
 Legend: B images, H and W pixels, L tokens, D features.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -19,18 +18,12 @@ from torch import Tensor
 from fcit_ray.data.chat import render_chat
 from fcit_ray.data.images import fault_of, open_image, opened
 from fcit_ray.data.layout import DataError, Record
-from fcit_ray.data.prompt import IMAGE_TOKEN, Turn, instruction_text, render
+from fcit_ray.data.prompt import Turn, instruction_text, render
+from fcit_ray.data.tokens import Sample, SpelledError, num_image_tokens, run_processor, tokenise
 from fcit_ray.models.clip import load_clip_image_encoder, load_clip_processor, load_clip_text_encoder
 from fcit_ray.models.encoder import Identity, TextEncoder, VisionTowerEncoder, join
 from fcit_ray.models.load import load_image_encoder, load_processor, load_text_encoder
 from fcit_ray.models.processor import pads_to_square
-
-Sample = dict[str, np.ndarray]
-"""One record: `input_ids` int64 (L,), `feature` float32 (D,), in training `labels` (L,), and its picture.
-
-That is `pixels` uint8 (H, W, 3) for LLaVA-1.5. Else it is the processor's own arrays under its own names: those of one
-number a token are (L,), the others have an axis of pictures or patches in front, along which batches are joined.
-"""
 
 _WHITE = (255, 255, 255, 255)
 
@@ -75,7 +68,7 @@ class SampleEncoder:
         Raises:
             DataError: the image does not decode, or the record is too long.
         """
-        text, spans = self._render(record)
+        text, spans = self.render(record)
         sample, offsets = self._encode(record, text)
         starts, ends = offsets.T  # (L,)
         # Tokens of no width (the beginning-of-sequence token) belong to no answer.
@@ -93,7 +86,7 @@ class SampleEncoder:
         Raises:
             DataError: the image does not decode, or the record is too long.
         """
-        return self._encode(record, self._render(record)[0])[0]
+        return self._encode(record, self.render(record)[0])[0]
 
     def encode_feature(self, record: Record) -> np.ndarray:
         """The record's frozen feature alone, float32 (D,): what an identity token is the mean of.
@@ -109,7 +102,7 @@ class SampleEncoder:
         Raises:
             DataError: the image does not decode.
         """
-        return len(self._arrays(record, self._render(record)[0])[1])
+        return len(self._arrays(record, self.render(record)[0])[1])
 
     def _feature(self, record: Record, pixels: np.ndarray | None = None) -> np.ndarray:
         """Of a record whose pixels, as the base takes them, may be at hand."""
@@ -117,7 +110,11 @@ class SampleEncoder:
             return self._text_feature(record).numpy().astype(np.float32)
         processor = _identity_processor(self.model, self.identity_encoder)
         if pixels is None or self.identity_encoder != "base":  # CLIP's pictures may be of another size than the base's
-            pixels = self._pixels(record, processor)
+            picture = self._image(record)
+            try:
+                pixels = square_pixels(processor, picture)
+            except ValueError as error:
+                raise DataError(f"{record.where}: image {record.image}, processor: {error}") from error
         values = normalise(torch.from_numpy(pixels)[None], *pixel_scaling(processor))  # (1, 3, H, W)
         image = _image_encoder(self.model, self.identity_encoder).encode(values)[0]  # (D,)
         feature = image if self.identity == "image" else join(self._text_feature(record), image)
@@ -126,7 +123,7 @@ class SampleEncoder:
     def _text_feature(self, record: Record) -> Tensor:
         return _text_encoder(self.model, self.identity_encoder).encode([instruction_text(record.turns)])[0]
 
-    def _render(self, record: Record) -> tuple[str, list[tuple[int, int]]]:
+    def render(self, record: Record) -> tuple[str, list[tuple[int, int]]]:
         """The text with the picture's mark in it, and the character spans of the answers.
 
         Special tokens in it are the template's own: those that the record spells are out of sight (`plain_text.hide`).
@@ -150,17 +147,11 @@ class SampleEncoder:
 
     def _arrays(self, record: Record, text: str) -> tuple[Sample, np.ndarray]:
         """The tokens and the picture, and the tokens' places in the text, (L, 2)."""
-        processor = _processor(self.model)
-        if pads_to_square(type(processor)):
-            pixels = self._pixels(record, processor)
-            try:
-                ids, offsets = tokenise(processor, text, num_image_tokens(processor, pixels))
-            except ValueError as error:
-                raise DataError(f"{record.where}: {error}") from error
-            return {"pixels": pixels, "input_ids": ids}, offsets
         image = self._image(record)
         try:
-            return run_processor(processor, text, image)
+            return encode_picture(_processor(self.model), text, image)
+        except SpelledError as error:
+            raise DataError(f"{record.where}: {error}") from error
         except ValueError as error:
             raise DataError(f"{record.where}: image {record.image} {image.size}, processor: {error}") from error
 
@@ -172,98 +163,38 @@ class SampleEncoder:
         except Exception as error:  # Pillow's decoders raise nearly anything on broken files, so every kind is reported
             raise DataError(f"{record.where}: image {record.image}: {fault_of(error)}") from error
 
-    def _pixels(self, record: Record, processor: Any) -> np.ndarray:
-        images = processor.image_processor
-        square = pad_to_square(self._image(record), images.image_mean)
-        output = images(square, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"]
-        if output.shape[:2] != (1, 3) or output.dtype != np.uint8:
-            raise DataError(
-                f"model.path={self.model!r}: its image processor returns {output.dtype} {output.shape}; "
-                f"expected uint8 (1, 3, H, W) as LLaVA-1.5's"
-            )
-        return np.ascontiguousarray(output[0].transpose(1, 2, 0))  # (H, W, 3)
 
+def encode_picture(processor: Any, text: str, image: Image.Image) -> tuple[Sample, np.ndarray]:
+    """The tokens of a text and the picture whose mark is in it, and the tokens' places in the text, (L, 2).
 
-def tokenise(processor: Any, text: str, num_image: int) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens (L,) of a text that holds `<image>` once, and their character offsets in it, (L, 2).
-
-    What stands before and what stands after the image are tokenised each by itself, as LLaVA-1.5 trains
-    (`tokenizer_image_token` of its code): Llama's tokenizer puts a mark before the first piece of a text, so there is
-    one before the newline after the image too. In one go some versions of the tokenizer set it there and some do not.
+    Args:
+        processor: of the model.
+        text: from a template, users' text hidden (`plain_text.hide`).
+        image: upright RGB.
 
     Raises:
-        ValueError: the text of a user became special tokens.
+        SpelledError: special tokens are spelled in the text in a way that is not seen before it is cut.
+        ValueError: the processor takes no such picture, or returns what cannot be kept.
     """
-    tokenizer = processor.tokenizer
-    before, _, after = text.partition(IMAGE_TOKEN)
-    start = len(before)
-    image = tokenizer.convert_tokens_to_ids(processor.image_token)
-    specials = _adds_specials(processor, text)
-    first = tokenizer(before, add_special_tokens=specials, return_offsets_mapping=True)
-    rest = tokenizer(after, add_special_tokens=False, return_offsets_mapping=True)
-    _check_plain(processor, before + after, [*first["input_ids"], *rest["input_ids"]], specials)
-    ids = [*first["input_ids"], *[image] * num_image, *rest["input_ids"]]
-    shift = start + len(IMAGE_TOKEN)
-    offsets = [*first["offset_mapping"], *[(start, start)] * num_image]
-    offsets += [(left + shift, right + shift) for left, right in rest["offset_mapping"]]
-    return np.array(ids, dtype=np.int64), np.array(offsets, dtype=np.int64).reshape(len(ids), 2)
+    if not pads_to_square(type(processor)):
+        return run_processor(processor, text, image)
+    pixels = square_pixels(processor, image)
+    ids, offsets = tokenise(processor, text, num_image_tokens(processor, pixels))
+    return {"pixels": pixels, "input_ids": ids}, offsets
 
 
-def run_processor(processor: Any, text: str, image: Image.Image) -> tuple[Sample, np.ndarray]:
-    """All that a processor makes of a text and its picture, and its tokens' places in the text, (L, 2).
-
-    Where the picture grew into many tokens is the processor's business. So the text is cut into tokens without it as
-    well: from the end, as far as both agree, a token lies where it lies there. The others get the empty place (0, 0).
+def square_pixels(processor: Any, image: Image.Image) -> np.ndarray:
+    """A picture as LLaVA-1.5's or CLIP's processor resizes it, on a square of its own: uint8 (H, W, 3).
 
     Raises:
-        ValueError: the processor takes no such picture, or returns what cannot be kept; the text of a user became
-            special tokens.
+        ValueError: the processor makes something else of it.
     """
-    specials = _adds_specials(processor, text)
-    output = processor(text=text, images=[image], add_special_tokens=specials, return_tensors="np")
-    ids = np.asarray(output["input_ids"][0], dtype=np.int64)  # (L,)
-    sample: Sample = {"input_ids": ids}
-    for name, value in output.items():
-        array = np.asarray(value)
-        if array.dtype.kind not in "iufb":
-            raise ValueError(f"it returns {name} of {array.dtype}; expected numbers")
-        if array.dtype == np.float64:
-            array = array.astype(np.float32)
-        if name not in ("input_ids", "attention_mask"):  # the latter is made when the batch is padded
-            sample[name] = array[0] if array.shape == (1, len(ids)) else array
-    plain = processor.tokenizer(text, add_special_tokens=specials, return_offsets_mapping=True)
-    _check_plain(processor, text, plain["input_ids"], specials)
-    alone = np.array(plain["input_ids"], dtype=np.int64)
-    most = min(len(ids), len(alone))
-    agrees = ids[::-1][:most] == alone[::-1][:most]
-    shared = most if agrees.all() else int(agrees.argmin())
-    offsets = np.zeros((len(ids), 2), dtype=np.int64)
-    if shared:
-        offsets[-shared:] = np.array(plain["offset_mapping"], dtype=np.int64)[-shared:]
-    return sample, offsets
-
-
-def _adds_specials(processor: Any, text: str) -> bool:
-    """A chat template that begins with the tokenizer's first token would otherwise get it twice."""
-    start = processor.tokenizer.bos_token
-    return start is None or not text.startswith(start)
-
-
-def _check_plain(processor: Any, text: str, ids: Sequence[int], specials: bool) -> None:
-    """See that all special tokens are the template's: some tokenizer may make one of an odd spelling after all."""
-    if count := processor.tokenizer.num_foreign(text, ids, specials):
-        raise ValueError(
-            f"{count} special tokens of the model's tokenizer are spelled in its text, in a way that cannot be told "
-            f"from the model's own; take them out"
-        )
-
-
-def num_image_tokens(processor: Any, pixels: np.ndarray) -> int:
-    """Placeholders an image of (H, W, 3) pixels stands for: its patches, the class token where the model keeps it."""
-    height, width = pixels.shape[:2]
-    dropped = 1 if processor.vision_feature_select_strategy == "default" else 0
-    patches = (height // processor.patch_size) * (width // processor.patch_size)
-    return patches + processor.num_additional_image_tokens - dropped
+    images = processor.image_processor
+    square = pad_to_square(image, images.image_mean)
+    output = images(square, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"]
+    if output.shape[:2] != (1, 3) or output.dtype != np.uint8:
+        raise ValueError(f"it returns {output.dtype} {output.shape}; expected uint8 (1, 3, H, W) as LLaVA-1.5's")
+    return np.ascontiguousarray(output[0].transpose(1, 2, 0))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
