@@ -12,6 +12,7 @@ from rich.console import Console
 
 from fcit_ray.data.coco_java import JavaError
 from fcit_ray.data.location import redact
+from fcit_ray.durable import write_text
 from fcit_ray.errors import FULL, RunFailed, UserError, disk_reason
 
 _terminal = Console()
@@ -38,6 +39,18 @@ def usable_folder(path: Path) -> Path:
     except OSError as error:
         raise UserError(f"{path}: {disk_reason(error, path)}; give another folder (--out)") from None
     return path
+
+
+def write_out(path: Path, text: str) -> None:
+    """Write or replace a file that the user named, or one in a folder that was.
+
+    Raises:
+        UserError: it cannot be written; says why.
+    """
+    try:
+        write_text(path, text)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {disk_reason(error, path)}") from None
 
 
 def tell(message: str) -> None:

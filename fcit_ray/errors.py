@@ -88,8 +88,12 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 def disk_reason(error: OSError, path: Path | str) -> str:
     """Why a path could not be used, in a few words."""
-    if error.errno in (errno.ENOENT, errno.EEXIST):
-        for place_ in (Path(path), *Path(path).parents):
-            if os.path.islink(place_) and not os.path.exists(place_):
-                return f"{place_} is a link to {os.readlink(place_)}, which is not there"
+    if error.errno in (errno.ENOENT, errno.EEXIST, errno.ENOTDIR):
+        for above in (Path(path), *Path(path).parents):
+            at = "" if above == Path(path) else f"{above} "
+            if os.path.islink(above) and not os.path.exists(above):
+                there = os.path.lexists(above.parent / os.readlink(above))
+                return f"{at}is a link to {os.readlink(above)}, which {'leads nowhere' if there else 'is not there'}"
+            if error.errno == errno.EEXIST and above.is_file():
+                return f"{at}is a file, not a folder"
     return _REASONS.get(error.errno or 0) or error.strerror or str(error)

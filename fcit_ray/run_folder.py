@@ -437,7 +437,7 @@ class RunFolder:
     def _environment(self) -> dict[str, Any]:
         try:
             environment = json.loads(self.environment_file.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, ValueError, RecursionError):
             return {}  # absent, or not a file of ours: not a run
         return environment if isinstance(environment, dict) else {}
 
@@ -483,7 +483,7 @@ class RunFolder:
         for number, line in enumerate(lines, start=1):
             try:
                 record = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise RunFolderError(f"{self.metrics_file}, line {number}: not a record: {error}") from error
             if not isinstance(record, dict):
                 raise RunFolderError(f"{self.metrics_file}, line {number}: expected an object, got {line[:60]!r}")

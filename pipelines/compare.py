@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fcit_ray.cli import console, exit_on_error, split_overrides, tell, usable_folder
+from fcit_ray.cli import console, exit_on_error, split_overrides, tell, usable_folder, write_out
 
 METHODS = Path(__file__).resolve().parent.parent / "configs" / "methods"
 
@@ -42,7 +42,6 @@ def main() -> None:
         configs = {name: load_config([*files, path], overrides) for name, path in paths.items()}
         from fcit_ray.diagnostics import diagnostics_markdown, diagnostics_table
         from fcit_ray.display import Display
-        from fcit_ray.durable import write_text
         from fcit_ray.errors import RunFailed
         from fcit_ray.experiment import open_experiment
         from fcit_ray.plots import plot_comparison, plot_curves
@@ -85,7 +84,7 @@ def main() -> None:
                 {labels[n]: folders[n].records() for n in results if labels[n] in streams}, args.out / "curves.png"
             )
         lost = "".join(f"\n- failed: {line}\n" for line in failures)
-        write_text(args.out / "comparison.md", markdown_table(rows) + diagnostics_markdown(told) + lost)
+        write_out(args.out / "comparison.md", markdown_table(rows) + diagnostics_markdown(told) + lost)
         console.print(comparison_table(rows))
         if oddities := diagnostics_table(told):
             console.print(oddities)

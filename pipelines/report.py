@@ -7,7 +7,7 @@ python pipelines/report.py runs/*        # the run folders in these folders too,
 import argparse
 from pathlib import Path
 
-from fcit_ray.cli import console, exit_on_error, tell
+from fcit_ray.cli import console, exit_on_error, tell, write_out
 from fcit_ray.errors import UserError
 
 
@@ -18,7 +18,6 @@ def main() -> None:
     args = parser.parse_intermixed_args()
     with exit_on_error("the run folders were only read"):
         from fcit_ray.diagnostics import diagnostics_markdown, diagnostics_table
-        from fcit_ray.durable import write_text
         from fcit_ray.report import comparison_table, markdown_table, row_from_results
         from fcit_ray.run_folder import find_runs
         from fcit_ray.tell_apart import tell_apart
@@ -40,7 +39,7 @@ def main() -> None:
             tell(f"{twice} of {len(found.finished)} run folders are copies of others, and counted once")
         rows = [row_from_results(result) for result in results]
         if args.markdown:
-            write_text(args.markdown, markdown_table(rows) + diagnostics_markdown(results))
+            write_out(args.markdown, markdown_table(rows) + diagnostics_markdown(results))
         console.print(comparison_table(rows))
         if oddities := diagnostics_table(results):
             console.print(oddities)

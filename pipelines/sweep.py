@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fcit_ray.cli import console, exit_on_error, tell, usable_folder
+from fcit_ray.cli import console, exit_on_error, tell, usable_folder, write_out
 
 
 def main() -> None:
@@ -27,7 +27,6 @@ def main() -> None:
 
         sweep, trials = load_sweep(args.sweep, args.override)
         from fcit_ray.diagnostics import diagnostics_markdown, diagnostics_table
-        from fcit_ray.durable import write_text
         from fcit_ray.reference import majority_results
         from fcit_ray.report import comparison_table, markdown_table, row_from_results
         from fcit_ray.runtime.launch import start_ray
@@ -54,7 +53,7 @@ def main() -> None:
         rows = [row_from_results(result) for result in results]
         failures = [f"{out / folder}: {why}" for folder, why in failed.items()]
         lost = "".join(f"\n- failed: {line}" for line in failures)
-        write_text(
+        write_out(
             out / "table.md", markdown_table(rows) + diagnostics_markdown(results) + (f"{lost}\n" if lost else "")
         )
         console.print(comparison_table(rows))

@@ -1,6 +1,7 @@
 """What a user meets at the door of `pipelines/run.py`: every message names what is wrong, before anything starts."""
 
 import json
+import re
 import runpy
 import shutil
 import sys
@@ -329,3 +330,60 @@ def test_a_table_that_cannot_be_written_is_told_in_one_line(monkeypatch, capsys,
     assert err.startswith("error: ")
     assert reason in err
     assert len(err.splitlines()) == 1
+
+
+# Places that cannot be used
+
+PLACES = {
+    "file": "is a file|is there and holds no|not a miniature|a part of the path is a file",
+    "file/x": "a part of the path is a file",
+    "dangling": "is a link to .*gone, which is not there",
+    "circle": "its links lead in a circle|which leads nowhere",
+    "circle/x": "its links lead in a circle",
+    "n" * 300: "longer than the file system takes",
+}
+WRITES = {
+    "run": ["run.py", *BASE, "benchmark.root={data}", "benchmark.tasks=[ArxivQA]", "--out"],
+    "compare": [
+        "compare.py",
+        BASE[0],
+        "benchmark.root={data}",
+        "benchmark.tasks=[ArxivQA]",
+        "--methods",
+        "disco",
+        "--out",
+    ],
+    "sweep": ["sweep.py", "{sweep}", "--out"],
+    "miniature": ["prepare.py", "miniature", "--num-train", "1", "--out"],
+    "partition": ["prepare.py", "partition", *BASE, "benchmark.root={data}", "benchmark.tasks=[ArxivQA]", "--out"],
+    "parquet": ["prepare.py", "parquet", "--datasets=ArxivQA", "{data}"],
+    "report": ["report.py", "{run}", "--markdown"],
+}
+
+
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: place[:10])
+@pytest.mark.parametrize("pipeline", WRITES)
+def test_a_place_that_cannot_be_written_to_is_told_in_one_line(
+    monkeypatch, capsys, pristine, tmp_path, pipeline, place
+):
+    if pipeline == "report" and place in ("file", "circle"):
+        return  # it replaces them
+    if place == "dangling" and pipeline in ("miniature", "partition", "parquet", "report"):
+        return  # they write what it points to
+    monkeypatch.setattr("ray.init", lambda *a, **k: pytest.fail("Ray was started"))
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to("gone")
+    (tmp_path / "circle").symlink_to("circle")
+    finished(tmp_path / "run")
+    sweep = tmp_path / "sweep.yaml"
+    keys = [f"benchmark.root={pristine}", "benchmark.tasks=[ArxivQA]"]
+    sweep.write_text(json.dumps({"config": BASE[:1], "methods": BASE[1:], "overrides": keys}))
+    filled = [part.format(data=pristine, sweep=sweep, run=tmp_path / "run") for part in WRITES[pipeline]]
+    with pytest.raises(SystemExit) as exit:
+        call(monkeypatch, *filled, tmp_path / place)
+    message = capsys.readouterr().err
+    assert exit.value.code == 2
+    assert message.startswith("error: ")
+    assert str(tmp_path / place) in message
+    assert re.search(PLACES[place], message)
+    assert len(message.splitlines()) == 1

@@ -32,7 +32,7 @@ from fcit_ray.data.images import image_faults
 from fcit_ray.data.layout import num_set_aside, read_items
 from fcit_ray.data.location import is_folder, is_uri, parquet_at
 from fcit_ray.data.quarantine import Entry
-from fcit_ray.errors import DataError, UserError
+from fcit_ray.errors import DataError, UserError, disk_reason
 
 _IMAGES_A_TASK = 256
 _RECORDS_A_TASK = 500
@@ -371,4 +371,4 @@ def report_file(path: Path, report: Report) -> None:
     try:
         durable.write_text(path, json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n")
     except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error}") from error
+        raise UserError(f"{path}: cannot be written: {disk_reason(error, path)}") from error

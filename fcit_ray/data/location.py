@@ -46,7 +46,7 @@ def is_uri(root: Path | str) -> bool:
 
 def absolute(root: str) -> str:
     """The same root from any working directory."""
-    return root if is_uri(root) else str(Path(root).resolve())
+    return root if is_uri(root) else os.path.realpath(root)
 
 
 def spellings(path: Path) -> tuple[Path, Path]:

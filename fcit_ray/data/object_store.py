@@ -12,7 +12,7 @@ from pyarrow import fs
 
 from fcit_ray import durable
 from fcit_ray.data.location import check_uri, file_in, is_uri
-from fcit_ray.errors import DataError
+from fcit_ray.errors import DataError, disk_reason
 
 _CHUNK = 1 << 20
 
@@ -46,7 +46,7 @@ class Store:
             if is_uri(location):
                 self._fs, self._base = fs.FileSystem.from_uri(location)
             else:
-                self._fs, self._base = fs.LocalFileSystem(), str(Path(location).resolve())
+                self._fs, self._base = fs.LocalFileSystem(), os.path.realpath(location)
         except (OSError, ValueError, pa.ArrowException) as error:
             raise DataError(
                 f"{location}: {error}; expected a folder or a URI of s3://, gs://, hdfs:// or file://"
@@ -55,7 +55,7 @@ class Store:
     @property
     def folder(self) -> Path | None:
         """The folder of this machine that the files are in; None in an object store."""
-        return Path(self._base).resolve() if isinstance(self._fs, fs.LocalFileSystem) else None
+        return Path(os.path.realpath(self._base)) if isinstance(self._fs, fs.LocalFileSystem) else None
 
     def path(self, name: str) -> str:
         """A file's name within the file system."""
@@ -81,7 +81,8 @@ class Store:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise DataError(f"{file_in(self.location, name)}: cannot be read: {error}") from error
+            reason = disk_reason(error, self.path(name)) if self.folder else error
+            raise DataError(f"{file_in(self.location, name)}: cannot be read: {reason}") from error
 
     def look(self, name: str) -> Written | None:
         """Size and hash of a file that is there; None if there is none."""

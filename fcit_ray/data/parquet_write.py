@@ -36,7 +36,7 @@ from fcit_ray.data.parquet_read import (
     parse_manifest,
 )
 from fcit_ray.data.records import Record, refuse
-from fcit_ray.errors import DataError
+from fcit_ray.errors import DataError, disk_reason
 
 JOURNAL = "parquet.partial.json"
 
@@ -76,7 +76,7 @@ def write_parquet(
     if is_uri(root) or parquet_at(root) or not is_folder(root):
         raise DataError(f"{root}: expected a folder in the authors' layout, with instructions/ and datasets/ in it")
     store = Store(out)
-    if store.folder == Path(root).resolve():
+    if store.folder == Path(os.path.realpath(root)):
         raise DataError(f"{out}: is the data root itself; expected another place")
     root = absolute(str(root))
     chosen = list(dict.fromkeys(datasets)) or datasets_in(root)
@@ -87,7 +87,8 @@ def write_parquet(
     try:
         manifest = _Conversion(root, store, plan, progress).write(sources, sorted(paths), paths)
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{out}: cannot be written: {error}") from error
+        reason = disk_reason(error, error.filename or out) if isinstance(error, OSError) else error
+        raise DataError(f"{out}: cannot be written: {reason}") from error
     open_parquet.cache_clear()  # this process may have opened what was there before
     return manifest
 

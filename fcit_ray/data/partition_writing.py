@@ -4,6 +4,7 @@ Legend: K clients, N records of a task.
 """
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from fcit_ray.data.layout import DataError, positions_set_aside, read_items, rea
 from fcit_ray.data.location import parquet_at
 from fcit_ray.data.partition_files import MANIFEST, sha256
 from fcit_ray.data.stream import Stream, open_stream
-from fcit_ray.errors import UserError
+from fcit_ray.errors import UserError, disk_reason
 from fcit_ray.plots import plot_partition
 
 FORMAT = "fcit_ray partition"
@@ -90,13 +91,13 @@ def write_partition(config: Config, out: Path) -> dict[str, Any]:
             "expected a federated run and another partition than files"
         )
     stream = open_stream(config)
-    out = out.resolve()  # `.` has no name to put a folder beside
+    out = Path(os.path.realpath(out))  # `.` has no name to put a folder beside
     try:
         if _is_taken(out) and not (out / MANIFEST).is_file():
             raise ConfigError(f"{out}: is there and holds no {MANIFEST}; nothing is overwritten, name another folder")
         return _write_whole(config, stream, out)
     except OSError as error:
-        raise UserError(f"{out}: cannot be written: {error}") from error
+        raise UserError(f"{out}: cannot be written: {disk_reason(error, out)}") from error
 
 
 def _is_taken(out: Path) -> bool:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from fcit_ray import durable
 from fcit_ray.data.location import is_folder, parquet_at, spellings
 from fcit_ray.data.records import Items
-from fcit_ray.errors import DataError
+from fcit_ray.errors import DataError, disk_reason
 from fcit_ray.files import misfit
 
 QUARANTINE_FILE = "quarantine.json"
@@ -84,7 +84,7 @@ def write_quarantine(root: Path | str, files: Mapping[str, Iterable[Entry]]) -> 
     try:
         durable.write_text(path, text + "\n")
     except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error}") from error
+        raise DataError(f"{path}: cannot be written: {disk_reason(error, path)}") from error
 
 
 def set_aside(source: str, items: Items, entries: Iterable[Entry]) -> dict[int, Entry]:

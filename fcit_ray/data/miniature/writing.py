@@ -13,7 +13,7 @@ from fcit_ray.data.catalog import CATALOG, VALIDATION_FILE
 from fcit_ray.data.miniature.drawing import draw
 from fcit_ray.data.miniature.scenes import SIDE
 from fcit_ray.data.miniature.tasks import TASKS, Example, Task
-from fcit_ray.errors import UserError
+from fcit_ray.errors import UserError, disk_reason
 from fcit_ray.files import read_json
 
 GENERATOR_VERSION = 2  # raise it whenever the same arguments would write other bytes
@@ -46,7 +46,7 @@ def write_miniature(
     for split, count in counts.items():
         if count < 1:
             raise UserError(f"num_{split}: {count}; must be at least 1")
-    root = Path(root).resolve()
+    root = Path(os.path.realpath(root))
     manifest = {"generator": GENERATOR_VERSION, "seed": seed, **{f"num_{split}": n for split, n in counts.items()}}
     try:
         if _is_there(root, manifest):
@@ -55,7 +55,7 @@ def write_miniature(
             _write_whole(root, manifest, counts, seed)
             log.info("wrote %d datasets to %s", len(TASKS), root)
     except OSError as error:
-        raise UserError(f"root: {root} cannot be written: {error}") from error
+        raise UserError(f"root: {root} cannot be written: {disk_reason(error, root)}") from error
 
 
 def examples(task: Task, split: str, count: int, seed: int, seen: set[tuple[bytes, str]]) -> list[Example]:
