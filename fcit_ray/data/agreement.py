@@ -16,7 +16,7 @@ from torch import Tensor
 from fcit_ray.data.chat import render_chat
 from fcit_ray.data.prompt import Turn, render
 from fcit_ray.data.samples import Sample, encode_picture
-from fcit_ray.models.folder import ModelError, check_weights, model_folder, read_header, weight_files
+from fcit_ray.models.folder import ModelError, check_weights, in_one_line, model_folder, read_header, weight_files
 from fcit_ray.models.load import load_processor
 from fcit_ray.models.processor import pads_to_square
 from fcit_ray.models.structure import skeleton
@@ -48,15 +48,15 @@ def check_agreement(path: str, template: str) -> None:
     processor = load_processor(path)
     try:
         model = skeleton(folder)
-    except Exception as error:  # any line of an architecture may trip over what its config.json says
-        raise _error(path, f"config.json makes no image-text model: {_first_line(error)}") from error
+    except (OSError, ValueError) as error:
+        raise _error(path, f"config.json makes no image-text model: {in_one_line(error)}") from error
     turns = [Turn("which colour?", "red")]
     text, _ = render_chat(turns, processor) if template == "chat" else _plain(turns, template, processor)
     try:
         sample, _ = encode_picture(processor, text, _TRIAL)
-    except Exception as error:  # the same of processors
+    except Exception as error:  # any line of a processor may trip over its settings
         kind = type(processor).__name__
-        raise _error(path, f"its {kind} does not take a trial picture: {_first_line(error)}") from error
+        raise _error(path, f"its {kind} does not take a trial picture: {in_one_line(error)}") from error
     for complaint in chain(
         _of_rows(folder, model, processor, sample),
         _of_the_mark(model.config, processor, sample, text),
@@ -183,7 +183,3 @@ def _beyond(what: str, id: int, rows: int) -> str:
 
 def _error(path: str, complaint: str) -> ModelError:
     return ModelError(f"model.path={path!r}: {complaint}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -40,14 +40,15 @@ def check_lengths(encoder: SampleEncoder, records: Iterable[Record]) -> None:
     Raises:
         DataError: names the first of them by file and record, and how many there are.
     """
-    found = list(too_long(encoder, records))
+    everything = list(records)
+    found = list(too_long(encoder, everything))
     if not found:
         return
     lines = [f"\n  {record.where}: {count} tokens, image included" for record, count in found[:NUM_SHOWN]]
     more = f"\n  and {len(found) - NUM_SHOWN} more" if len(found) > NUM_SHOWN else ""
     raise DataError(
-        f"{len(found)} records exceed model.max_length={encoder.max_length}; raise it, or set them aside with "
-        f"`prepare.py check {encoder.root} --model {encoder.model} --max-length {encoder.max_length} "
+        f"{len(found)} of {len(everything)} records exceed model.max_length={encoder.max_length}; raise it, or set "
+        f"them aside with `prepare.py check {encoder.root} --model {encoder.model} --max-length {encoder.max_length} "
         f"--template {encoder.template} --quarantine`:" + "".join(lines) + more
     )
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoProcessor, PreTrainedTokenizerBase
 
 from fcit_ray.models.encoder import Identity, VisionTowerEncoder
-from fcit_ray.models.folder import ModelError, model_folder, weight_files
+from fcit_ray.models.folder import ModelError, in_one_line, model_folder, weight_files, why_not_read
 from fcit_ray.models.load import load_tower
 from fcit_ray.models.plain_text import keep_plain
 
@@ -136,8 +136,8 @@ def _open(path: str) -> tuple[Path, Any]:
     folder = model_folder(path, _KEY)
     try:
         config: Any = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{_KEY}={path!r}: its config.json does not load: {error}") from error
+    except Exception as error:  # any line of transformers may trip over a setting
+        raise ModelError(f"{_KEY}={path!r}: its config.json does not load: {in_one_line(error)}") from error
     if config.model_type != "clip":
         raise ModelError(
             f"{_KEY}={path!r}: a model of type {config.model_type!r}; expected 'base' or a whole CLIP model ('clip')"
@@ -157,8 +157,8 @@ def _names(folder: Path, half: str, path: str) -> dict[str, str]:
 def _processor(folder: Path, path: str, config: Any) -> Any:
     try:
         processor: Any = AutoProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{_KEY}={path!r}: its processor does not load: {error}") from error
+    except Exception as error:  # the same
+        raise ModelError(f"{_KEY}={path!r}: its processor does not load: {why_not_read(folder, error)}") from error
     for part in ("tokenizer", "image_processor"):
         if getattr(processor, part, None) is None:
             raise ModelError(f"{_KEY}={path!r}: its {type(processor).__name__} has no {part}; expected CLIP's")

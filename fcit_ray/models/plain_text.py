@@ -72,6 +72,7 @@ class PlainText:
         Raises:
             ValueError: something is hidden, and this tokenizer has no copy in which it could become characters.
         """
+        kwargs.setdefault("verbose", False)  # a text may be longer than the tokenizer thinks wise: `max_length` decides
         texts = [text] if isinstance(text, str) else text or []
         if not any(isinstance(one, str) and _STAND_IN.search(one) for one in texts):
             return super().__call__(text, *args, **kwargs)  # type: ignore[misc]

@@ -78,6 +78,25 @@ def test_a_record_of_a_table_that_cannot_be_used_is_named(root, out, tmp_path, r
         load_test(out, DATASET)
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer in the place of the file"),
+        (b"PAR1" + bytes(100), "is no whole Parquet file; convert again"),
+        (b"", "is empty, as a copy or download that broke off"),
+    ],
+)
+def test_a_table_that_is_no_table_is_named(root, out, tmp_path, content, said):
+    write_parquet(root, out, [DATASET])
+    for table in (tmp_path / "pq").glob("**/00000.parquet"):
+        table.write_bytes(content)
+    open_parquet.cache_clear()
+    with pytest.raises(DataError, match=rf"test/00000\.parquet: {said}"):
+        load_test(out, DATASET)
+    with pytest.raises(DataError, match=rf"images/00000\.parquet: {said}"):
+        open_image(out, f"{DATASET}/test/0.png")
+
+
 @pytest.mark.parametrize("images", ["embed", "reference"])
 def test_records_captions_and_samples_are_those_of_the_plain_layout(root, out, images, model):
     captions(root)
