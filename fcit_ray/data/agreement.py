@@ -31,10 +31,10 @@ _OF_ONE_SIZE = ("clip_vision_model", "siglip_vision_model")
 def check_agreement(path: str, template: str) -> None:
     """Compare what a model's folder says in its several files. Costs some seconds for a 7B, reads no tensor.
 
-    What is compared: that every file of weights is whole; the tokenizer's ids with the rows of the embeddings, those of
-    padding, ends and pictures among them; the token that marks a picture; the size of pictures and patches; and how
-    many places a picture gets among the tokens with how many features the vision tower makes of it, where that can be
-    computed without weights.
+    What is compared: that every file of weights is whole; how a text begins; the tokenizer's ids with the rows of the
+    embeddings, those of padding, ends and pictures among them; the token that marks a picture; the size of pictures and
+    patches; and how many places a picture gets among the tokens with how many features the vision tower makes of it,
+    where that can be computed without weights.
 
     Args:
         path: as in `model.path`.
@@ -58,12 +58,23 @@ def check_agreement(path: str, template: str) -> None:
         kind = type(processor).__name__
         raise _error(path, f"its {kind} does not take a trial picture: {in_one_line(error)}") from error
     for complaint in chain(
+        _of_the_beginning(processor, template),
         _of_rows(folder, model, processor, sample),
         _of_the_mark(model.config, processor, sample, text),
         _of_settings(model.config, processor),
         _of_places(model, processor, sample),
     ):
         raise _error(path, complaint)
+
+
+def _of_the_beginning(processor: Any, template: str) -> Iterator[str]:
+    """A tokenizer that begins no text; a chat template may begin it instead (`check_prompt`)."""
+    tokenizer = processor.tokenizer
+    if template != "chat" and tokenizer.bos_token_id is not None and tokenizer.bos_token_id not in tokenizer.in_front:
+        yield (
+            f"its tokenizer puts no {tokenizer.bos_token} in front of a text, with which prompts of LLaVA-1.5's "
+            f"wording begin; expected add_bos_token to be true in tokenizer_config.json"
+        )
 
 
 def _of_rows(folder: Any, model: Any, processor: Any, sample: Sample) -> Iterator[str]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoProcessor, PreTrainedTokenizerBase
 
 from fcit_ray.models.encoder import Identity, VisionTowerEncoder
-from fcit_ray.models.folder import ModelError, in_one_line, model_folder, weight_files, why_not_read
+from fcit_ray.models.folder import ModelError, check_weights, in_one_line, model_folder, weight_files, why_not_read
 from fcit_ray.models.load import load_tower
 from fcit_ray.models.plain_text import keep_plain
 
@@ -84,6 +84,7 @@ def check_clip(path: str, identity: Identity) -> None:
         ModelError: no such model, not a CLIP model, or a part is missing.
     """
     folder, config = _open(path)
+    check_weights(folder)
     for half in {"text": ["text"], "image": ["vision"], "both": ["text", "vision"]}[identity]:
         _names(folder, half, path)
     _processor(folder, path, config)

@@ -37,6 +37,7 @@ class PlainText:
     reserved: dict[str, int]
     in_front: list[int]
     behind: list[int]
+    _special: frozenset[int]  # without the token that any odd character may become
     _stand_ins: dict[str, str]  # of every reserved spelling, as long as it is
     _heads: tuple[str, ...]  # the spellings' first two characters: nearly no text has any
     _marks: re.Pattern[str]
@@ -60,7 +61,7 @@ class PlainText:
             ids: what it became.
             specials: whether the tokenizer put its own around it.
         """
-        special = set(self.reserved.values()) - {cast(Any, self).unk_token_id}  # which any odd character may become
+        special = self._special
         written = [self.reserved[mark] for mark in self._marks.findall(text)]
         if specials:
             written += [*self.in_front, *self.behind]
@@ -128,6 +129,7 @@ def keep_plain(tokenizer: Any, template: object = None) -> Any:
     kind = type(tokenizer)
     both = type(kind.__name__, (PlainText, kind), {"__module__": kind.__module__, "__qualname__": kind.__qualname__})
     tokenizer.reserved = dict(_reserved(tokenizer, str(template or "")))
+    tokenizer._special = frozenset(tokenizer.reserved.values()) - {tokenizer.unk_token_id}
     tokenizer._stand_ins = dict(_name(tokenizer.reserved))
     tokenizer._heads = tuple({mark[:2] for mark in tokenizer.reserved})
     # The longest that fits counts, as it does for the tokenizer.

@@ -19,6 +19,7 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from fcit_ray.config import ConfigError
+from fcit_ray.data.agreement import check_agreement
 from fcit_ray.data.catalog import CATALOG
 from fcit_ray.data.chat import check_prompt
 from fcit_ray.data.layout import DataError, Record, load_train
@@ -212,13 +213,13 @@ def test_a_tokenizer_that_ends_or_begins_twice_is_refused(tmp_path, template, sa
     specials = [("<s>", 1), ("</s>", 2)]
     path = rewrite(tmp_path, post_processor=processors.TemplateProcessing(template, special_tokens=specials))
     with pytest.raises(ModelError, match=rf"model\.path='{path}': {said}"):
-        check_prompt(path, "bare")
+        check_agreement(path, "bare")
 
 
 def test_llavas_prompts_begin(tmp_path):
     path = rewrite(tmp_path, post_processor=processors.TemplateProcessing("$A", special_tokens=[]))
     with pytest.raises(ModelError, match=r"its tokenizer puts no <s> in front of a text, .*; expected add_bos_token"):
-        check_prompt(path, "vicuna_v1")
+        check_agreement(path, "vicuna_v1")
 
 
 @pytest.mark.parametrize(
