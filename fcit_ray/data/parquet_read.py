@@ -18,7 +18,6 @@ import errno
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -164,13 +163,11 @@ class ParquetRoot:
         return lists
 
     def image(self, path: str) -> bytes:
-        """An image file's bytes.
+        """An embedded image file's bytes.
 
         Raises:
             OSError: there is none, or it cannot be read.
         """
-        if not self.embeds_images:
-            return (Path(self.manifest.plan.image_root or "") / "datasets" / path).read_bytes()
         files = self.manifest.tables[IMAGES]
         number = bisect_left(files, path, key=lambda file: file.last or "")
         if number < len(files):

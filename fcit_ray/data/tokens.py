@@ -90,7 +90,7 @@ def _adds_specials(processor: Any, text: str) -> bool:
 
 def _check_plain(processor: Any, text: str, ids: Sequence[int], specials: bool) -> None:
     """See that all special tokens are the template's: some tokenizer may make one of an odd spelling after all."""
-    if count := processor.tokenizer.num_foreign(text, ids, specials):
+    if (count := processor.tokenizer.num_foreign(text, ids, specials)) > 0:
         raise SpelledError(
             f"{count} special tokens of the model's tokenizer are spelled in its text, in a way that cannot be told "
             f"from the model's own; take them out"

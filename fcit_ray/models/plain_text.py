@@ -54,7 +54,7 @@ class PlainText:
         return self._marks.sub(lambda m: m[0] if m[0] == IMAGE_TOKEN else self._stand_ins[m[0]], text)
 
     def num_foreign(self, text: str, ids: Iterable[int], specials: bool) -> int:
-        """How many special tokens there are that the template did not write.
+        """How many special tokens there are that the template did not write; below 0 if it wrote more than were taken.
 
         Args:
             text: what was cut, users' text hidden.
