@@ -26,7 +26,6 @@ from torch import Tensor
 
 from fcit_ray import durable
 from fcit_ray.errors import UserError
-from fcit_ray.files import parse_json
 from fcit_ray.types import ServerState
 
 VERSION: Final = 2
@@ -127,11 +126,11 @@ def _verify(folder: Path) -> None:
         raise CheckpointError(f"{manifest}: missing, so {folder} is no complete checkpoint; use another one")
     text = manifest.read_bytes()
     try:
-        listed = parse_json(text)
+        listed = json.loads(text)
         version, files = listed["version"], listed["files"]
         # Written back, an undamaged manifest of any version is the same bytes; that is its own checksum.
         intact = listed["format"] == _FORMAT and _dump_manifest(version, files).encode() == text
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         intact = False
     if not intact:
         raise CheckpointError(f"{manifest}: damaged, not the manifest that was written; use another checkpoint")

@@ -8,7 +8,7 @@ from fcit_ray.checkpoint import CheckpointError
 from fcit_ray.config import ConfigError
 from fcit_ray.data.coco_java import JavaError
 from fcit_ray.data.layout import DataError
-from fcit_ray.models.folder import ModelError
+from fcit_ray.models.load import ModelError
 from fcit_ray.run_folder import RunFolderError
 from fcit_ray.runtime.work_queue import RunFailed
 
