@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoProcessor, PreTrainedTokenizerBase
 from fcit_ray.models.encoder import Identity, VisionTowerEncoder
 from fcit_ray.models.folder import ModelError, check_weights, in_one_line, model_folder, weight_files, why_not_read
 from fcit_ray.models.load import load_tower
-from fcit_ray.models.plain_text import keep_plain
+from fcit_ray.models.plain_text import SpelledError, keep_plain
 
 _KEY = "model.identity_encoder"
 _CACHED = 4096  # texts; the benchmark's data sets ask the same question of many pictures
@@ -66,13 +66,20 @@ def text_limit(tokenizer: PreTrainedTokenizerBase, config: Any) -> int:
 
 
 def count_cut(path: str, texts: Sequence[str]) -> int:
-    """How many of these texts CLIP's tokenizer cuts. Repeated texts are tokenised once and counted each time."""
+    """How many of these texts CLIP's tokenizer cuts. Repeated texts are tokenised once and counted each time.
+
+    Raises:
+        ModelError: not a CLIP model, or one whose tokenizer cannot take a text that spells its special tokens.
+    """
     folder, config = _open(path)
     tokenizer = keep_plain(_processor(folder, path, config).tokenizer)
     limit = text_limit(tokenizer, config.text_config)
     different = sorted(set(texts))
     hidden = [tokenizer.hide(text) for text in different]
-    lengths = map(len, tokenizer(hidden, verbose=False)["input_ids"]) if hidden else ()
+    try:
+        lengths = map(len, tokenizer(hidden)["input_ids"]) if hidden else ()
+    except SpelledError as error:
+        raise ModelError(f"{_KEY}={path!r}: an instruction {error}") from error
     cut = {text for text, length in zip(different, lengths, strict=True) if length > limit}
     return sum(text in cut for text in texts)
 

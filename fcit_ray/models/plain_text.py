@@ -25,6 +25,10 @@ _REST = [chr(code) for code in range(0xFDE0, 0xFDF0)]
 _STAND_IN = re.compile(f"[{_FIRST[0]}-{_FIRST[-1]}][{_REST[0]}-{_REST[-1]}]*")
 
 
+class SpelledError(ValueError):
+    """Users' text spells special tokens that cannot be told from the model's own, in words that follow its place."""
+
+
 class PlainText:
     """What a tokenizer knows of its special tokens once `keep_plain` has had it; the first of its bases.
 
@@ -71,7 +75,7 @@ class PlainText:
         """Cut texts into tokens, as the tokenizer does; what is hidden becomes characters.
 
         Raises:
-            ValueError: something is hidden, and this tokenizer has no copy in which it could become characters.
+            SpelledError: something is hidden, and this tokenizer has no copy in which it could become characters.
         """
         kwargs.setdefault("verbose", False)  # a text may be longer than the tokenizer thinks wise: `max_length` decides
         texts = [text] if isinstance(text, str) else text or []
@@ -87,16 +91,25 @@ class PlainText:
     def _renamed(self) -> Any:
         """The copy in which special tokens are called by their stand-ins, and nothing by their spellings."""
         if self._copy is None:
-            own = cast(Any, self)
-            document = json.loads(own.backend_tokenizer.to_str())
-            _rename(document, self._stand_ins)
-            core = Tokenizer.from_str(json.dumps(document))
-            roles = {name: self._stand_ins[str(own.special_tokens_map[name])] for name in _roles(own)}
-            copy = PreTrainedTokenizerFast(tokenizer_object=core, model_max_length=own.model_max_length, **roles)
-            copy.model_input_names = own.model_input_names
-            self._check(copy)
-            self._copy = copy
+            try:
+                self._copy = self._rebuilt()
+            except Exception as error:  # tokenizers raises nothing more special
+                raise SpelledError(
+                    f"spells special tokens of the model's {type(self).__name__}, which cannot be made to take them "
+                    f"for characters ({str(error)[:200]}); take them out"
+                ) from error
         return self._copy
+
+    def _rebuilt(self) -> Any:
+        own = cast(Any, self)
+        document = json.loads(own.backend_tokenizer.to_str())
+        _rename(document, self._stand_ins)
+        core = Tokenizer.from_str(json.dumps(document))
+        roles = {name: self._stand_ins[str(own.special_tokens_map[name])] for name in _roles(own)}
+        copy = PreTrainedTokenizerFast(tokenizer_object=core, model_max_length=own.model_max_length, **roles)
+        copy.model_input_names = own.model_input_names
+        self._check(copy)
+        return copy
 
     def _check(self, copy: Any) -> None:
         """See that a copy numbers and cuts as the tokenizer does."""
@@ -108,7 +121,7 @@ class PlainText:
                 expected = super().__call__(probe, add_special_tokens=specials)["input_ids"]  # type: ignore[misc]
                 found = copy(self._swapped(probe), add_special_tokens=specials)["input_ids"]
                 if moved or found != expected:
-                    raise ValueError(f"{type(self).__name__} cuts text otherwise once its special tokens are renamed")
+                    raise ValueError("it cuts other text otherwise once they are renamed")
 
 
 def keep_plain(tokenizer: Any, template: object = None) -> Any:

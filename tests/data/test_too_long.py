@@ -83,6 +83,15 @@ def test_the_limit_is_met_exactly_and_no_picture_is_decoded(root, model, monkeyp
     ]
 
 
+def test_a_record_that_the_processor_cannot_take_is_named(root, tmp_path):
+    next(family for family in FAMILIES if family.name == "Qwen2.5-VL").write(tmp_path)
+    Image.new("RGB", (201, 1)).save(root / "datasets" / "ribbon.bmp")
+    one = record("wide.png", Turn("hi ?", "red"))
+    encoder = LengthEncoder(str(root), str(tmp_path), "chat", 9)
+    with pytest.raises(DataError, match=r"DVQA/train\.json: record 3 \(id 'q'\): image ribbon\.bmp: has 201 x 1"):
+        list(too_long(encoder, [one, replace(one, image="ribbon.bmp")]))
+
+
 @pytest.mark.parametrize("late", ["train.json", "test.json"])
 def test_a_long_record_of_a_later_task_stops_a_run_at_the_door(write, model, late):
     for dataset, file in (("ImageNet-R", ""), ("DVQA", late)):
