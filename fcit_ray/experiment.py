@@ -84,8 +84,13 @@ class Experiment:
         )
 
 
-def open_experiment(config: Config) -> Experiment:
+def open_experiment(config: Config, *, for_plan: bool = False) -> Experiment:
     """Check the configuration against the data and read both.
+
+    Args:
+        config: of the run.
+        for_plan: nothing will be run: `config.json` does for the model, whose other files need not be here yet, and
+            records may be longer than it reads.
 
     Raises:
         ConfigError, DataError, ModelError: say what cannot be used.
@@ -95,7 +100,8 @@ def open_experiment(config: Config) -> Experiment:
     check_attention(config, model_folder(model.path))
     check_quantize(config)
     check_prompt(model.path, model.prompt)
-    check_agreement(model.path, model.prompt)
+    if not for_plan:
+        check_agreement(model.path, model.prompt)
     if model.identity_encoder != "base":
         check_clip(model.identity_encoder, model.identity)
     elif model.identity != "text":
@@ -115,10 +121,9 @@ def open_experiment(config: Config) -> Experiment:
     }
     everything = [record for records in (*stream.records, *tests.values()) for record in records]
     check_images(benchmark.root, everything)
-    check_lengths(
-        SampleEncoder(absolute(benchmark.root), model.path, model.prompt, model.max_length),
-        everything,
-    )
+    if not for_plan:
+        encoder = SampleEncoder(absolute(benchmark.root), model.path, model.prompt, model.max_length)
+        check_lengths(encoder, everything)
     quarantined = num_set_aside(benchmark.root, {record.source for record in everything})
     if model.identity_encoder != "base" and model.identity != "image":
         texts = [instruction_text(record.turns) for record in everything]

@@ -90,7 +90,7 @@ def show_plan(config: "Config", gpus: int | None, gpu: str | None, memory_gb: fl
     experiment, encoder = None, None
     missing = ""
     try:
-        experiment = open_experiment(config)
+        experiment = open_experiment(config, for_plan=True)
         encoder = sample_encoder(experiment)
     except DataError as error:
         missing = str(error)

@@ -192,6 +192,9 @@ def test_a_missing_or_cut_file_is_found(tmp_path: Path) -> None:
         file.unlink()
         with pytest.raises(CheckpointError, match=f"{file.name}: missing"):
             checkpoint.load(folder)
+        file.write_bytes(b"[" * 100_000)  # JSON nested beyond what Python reads
+        with pytest.raises(CheckpointError, match=rf"{file.name}: damaged"):
+            checkpoint.load(folder)
         file.write_bytes(whole)
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         checkpoint.load(tmp_path / "absent")

@@ -16,7 +16,7 @@ from torch import Tensor
 from fcit_ray.data.chat import render_chat
 from fcit_ray.data.prompt import Turn, render
 from fcit_ray.data.samples import Sample, encode_picture
-from fcit_ray.models.folder import ModelError, check_weights, model_folder, read_header, weight_files
+from fcit_ray.models.folder import ModelError, check_weights, in_one_line, model_folder, read_header, weight_files
 from fcit_ray.models.load import load_processor
 from fcit_ray.models.processor import pads_to_square
 from fcit_ray.models.structure import skeleton
@@ -31,10 +31,10 @@ _OF_ONE_SIZE = ("clip_vision_model", "siglip_vision_model")
 def check_agreement(path: str, template: str) -> None:
     """Compare what a model's folder says in its several files. Costs some seconds for a 7B, reads no tensor.
 
-    What is compared: that every file of weights is whole; the tokenizer's ids with the rows of the embeddings, those of
-    padding, ends and pictures among them; the token that marks a picture; the size of pictures and patches; and how
-    many places a picture gets among the tokens with how many features the vision tower makes of it, where that can be
-    computed without weights.
+    What is compared: that every file of weights is whole; how a text begins; the tokenizer's ids with the rows of the
+    embeddings, those of padding, ends and pictures among them; the token that marks a picture; the size of pictures and
+    patches; and how many places a picture gets among the tokens with how many features the vision tower makes of it,
+    where that can be computed without weights.
 
     Args:
         path: as in `model.path`.
@@ -48,22 +48,33 @@ def check_agreement(path: str, template: str) -> None:
     processor = load_processor(path)
     try:
         model = skeleton(folder)
-    except Exception as error:  # any line of an architecture may trip over what its config.json says
-        raise _error(path, f"config.json makes no image-text model: {_first_line(error)}") from error
+    except (OSError, ValueError) as error:
+        raise _error(path, f"config.json makes no image-text model: {in_one_line(error)}") from error
     turns = [Turn("which colour?", "red")]
     text, _ = render_chat(turns, processor) if template == "chat" else _plain(turns, template, processor)
     try:
         sample, _ = encode_picture(processor, text, _TRIAL)
-    except Exception as error:  # the same of processors
+    except Exception as error:  # any line of a processor may trip over its settings
         kind = type(processor).__name__
-        raise _error(path, f"its {kind} does not take a trial picture: {_first_line(error)}") from error
+        raise _error(path, f"its {kind} does not take a trial picture: {in_one_line(error)}") from error
     for complaint in chain(
+        _of_the_beginning(processor, template),
         _of_rows(folder, model, processor, sample),
         _of_the_mark(model.config, processor, sample, text),
         _of_settings(model.config, processor),
         _of_places(model, processor, sample),
     ):
         raise _error(path, complaint)
+
+
+def _of_the_beginning(processor: Any, template: str) -> Iterator[str]:
+    """A tokenizer that begins no text; a chat template may begin it instead (`check_prompt`)."""
+    tokenizer = processor.tokenizer
+    if template != "chat" and tokenizer.bos_token_id is not None and tokenizer.bos_token_id not in tokenizer.in_front:
+        yield (
+            f"its tokenizer puts no {tokenizer.bos_token} in front of a text, with which prompts of LLaVA-1.5's "
+            f"wording begin; expected add_bos_token to be true in tokenizer_config.json"
+        )
 
 
 def _of_rows(folder: Any, model: Any, processor: Any, sample: Sample) -> Iterator[str]:
@@ -183,7 +194,3 @@ def _beyond(what: str, id: int, rows: int) -> str:
 
 def _error(path: str, complaint: str) -> ModelError:
     return ModelError(f"model.path={path!r}: {complaint}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -9,7 +9,6 @@ from typing import Any
 
 from fcit_ray.config import ConfigError
 from fcit_ray.data.prompt import IMAGE_TOKEN, Turn
-from fcit_ray.models.folder import ModelError
 from fcit_ray.models.load import load_processor, takes_squares
 
 
@@ -71,19 +70,13 @@ def check_prompt(path: str, template: str) -> None:
 
     Raises:
         ConfigError: it cannot; says why and what would do.
-        ModelError: no such model, or its processor does not load, or its tokenizer begins no text.
+        ModelError: no such model, or its processor does not load.
     """
     if template != "chat":
         if not takes_squares(path):
             raise ConfigError(
                 f"model.prompt={template!r}: is LLaVA-1.5's wording, and the model in model.path={path!r} is another; "
                 f"expected 'chat', its own template"
-            )
-        tokenizer = load_processor(path).tokenizer
-        if tokenizer.bos_token_id is not None and tokenizer.bos_token_id not in tokenizer.in_front:
-            raise ModelError(
-                f"model.path={path!r}: its tokenizer puts no {tokenizer.bos_token} in front of a text, with which "
-                f"prompts of LLaVA-1.5's wording begin; expected add_bos_token to be true in tokenizer_config.json"
             )
         return
     processor = load_processor(path)

@@ -46,12 +46,13 @@ def open_image(root: str, image: str) -> IO[bytes]:
         PictureError: what is there is no file, or obviously none of a picture.
         OSError: there is none, or it cannot be read.
     """
-    if parquet := parquet_at(root):
+    parquet = parquet_at(root)
+    if parquet and parquet.embeds_images:
         content = parquet.image(image)
         if reason := misfit_content(content[:NUM_BYTES]):
             raise PictureError(reason)
         return BytesIO(content)
-    path = Path(root) / "datasets" / image
+    path = Path((parquet.manifest.plan.image_root if parquet else root) or "") / "datasets" / image
     if reason := misfit(path):  # before it is opened: a named pipe would never be
         raise PictureError(reason)
     return path.open("rb")

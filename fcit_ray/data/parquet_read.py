@@ -18,7 +18,6 @@ import errno
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pyarrow as pa
@@ -29,7 +28,7 @@ from fcit_ray.data.location import MANIFEST, file_in
 from fcit_ray.data.object_store import Store
 from fcit_ray.data.records import Items
 from fcit_ray.errors import DataError
-from fcit_ray.files import parse_json
+from fcit_ray.files import NUM_BYTES, misfit_content, parse_json
 
 IMAGES = "images"
 """Key of the image tables in the manifest."""
@@ -182,13 +181,11 @@ class ParquetRoot:
         return lists
 
     def image(self, path: str) -> bytes:
-        """An image file's bytes.
+        """An embedded image file's bytes.
 
         Raises:
             OSError: there is none, or it cannot be read.
         """
-        if not self.embeds_images:
-            return (Path(self.manifest.plan.image_root or "") / "datasets" / path).read_bytes()
         files = self.manifest.tables[IMAGES]
         number = bisect_left(files, path, key=lambda file: file.last or "")
         if number < len(files):
@@ -237,7 +234,16 @@ class ParquetRoot:
         return table
 
     def _open(self, name: str) -> pq.ParquetFile:
-        return pq.ParquetFile(self._store.open(name), pre_buffer=True)
+        try:
+            return pq.ParquetFile(self._store.open(name), pre_buffer=True)
+        except (OSError, pa.ArrowException) as error:
+            place = file_in(self._store.location, name)
+            try:
+                with self._store.open(name) as file:
+                    reason = misfit_content(file.read(NUM_BYTES)) or "is no whole Parquet file; convert again"
+            except OSError:
+                reason = f"cannot be read: {error}"
+            raise DataError(f"{place}: {reason}") from error
 
     def _read_group(self, name: str, group: int) -> pa.Table:
         return self._table(name).read_row_group(group)

@@ -19,10 +19,11 @@ from fcit_ray.data.chat import render_chat
 from fcit_ray.data.images import fault_of, open_image, opened
 from fcit_ray.data.layout import DataError, Record
 from fcit_ray.data.prompt import Turn, instruction_text, render
-from fcit_ray.data.tokens import Sample, SpelledError, num_image_tokens, run_processor, tokenise
+from fcit_ray.data.tokens import Sample, num_image_tokens, run_processor, tokenise
 from fcit_ray.models.clip import load_clip_image_encoder, load_clip_processor, load_clip_text_encoder
 from fcit_ray.models.encoder import Identity, TextEncoder, VisionTowerEncoder, join
 from fcit_ray.models.load import load_image_encoder, load_processor, load_text_encoder
+from fcit_ray.models.plain_text import SpelledError
 from fcit_ray.models.processor import pads_to_square
 
 _WHITE = (255, 255, 255, 255)
@@ -121,7 +122,10 @@ class SampleEncoder:
         return feature.numpy().astype(np.float32)
 
     def _text_feature(self, record: Record) -> Tensor:
-        return _text_encoder(self.model, self.identity_encoder).encode([instruction_text(record.turns)])[0]
+        try:
+            return _text_encoder(self.model, self.identity_encoder).encode([instruction_text(record.turns)])[0]
+        except SpelledError as error:
+            raise DataError(f"{record.where}: {error}") from error
 
     def render(self, record: Record) -> tuple[str, list[tuple[int, int]]]:
         """The text with the picture's mark in it, and the character spans of the answers.

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from fcit_ray.data.prompt import IMAGE_TOKEN
+from fcit_ray.models.plain_text import SpelledError
 
 Sample = dict[str, np.ndarray]
 """One record: `input_ids` int64 (L,), `feature` float32 (D,), in training `labels` (L,), and its picture.
@@ -17,10 +18,6 @@ Sample = dict[str, np.ndarray]
 That is `pixels` uint8 (H, W, 3) for LLaVA-1.5. Else it is the processor's own arrays under its own names: those of one
 number a token are (L,), the others have an axis of pictures or patches in front, along which batches are joined.
 """
-
-
-class SpelledError(ValueError):
-    """Users' text became special tokens, in words that follow the record's place."""
 
 
 def tokenise(processor: Any, text: str, num_image: int) -> tuple[np.ndarray, np.ndarray]:
@@ -90,10 +87,10 @@ def _adds_specials(processor: Any, text: str) -> bool:
 
 def _check_plain(processor: Any, text: str, ids: Sequence[int], specials: bool) -> None:
     """See that all special tokens are the template's: some tokenizer may make one of an odd spelling after all."""
-    if count := processor.tokenizer.num_foreign(text, ids, specials):
+    if (count := processor.tokenizer.num_foreign(text, ids, specials)) > 0:
         raise SpelledError(
-            f"{count} special tokens of the model's tokenizer are spelled in its text, in a way that cannot be told "
-            f"from the model's own; take them out"
+            f"spells {count} special tokens of the model's tokenizer, in a way that cannot be told from the model's "
+            f"own; take them out"
         )
 
 

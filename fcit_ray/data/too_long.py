@@ -21,6 +21,7 @@ from fcit_ray.data.records import NUM_SHOWN
 from fcit_ray.data.samples import SampleEncoder, square_pixels
 from fcit_ray.data.tokens import num_image_tokens, run_processor, tokenise
 from fcit_ray.models.load import load_processor
+from fcit_ray.models.plain_text import SpelledError
 from fcit_ray.models.processor import pads_to_square
 
 Size = tuple[int, int]
@@ -40,23 +41,35 @@ def check_lengths(encoder: SampleEncoder, records: Iterable[Record]) -> None:
     Raises:
         DataError: names the first of them by file and record, and how many there are.
     """
-    found = list(too_long(encoder, records))
+    everything = list(records)
+    found = list(too_long(encoder, everything))
     if not found:
         return
     lines = [f"\n  {record.where}: {count} tokens, image included" for record, count in found[:NUM_SHOWN]]
     more = f"\n  and {len(found) - NUM_SHOWN} more" if len(found) > NUM_SHOWN else ""
     raise DataError(
-        f"{len(found)} records exceed model.max_length={encoder.max_length}; raise it, or set them aside with "
-        f"`prepare.py check {encoder.root} --model {encoder.model} --max-length {encoder.max_length} "
+        f"{len(found)} of {len(everything)} records exceed model.max_length={encoder.max_length}; raise it, or set "
+        f"them aside with `prepare.py check {encoder.root} --model {encoder.model} --max-length {encoder.max_length} "
         f"--template {encoder.template} --quarantine`:" + "".join(lines) + more
     )
 
 
 def too_long(encoder: SampleEncoder, records: Iterable[Record]) -> Iterator[tuple[Record, int]]:
-    """The records of more tokens than `encoder.max_length`, each with its number of tokens."""
+    """The records of more tokens than `encoder.max_length`, each with its number of tokens.
+
+    Raises:
+        DataError: the model's processor cannot take one of them.
+    """
     lengths = _Lengths(encoder)
     for record in records:
-        if lengths.at_most(record) > encoder.max_length and (count := lengths.of(record)) > encoder.max_length:
+        try:
+            is_near = lengths.at_most(record) > encoder.max_length
+            count = lengths.of(record) if is_near else 0
+        except SpelledError as error:
+            raise DataError(f"{record.where}: {error}") from error
+        except ValueError as error:  # of a picture's size
+            raise DataError(f"{record.where}: image {record.image}: {error}") from error
+        if count > encoder.max_length:
             yield record, count
 
 

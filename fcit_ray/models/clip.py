@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoProcessor, PreTrainedTokenizerBase
 
 from fcit_ray.models.encoder import Identity, VisionTowerEncoder
-from fcit_ray.models.folder import ModelError, model_folder, weight_files
+from fcit_ray.models.folder import ModelError, check_weights, in_one_line, model_folder, weight_files, why_not_read
 from fcit_ray.models.load import load_tower
-from fcit_ray.models.plain_text import keep_plain
+from fcit_ray.models.plain_text import SpelledError, keep_plain
 
 _KEY = "model.identity_encoder"
 _CACHED = 4096  # texts; the benchmark's data sets ask the same question of many pictures
@@ -66,13 +66,20 @@ def text_limit(tokenizer: PreTrainedTokenizerBase, config: Any) -> int:
 
 
 def count_cut(path: str, texts: Sequence[str]) -> int:
-    """How many of these texts CLIP's tokenizer cuts. Repeated texts are tokenised once and counted each time."""
+    """How many of these texts CLIP's tokenizer cuts. Repeated texts are tokenised once and counted each time.
+
+    Raises:
+        ModelError: not a CLIP model, or one whose tokenizer cannot take a text that spells its special tokens.
+    """
     folder, config = _open(path)
     tokenizer = keep_plain(_processor(folder, path, config).tokenizer)
     limit = text_limit(tokenizer, config.text_config)
     different = sorted(set(texts))
     hidden = [tokenizer.hide(text) for text in different]
-    lengths = map(len, tokenizer(hidden, verbose=False)["input_ids"]) if hidden else ()
+    try:
+        lengths = map(len, tokenizer(hidden)["input_ids"]) if hidden else ()
+    except SpelledError as error:
+        raise ModelError(f"{_KEY}={path!r}: an instruction {error}") from error
     cut = {text for text, length in zip(different, lengths, strict=True) if length > limit}
     return sum(text in cut for text in texts)
 
@@ -84,6 +91,7 @@ def check_clip(path: str, identity: Identity) -> None:
         ModelError: no such model, not a CLIP model, or a part is missing.
     """
     folder, config = _open(path)
+    check_weights(folder)
     for half in {"text": ["text"], "image": ["vision"], "both": ["text", "vision"]}[identity]:
         _names(folder, half, path)
     _processor(folder, path, config)
@@ -136,8 +144,8 @@ def _open(path: str) -> tuple[Path, Any]:
     folder = model_folder(path, _KEY)
     try:
         config: Any = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{_KEY}={path!r}: its config.json does not load: {error}") from error
+    except Exception as error:  # any line of transformers may trip over a setting
+        raise ModelError(f"{_KEY}={path!r}: its config.json does not load: {in_one_line(error)}") from error
     if config.model_type != "clip":
         raise ModelError(
             f"{_KEY}={path!r}: a model of type {config.model_type!r}; expected 'base' or a whole CLIP model ('clip')"
@@ -157,8 +165,8 @@ def _names(folder: Path, half: str, path: str) -> dict[str, str]:
 def _processor(folder: Path, path: str, config: Any) -> Any:
     try:
         processor: Any = AutoProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{_KEY}={path!r}: its processor does not load: {error}") from error
+    except Exception as error:  # the same
+        raise ModelError(f"{_KEY}={path!r}: its processor does not load: {why_not_read(folder, error)}") from error
     for part in ("tokenizer", "image_processor"):
         if getattr(processor, part, None) is None:
             raise ModelError(f"{_KEY}={path!r}: its {type(processor).__name__} has no {part}; expected CLIP's")

@@ -36,6 +36,21 @@ class ModelError(UserError):
     """A model folder that cannot be used: which, what was found, what was expected."""
 
 
+def in_one_line(error: Exception) -> str:
+    """What a library's error says, shortened."""
+    return " ".join(line.strip() for line in (str(error).strip() or type(error).__name__).splitlines())[:300]
+
+
+def why_not_read(folder: Path, error: Exception) -> str:
+    """What an error of loading says; before that, which JSON file is none, if one is."""
+    for path in sorted(folder.glob("*.json")):
+        try:
+            read_json(path)
+        except (OSError, ValueError) as reason:
+            return f"{path.name} {reason}"
+    return in_one_line(error)
+
+
 def model_folder(path: str, key: str = "model.path") -> Path:
     """The local folder of a model, looked over by `check_folder`.
 

@@ -26,7 +26,7 @@ from fcit_ray.errors import UserError
 from fcit_ray.files import read_json
 from fcit_ray.models.attention import choose_attention
 from fcit_ray.models.encoder import TextEncoder, TokenEmbeddingEncoder, VisionTowerEncoder
-from fcit_ray.models.folder import ModelError, check_weights, model_folder, read_header, weight_files
+from fcit_ray.models.folder import ModelError, check_weights, model_folder, read_header, weight_files, why_not_read
 from fcit_ray.models.plain_text import keep_plain
 from fcit_ray.models.processor import pads_to_square, processor_class, read_processor
 from fcit_ray.models.quantize import check_quantize_device, check_quantized, quantize_options
@@ -46,13 +46,14 @@ def load_processor(path: str) -> Any:
     folder = model_folder(path)
     try:
         processor = read_processor(folder)
-    except (OSError, ValueError, TypeError, ImportError) as error:
-        raise ModelError(f"model.path={path!r}: its processor does not load: {error}") from error
+    except Exception as error:  # its settings reach every part of transformers and tokenizers
+        raise ModelError(f"model.path={path!r}: its processor does not load: {why_not_read(folder, error)}") from error
     kind = type(processor)
     counted = ("patch_size", "vision_feature_select_strategy") if pads_to_square(kind) else ()
     for part in ("image_processor", "tokenizer", *counted):
         if getattr(processor, part, None) is None:
-            raise ModelError(f"model.path={path!r}: its {kind.__name__} has no {part}; expected one")
+            where = " in processor_config.json" if part in counted else ""
+            raise ModelError(f"model.path={path!r}: its {kind.__name__} has no {part}; expected one{where}")
     if not processor.tokenizer.is_fast:
         raise ModelError(f"model.path={path!r}: its tokenizer gives no character offsets; expected a tokenizer.json")
     if processor.tokenizer.eos_token is None:
@@ -91,12 +92,11 @@ def takes_squares(path: str) -> bool:
     Raises:
         ModelError: no such model, or its configuration does not load.
     """
+    folder = model_folder(path)
     try:
-        return pads_to_square(processor_class(model_folder(path)))
-    except (OSError, ValueError) as error:
-        if isinstance(error, ModelError):
-            raise
-        raise ModelError(f"model.path={path!r}: its processor does not load: {error}") from error
+        return pads_to_square(processor_class(folder))
+    except Exception as error:  # as above
+        raise ModelError(f"model.path={path!r}: its processor does not load: {why_not_read(folder, error)}") from error
 
 
 def load_base(

@@ -25,6 +25,10 @@ _REST = [chr(code) for code in range(0xFDE0, 0xFDF0)]
 _STAND_IN = re.compile(f"[{_FIRST[0]}-{_FIRST[-1]}][{_REST[0]}-{_REST[-1]}]*")
 
 
+class SpelledError(ValueError):
+    """Users' text spells special tokens that cannot be told from the model's own, in words that follow its place."""
+
+
 class PlainText:
     """What a tokenizer knows of its special tokens once `keep_plain` has had it; the first of its bases.
 
@@ -37,6 +41,7 @@ class PlainText:
     reserved: dict[str, int]
     in_front: list[int]
     behind: list[int]
+    _special: frozenset[int]  # without the token that any odd character may become
     _stand_ins: dict[str, str]  # of every reserved spelling, as long as it is
     _heads: tuple[str, ...]  # the spellings' first two characters: nearly no text has any
     _marks: re.Pattern[str]
@@ -53,14 +58,14 @@ class PlainText:
         return self._marks.sub(lambda m: m[0] if m[0] == IMAGE_TOKEN else self._stand_ins[m[0]], text)
 
     def num_foreign(self, text: str, ids: Iterable[int], specials: bool) -> int:
-        """How many special tokens there are that the template did not write.
+        """How many special tokens there are that the template did not write; below 0 if it wrote more than were taken.
 
         Args:
             text: what was cut, users' text hidden.
             ids: what it became.
             specials: whether the tokenizer put its own around it.
         """
-        special = set(self.reserved.values()) - {cast(Any, self).unk_token_id}  # which any odd character may become
+        special = self._special
         written = [self.reserved[mark] for mark in self._marks.findall(text)]
         if specials:
             written += [*self.in_front, *self.behind]
@@ -70,8 +75,9 @@ class PlainText:
         """Cut texts into tokens, as the tokenizer does; what is hidden becomes characters.
 
         Raises:
-            ValueError: something is hidden, and this tokenizer has no copy in which it could become characters.
+            SpelledError: something is hidden, and this tokenizer has no copy in which it could become characters.
         """
+        kwargs.setdefault("verbose", False)  # a text may be longer than the tokenizer thinks wise: `max_length` decides
         texts = [text] if isinstance(text, str) else text or []
         if not any(isinstance(one, str) and _STAND_IN.search(one) for one in texts):
             return super().__call__(text, *args, **kwargs)  # type: ignore[misc]
@@ -85,16 +91,25 @@ class PlainText:
     def _renamed(self) -> Any:
         """The copy in which special tokens are called by their stand-ins, and nothing by their spellings."""
         if self._copy is None:
-            own = cast(Any, self)
-            document = json.loads(own.backend_tokenizer.to_str())
-            _rename(document, self._stand_ins)
-            core = Tokenizer.from_str(json.dumps(document))
-            roles = {name: self._stand_ins[str(own.special_tokens_map[name])] for name in _roles(own)}
-            copy = PreTrainedTokenizerFast(tokenizer_object=core, model_max_length=own.model_max_length, **roles)
-            copy.model_input_names = own.model_input_names
-            self._check(copy)
-            self._copy = copy
+            try:
+                self._copy = self._rebuilt()
+            except Exception as error:  # tokenizers raises nothing more special
+                raise SpelledError(
+                    f"spells special tokens of the model's {type(self).__name__}, which cannot be made to take them "
+                    f"for characters ({str(error)[:200]}); take them out"
+                ) from error
         return self._copy
+
+    def _rebuilt(self) -> Any:
+        own = cast(Any, self)
+        document = json.loads(own.backend_tokenizer.to_str())
+        _rename(document, self._stand_ins)
+        core = Tokenizer.from_str(json.dumps(document))
+        roles = {name: self._stand_ins[str(own.special_tokens_map[name])] for name in _roles(own)}
+        copy = PreTrainedTokenizerFast(tokenizer_object=core, model_max_length=own.model_max_length, **roles)
+        copy.model_input_names = own.model_input_names
+        self._check(copy)
+        return copy
 
     def _check(self, copy: Any) -> None:
         """See that a copy numbers and cuts as the tokenizer does."""
@@ -106,7 +121,7 @@ class PlainText:
                 expected = super().__call__(probe, add_special_tokens=specials)["input_ids"]  # type: ignore[misc]
                 found = copy(self._swapped(probe), add_special_tokens=specials)["input_ids"]
                 if moved or found != expected:
-                    raise ValueError(f"{type(self).__name__} cuts text otherwise once its special tokens are renamed")
+                    raise ValueError("it cuts other text otherwise once they are renamed")
 
 
 def keep_plain(tokenizer: Any, template: object = None) -> Any:
@@ -127,6 +142,7 @@ def keep_plain(tokenizer: Any, template: object = None) -> Any:
     kind = type(tokenizer)
     both = type(kind.__name__, (PlainText, kind), {"__module__": kind.__module__, "__qualname__": kind.__qualname__})
     tokenizer.reserved = dict(_reserved(tokenizer, str(template or "")))
+    tokenizer._special = frozenset(tokenizer.reserved.values()) - {tokenizer.unk_token_id}
     tokenizer._stand_ins = dict(_name(tokenizer.reserved))
     tokenizer._heads = tuple({mark[:2] for mark in tokenizer.reserved})
     # The longest that fits counts, as it does for the tokenizer.

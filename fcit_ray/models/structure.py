@@ -16,6 +16,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 from fcit_ray.config import ConfigError
+from fcit_ray.models.folder import in_one_line
 
 _INNER_PROJECTORS = ("merger", "merger_list", "deepstack_merger_list")
 """Children of a vision tower that are projectors. Qwen2-VL to Qwen3-VL build theirs into the tower, where nothing but
@@ -47,9 +48,14 @@ def skeleton(folder: Path, dtype: torch.dtype | None = None) -> Any:
     Raises:
         OSError, ValueError: its configuration does not load, or is not an image-text model's.
     """
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    with torch.device("meta"):
-        return AutoModelForImageTextToText.from_config(config, dtype=dtype)
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        with torch.device("meta"):
+            return AutoModelForImageTextToText.from_config(config, dtype=dtype)
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # any line of an architecture may trip over what its config.json says
+        raise ValueError(in_one_line(error)) from error
 
 
 def find_structure(model: Any, projector: str = "auto") -> Structure:

@@ -4,9 +4,14 @@ What fits the budget is prepared once, in one execution for as many coming stage
 store; a worker then maps a client's blocks into its memory without copying. A shard beyond the budget is streamed:
 its records go through an execution of their own, in the order in which the client wants them. Both give the same
 samples in the same order.
+
+An error in a task comes back as data. Raised, it would be wrapped by Ray Data and by Ray, which both have dropped the
+cause in one version or another, and with it file, record and reason.
 """
 
+import json
 import logging
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +28,7 @@ from fcit_ray.data.layout import Record
 from fcit_ray.data.location import absolute
 from fcit_ray.data.samples import Sample, SampleEncoder
 from fcit_ray.data.shards import mean_feature
+from fcit_ray.errors import UserError
 
 if TYPE_CHECKING:  # The tasks that read and decode import this module: nothing heavy that they do not need.
     from fcit_ray.experiment import Experiment
@@ -30,6 +36,7 @@ if TYPE_CHECKING:  # The tasks that read and decode import this module: nothing 
 _RECORD = TypeAdapter(Record)
 _BATCH = 32
 _RECORDS_PER_PROCESS = 1000
+_FAILURE = "failure"  # column of a table that holds an error instead of samples
 CPUS_PER_TASK = 0.5  # a read or decode task; small, so that it finds room beside the workers on a box of two cores
 
 Part = Literal["train", "test", "feature"]
@@ -60,7 +67,12 @@ def to_table(samples: Sequence[Sample]) -> pa.Table:
 
 
 def from_table(table: pa.Table) -> Iterator[Sample]:
-    """The samples of a table; their arrays are read-only views of its memory."""
+    """The samples of a table; their arrays are read-only views of its memory.
+
+    Raises:
+        DataError, ModelError, RunFailed: the table holds what stopped their making.
+    """
+    _raise_failure(table)
     keys = [name.removesuffix(".dtype") for name in table.column_names if name.endswith(".dtype")]
     for row in range(table.num_rows):
         yield {
@@ -73,18 +85,38 @@ def from_table(table: pa.Table) -> Iterator[Sample]:
 
 @dataclass(frozen=True)
 class _Encode:
-    """The Ray Data map: a batch of records as JSON to a table of samples."""
+    """The Ray Data map: a batch of records as JSON to a table of samples, or to one of what stopped it."""
 
     encoder: SampleEncoder
     part: Part
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         torch.set_num_threads(1)  # the bits of an image's feature must not depend on how many there are
-        records = [_RECORD.validate_json(text) for rows in batch["records"].to_pylist() for text in rows]
+        texts = [text for rows in batch["records"].to_pylist() for text in rows]
+        try:
+            return self._table(texts)
+        except Exception as error:
+            kind = type(error).__name__ if isinstance(error, UserError) else ""
+            said = str(error) if kind else "".join(traceback.format_exception(error)).strip()
+            # A row more than there are records: so the number of rows tells, which Ray keeps with the blocks.
+            return pa.table({_FAILURE: [json.dumps([kind, said])] * (len(texts) + 1)})
+
+    def _table(self, texts: Sequence[str]) -> pa.Table:
+        records = [_RECORD.validate_json(text) for text in texts]
         if self.part == "feature":
             return to_table([{"feature": self.encoder.encode_feature(record)} for record in records])
         encode = self.encoder.encode_train if self.part == "train" else self.encoder.encode_test
         return to_table([encode(record) for record in records])
+
+
+def _raise_failure(table: pa.Table) -> None:
+    """Raise what a task could not do, as the user should read it."""
+    if _FAILURE not in table.column_names:
+        return
+    from fcit_ray.runtime.errors import MENDABLE, RunFailed  # heavy, and tasks do not come here
+
+    kind, said = json.loads(table[_FAILURE][0].as_py())
+    raise {error.__name__: error for error in MENDABLE}.get(kind, RunFailed)(said)
 
 
 def _dataset(pieces: Sequence[Sequence[str]], encoder: SampleEncoder, part: Part) -> ray.data.Dataset:
@@ -135,7 +167,8 @@ class StreamedShard:
         rows = [self.rows[index] for index in order]
         pieces = [rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)]
         dataset = _dataset(pieces, self.encoder, self.part)
-        for table in dataset.iter_batches(batch_size=_BATCH, batch_format="pyarrow", prefetch_batches=2):
+        # Block by block: to cut them anew would mix a block of samples with one that says why there are none.
+        for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2):
             yield from from_table(table)
 
 
@@ -224,13 +257,21 @@ class RayShards:
         return self._bytes[unit]
 
     def _execute(self, units: Sequence[Unit], part: Part) -> None:
-        """One Ray Data execution for all these units."""
+        """One Ray Data execution for all these units.
+
+        Raises:
+            DataError, ModelError, RunFailed: what a task met, once the others are done.
+        """
         pieces = [(unit, number, piece) for unit in units for number, piece in enumerate(self._pieces(unit))]
         pieces = [item for item in pieces if item[2]]
         if not pieces:
             return
         rows = [[_json(record) for record in piece] for _, _, piece in pieces]
-        blocks = _dataset(rows, self._encoder, part).materialize().to_arrow_refs()
+        prepared = _dataset(rows, self._encoder, part).materialize()
+        blocks = prepared.to_arrow_refs()
+        if prepared.count() != sum(map(len, rows)):  # of the blocks' metadata: none is fetched for it
+            for block in blocks:
+                _raise_failure(ray.get(block))
         assert len(blocks) == len(pieces), f"Ray Data made {len(blocks)} blocks of {len(pieces)}"
         for (unit, number, piece), block in zip(pieces, blocks, strict=True):
             self._blocks.setdefault(unit, {})[number] = CachedShard(block, len(piece))

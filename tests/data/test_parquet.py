@@ -1,6 +1,7 @@
 """A data root as Parquet: the same records and samples as from the plain layout, whole or not there."""
 
 import json
+import os
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,7 @@ from stand_in import question, training
 from fcit_ray.config import load_config, parse_config, with_absolute_paths
 from fcit_ray.data import parquet_write
 from fcit_ray.data.check import check_root, set_aside
-from fcit_ray.data.images import open_image
+from fcit_ray.data.images import image_faults, open_image
 from fcit_ray.data.layout import DataError, check_images, load_test, load_train, num_set_aside, positions_set_aside
 from fcit_ray.data.object_store import Store
 from fcit_ray.data.parquet_read import RECORD_SCHEMA, open_parquet
@@ -76,6 +77,34 @@ def test_a_record_of_a_table_that_cannot_be_used_is_named(root, out, tmp_path, r
     open_parquet.cache_clear()
     with pytest.raises(DataError, match=said):
         load_test(out, DATASET)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer in the place of the file"),
+        (b"PAR1" + bytes(100), "is no whole Parquet file; convert again"),
+        (b"", "is empty, as a copy or download that broke off"),
+    ],
+)
+def test_a_table_that_is_no_table_is_named(root, out, tmp_path, content, said):
+    write_parquet(root, out, [DATASET])
+    for table in (tmp_path / "pq").glob("**/00000.parquet"):
+        table.write_bytes(content)
+    open_parquet.cache_clear()
+    with pytest.raises(DataError, match=rf"test/00000\.parquet: {said}"):
+        load_test(out, DATASET)
+    with pytest.raises(DataError, match=rf"images/00000\.parquet: {said}"):
+        open_image(out, f"{DATASET}/test/0.png")
+
+
+def test_a_picture_that_is_only_referenced_is_looked_at_before_it_is_opened(root, out):
+    write_parquet(root, out, [DATASET], images="reference")
+    picture = f"{DATASET}/test/0.png"
+    assert open_image(out, picture).read() == (root / "datasets" / picture).read_bytes()
+    (root / "datasets" / picture).unlink()
+    os.mkfifo(root / "datasets" / picture)  # to open it would wait for ever
+    assert image_faults(out, [picture]) == {picture: "is a named pipe (FIFO); expected a file"}
 
 
 @pytest.mark.parametrize("images", ["embed", "reference"])

@@ -75,12 +75,21 @@ def test_the_limit_is_met_exactly_and_no_picture_is_decoded(root, model, monkeyp
     with pytest.raises(DataError) as caught:
         check_lengths(replace(encoder, max_length=9), [asked, *[told] * 6])
     assert str(caught.value).splitlines() == [
-        "7 records exceed model.max_length=9; raise it, or set them aside with "
+        "7 of 7 records exceed model.max_length=9; raise it, or set them aside with "
         f"`prepare.py check {root} --model {model} --max-length 9 --template bare --quarantine`:",
         "  instructions/DVQA/train.json: record 3 (id 'q'): 10 tokens, image included",
         *["  instructions/DVQA/train.json: record 3 (id 'q'): 12 tokens, image included"] * 4,
         "  and 2 more",
     ]
+
+
+def test_a_record_that_the_processor_cannot_take_is_named(root, tmp_path):
+    next(family for family in FAMILIES if family.name == "Qwen2.5-VL").write(tmp_path)
+    Image.new("RGB", (201, 1)).save(root / "datasets" / "ribbon.bmp")
+    one = record("wide.png", Turn("hi ?", "red"))
+    encoder = LengthEncoder(str(root), str(tmp_path), "chat", 9)
+    with pytest.raises(DataError, match=r"DVQA/train\.json: record 3 \(id 'q'\): image ribbon\.bmp: has 201 x 1"):
+        list(too_long(encoder, [one, replace(one, image="ribbon.bmp")]))
 
 
 @pytest.mark.parametrize("late", ["train.json", "test.json"])

@@ -201,6 +201,23 @@ def test_a_tokenizer_without_an_end_is_refused(folder):
         load_processor(str(folder))
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("tokenizer.json", (TINY / "tokenizer.json").read_text()[:5000], r"tokenizer\.json is not JSON: line \d+"),
+        ("tokenizer.json", "[" * 100_000, r"tokenizer\.json is JSON that is nested too deeply"),
+        ("tokenizer.json", "[1]", ""),
+        ("tokenizer_config.json", '{"bos_token": ["a"]}', ""),
+        ("config.json", '{"model_type": "llava", "text_config": {"model_type": "llama", "hidden_size": "x"}}', ""),
+    ],
+)
+def test_settings_that_a_processor_trips_over_are_one_line(folder, file, content, said):
+    (folder / file).write_text(content)
+    with pytest.raises(ModelError, match=rf"^model\.path='{folder}': its processor does not load: {said}") as caught:
+        load_processor(str(folder))
+    assert "\n" not in str(caught.value)
+
+
 def test_a_folder_without_a_processor_is_refused(folder):
     for name in ("processor_config.json", "tokenizer.json", "tokenizer_config.json"):
         (folder / name).unlink()

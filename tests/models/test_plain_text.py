@@ -19,6 +19,8 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from fcit_ray.config import ConfigError
+from fcit_ray.data import samples
+from fcit_ray.data.agreement import check_agreement
 from fcit_ray.data.catalog import CATALOG
 from fcit_ray.data.chat import check_prompt
 from fcit_ray.data.layout import DataError, Record, load_train
@@ -26,6 +28,7 @@ from fcit_ray.data.lengths import LengthEncoder
 from fcit_ray.data.miniature import write_miniature
 from fcit_ray.data.prompt import Turn
 from fcit_ray.data.samples import SampleEncoder
+from fcit_ray.models import plain_text
 from fcit_ray.models.clip import count_cut, load_clip_text_encoder
 from fcit_ray.models.folder import ModelError
 from fcit_ray.models.load import load_processor, load_text_encoder
@@ -194,8 +197,24 @@ def test_a_spelling_that_only_the_tokenizer_sees_is_refused_by_name(tmp_path, ro
     encoder.encode_train(record("red </s> ?", "blue"))
     wide = "\uff1c\uff0f\uff53\uff1e"  # </s>
     for odd in (record(f"red {wide} ?", "blue"), record("red ?", f"blue {wide}")):
-        with pytest.raises(DataError, match=r"record 3 \(id 'q'\): 1 special tokens .* are spelled in its text"):
+        with pytest.raises(DataError, match=r"record 3 \(id 'q'\): spells 1 special tokens of the model's tok"):
             encoder.encode_train(odd)
+
+
+def test_a_tokenizer_that_cannot_be_renamed_refuses_what_spells_its_tokens_by_name(root, llama, tmp_path, monkeypatch):
+    def refuse(document, names):
+        raise KeyError("vocab")
+
+    monkeypatch.setattr(plain_text, "_rename", refuse)
+    encoder = LengthEncoder(str(root), llama, "bare", 99)
+    samples._processor.cache_clear()
+    encoder.encode_train(record("a?", "b"))
+    with pytest.raises(DataError, match=r"record 3 \(id 'q'\): spells special tokens of .*\('vocab'\); take"):
+        encoder.encode_train(record("a?", "b</s>"))
+    save_clip(tmp_path)
+    with pytest.raises(ModelError, match=r"model\.identity_encoder='.*': an instruction spells special tokens of"):
+        count_cut(str(tmp_path), ["is <|startoftext|>"])
+    samples._processor.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -212,13 +231,13 @@ def test_a_tokenizer_that_ends_or_begins_twice_is_refused(tmp_path, template, sa
     specials = [("<s>", 1), ("</s>", 2)]
     path = rewrite(tmp_path, post_processor=processors.TemplateProcessing(template, special_tokens=specials))
     with pytest.raises(ModelError, match=rf"model\.path='{path}': {said}"):
-        check_prompt(path, "bare")
+        check_agreement(path, "bare")
 
 
 def test_llavas_prompts_begin(tmp_path):
     path = rewrite(tmp_path, post_processor=processors.TemplateProcessing("$A", special_tokens=[]))
     with pytest.raises(ModelError, match=r"its tokenizer puts no <s> in front of a text, .*; expected add_bos_token"):
-        check_prompt(path, "vicuna_v1")
+        check_agreement(path, "vicuna_v1")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Ray Data: what it prepares, keeps or streams are the samples that this process would prepare itself."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +9,12 @@ import pyarrow as pa
 import pytest
 from conftest import Configure
 
+from fcit_ray.data.layout import DataError
 from fcit_ray.data.samples import Sample
 from fcit_ray.data.shards import LocalShards
 from fcit_ray.experiment import Experiment, open_experiment
 from fcit_ray.runtime.data import CachedShard, RayShards, StreamedShard, from_table, sample_encoder, to_table
+from fcit_ray.runtime.errors import RunFailed
 
 
 def assert_same(left: list[Sample], right: list[Sample]) -> None:
@@ -82,3 +86,47 @@ def test_the_budget_holds_a_window_of_stages_that_moves_on(configure: Configure)
     assert isinstance(shards.train_shard(1, 0), CachedShard)
     assert isinstance(shards.train_shard(0, 0), StreamedShard), "the past stage has made room"
     assert shards.test_shard("ArxivQA", 0, 4) is before, "what is wanted again is not prepared again"
+
+
+def spoil(experiment: Experiment, dataset: str, number: int) -> str:
+    """Cut the picture of a training record short; how the error names it."""
+    record = [one for one in experiment.stream.records[0] if one.dataset == dataset][number]
+    path = Path(experiment.config.benchmark.root) / "datasets" / record.image
+    path.write_bytes(path.read_bytes()[:-60])
+    return f"{record.where}: image {record.image}: "
+
+
+@pytest.fixture
+def broken(configure: Configure, miniature: Path, tmp_path: Path) -> tuple[Experiment, str]:
+    """A run whose data broke after it was opened, in the middle of one client's shard."""
+    shutil.copytree(miniature, tmp_path / "data")
+    experiment = open_experiment(configure(benchmark={"root": str(tmp_path / "data")}))
+    return experiment, spoil(experiment, "ArxivQA", 7)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_what_stops_a_task_of_ray_data_arrives_with_file_record_and_reason(broken: tuple[Experiment, str]) -> None:
+    experiment, said = broken
+    with pytest.raises(DataError) as caught:
+        RayShards(experiment, 2**30).prepare(0)
+    assert str(caught.value).startswith(said)
+    streamed = RayShards(experiment, 0)
+    streamed.prepare(0)
+    found = []
+    for client in range(3):
+        shard = streamed.train_shard(0, client)
+        try:
+            list(shard.read(np.arange(len(shard))))
+        except DataError as error:
+            found.append(str(error))
+        streamed.feature(0, client)  # of the text, which needs no picture
+    # Of the one client that holds the record.
+    assert [message.startswith(said) for message in found] == [True]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_mistake_in_a_task_of_ray_data_arrives_with_its_traceback(configure: Configure) -> None:
+    shards = RayShards(open_experiment(configure()), 2**30)
+    shards._encoder = replace(shards._encoder, template="nonsense")  # which only the configuration would refuse
+    with pytest.raises(RunFailed, match=r"(?s)Traceback.*samples\.py.*KeyError: 'nonsense'"):
+        shards._execute([("test", "ArxivQA")], "test")
