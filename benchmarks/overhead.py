@@ -34,8 +34,9 @@ from fcit_ray.data.shards import LocalShard
 from fcit_ray.experiment import open_experiment
 from fcit_ray.params import add, weighted_mean
 from fcit_ray.run_folder import RunFolder
+from fcit_ray.runtime.cluster import start_ray
 from fcit_ray.runtime.driver import Driver
-from fcit_ray.runtime.launch import run_workers, start_ray
+from fcit_ray.runtime.launch import run_workers
 from fcit_ray.runtime.messages import TrainWork
 from fcit_ray.runtime.store import RayStore, share_tensors
 from fcit_ray.runtime.train_loop import serve
