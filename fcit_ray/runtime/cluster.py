@@ -86,7 +86,10 @@ def _init(address: str | None, num_cpus: int | None, named: str | None, by: str)
             raise RunFailed(
                 f"the Ray cluster at {named} ({by}) does not let us in; {_TOKEN}. Ray says: {said}"
             ) from error
-        raise RunFailed(f"the Ray cluster at {named} ({by}) could not be joined: {said}") from error
+        raise RunFailed(
+            f"something answers at {named} ({by}), but could not be joined as a Ray cluster: {said}. It must be of this "
+            f"Ray's version ({ray.__version__}); if {_TOKEN}"
+        ) from error
 
 
 def _named_cluster() -> tuple[str | None, str]:

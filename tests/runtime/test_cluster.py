@@ -4,7 +4,6 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from fcit_ray.runtime.cluster import HeadWatch, host_and_port, may_grow, redirec
 
 
 @pytest.fixture
-def dead(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def dead(monkeypatch: pytest.MonkeyPatch) -> str:
     """The address of a port that nobody listens on; Ray must not be asked to try it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -25,7 +24,7 @@ def dead(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda *_, **__: pytest.fail("Ray was asked"))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    yield f"127.0.0.1:{port}"
+    return f"127.0.0.1:{port}"
 
 
 def told(**arguments: Any) -> str:
@@ -65,8 +64,8 @@ def test_a_path_too_long_for_sockets_is_told_by_its_variable(
     [
         (RuntimeError("a token is required"), ["does not let us in", "~/.ray/auth_token", "RAY_AUTH_MODE=token",
                                                "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_TOKEN"]),
-        (ConnectionError("gone"), ["could not be joined: gone"]),
-        (ValueError("two\nlines"), ["could not be joined: two lines"]),
+        (ConnectionError("gone"), ["could not be joined as a Ray cluster: gone", "~/.ray/auth_token"]),
+        (ValueError("two\nlines"), ["could not be joined as a Ray cluster: two lines"]),
     ],
 )  # fmt: skip
 def test_a_cluster_that_does_not_let_us_in_is_told_with_what_to_set(
@@ -120,11 +119,9 @@ def test_a_head_that_falls_silent_is_given_up_and_one_that_comes_back_is_not() -
         stopped.set()
         server.shutdown(socket.SHUT_RDWR)
         server.close()
-        deadline = time.monotonic() + 10.0
+        time.sleep(2.0)
         with pytest.raises(ClusterLost, match=rf"head at 127\.0\.0\.1:{port} .*--resume"):
-            while time.monotonic() < deadline:
-                watch.check()
-                time.sleep(0.02)
+            watch.check()
         with pytest.raises(ClusterLost):
             watch.check_now()
 
