@@ -87,8 +87,8 @@ def _init(address: str | None, num_cpus: int | None, named: str | None, by: str)
                 f"the Ray cluster at {named} ({by}) does not let us in; {_TOKEN}. Ray says: {said}"
             ) from error
         raise RunFailed(
-            f"something answers at {named} ({by}), but could not be joined as a Ray cluster: {said}. It must be of this "
-            f"Ray's version ({ray.__version__}); if {_TOKEN}"
+            f"something answers at {named} ({by}), but could not be joined as a Ray cluster: {said}. It must be a Ray "
+            f"{ray.__version__}; if {_TOKEN}"
         ) from error
 
 
