@@ -117,7 +117,7 @@ class IdleWorker:
     def initial_params(self) -> Params:
         return {}
 
-    def perform(self, work: TrainWork) -> ClientUpdate:
+    def perform(self, work: TrainWork, tell: Any) -> ClientUpdate:
         job = work.job
         *params, _ = self._store.get([*work.params, work.knowledge])
         delta = {name: value for part in params for name, value in part.items()}

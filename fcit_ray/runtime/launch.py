@@ -198,7 +198,11 @@ def run_workers(config: Config, folder: RunFolder, driver: Any, loop: Callable[[
     try:
         trainer = TorchTrainer(
             loop,
-            train_loop_config={"config": config.model_dump(mode="json"), "driver": driver},
+            train_loop_config={
+                "config": config.model_dump(mode="json"),
+                "driver": driver,
+                "folder": str(folder.path.resolve()),
+            },
             torch_config=NoGroupConfig(),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=runtime.num_workers, use_gpu=runtime.gpu, resources_per_worker=resources
