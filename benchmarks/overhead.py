@@ -34,8 +34,9 @@ from fcit_ray.data.shards import LocalShard
 from fcit_ray.experiment import open_experiment
 from fcit_ray.params import add, weighted_mean
 from fcit_ray.run_folder import RunFolder
+from fcit_ray.runtime.cluster import start_ray
 from fcit_ray.runtime.driver import Driver
-from fcit_ray.runtime.launch import run_workers, start_ray
+from fcit_ray.runtime.launch import run_workers
 from fcit_ray.runtime.messages import TrainWork
 from fcit_ray.runtime.store import RayStore, share_tensors
 from fcit_ray.runtime.train_loop import serve
@@ -116,7 +117,7 @@ class IdleWorker:
     def initial_params(self) -> Params:
         return {}
 
-    def perform(self, work: TrainWork) -> ClientUpdate:
+    def perform(self, work: TrainWork, tell: Any) -> ClientUpdate:
         job = work.job
         *params, _ = self._store.get([*work.params, work.knowledge])
         delta = {name: value for part in params for name, value in part.items()}

@@ -3,6 +3,7 @@
 Light on purpose: the pipelines import what is heavy when their arguments have been read.
 """
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from rich.console import Console
 from fcit_ray.data.coco_java import JavaError
 from fcit_ray.data.location import redact
 from fcit_ray.durable import write_text
-from fcit_ray.errors import FULL, RunFailed, UserError, disk_reason
+from fcit_ray.errors import FULL, ClusterLost, RunFailed, UserError, disk_reason
 
 _terminal = Console()
 # Where there is no terminal rich assumes 80 columns, in which the table would lose its last ones.
@@ -70,6 +71,10 @@ def exit_on_error(after_interrupt: str = "--resume goes on from the last checkpo
     except UserError as error:
         tell(f"error: {error}")
         sys.exit(2)
+    except ClusterLost as error:
+        tell(f"the run failed: {error}")
+        sys.stdout.flush()
+        os._exit(1)  # Ray would wait a minute for the cluster to be told that this process leaves
     except (RunFailed, JavaError) as error:
         if details := getattr(error, "details", ""):
             tell(details)

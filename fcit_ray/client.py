@@ -19,6 +19,7 @@ from fcit_ray.local_optim import LocalRule, Plain
 from fcit_ray.lora import FactorAverage, LoraRule
 from fcit_ray.params import norm
 from fcit_ray.types import ClientJob, ClientUpdate, Params, Setting, Tree
+from fcit_ray.under_way import UnderWay
 
 if TYPE_CHECKING:
     from fcit_ray.methods.base import Method
@@ -92,6 +93,7 @@ def run_client(
     setting: Setting,
     local: LocalRule | None = None,
     lora: LoraRule | None = None,
+    under_way: UnderWay | None = None,
 ) -> ClientUpdate:
     """Train the assigned adapters and the projector on one client's shard.
 
@@ -104,6 +106,7 @@ def run_client(
         setting: sizes of the whole run, for the hooks.
         local: what it adds to its steps; default nothing.
         lora: which factors it trains, and which of them it keeps; default both and neither.
+        under_way: told of every step, and keeps what it takes to go on; default nobody is told, nothing is kept.
 
     Returns:
         Local minus global values of what was trained, and `metrics`: loss (mean over steps), first_loss, last_loss,
@@ -138,10 +141,18 @@ def run_client(
     )
     rates = {name: train.projector_lr if bank.is_projector(name) else train.lr for name in trained}
     extra = local.start(run)
-    losses: list[float] = []
     bank.recompute(train.gradient_checkpointing)
     bank.model.train()
-    for micro_batches in in_steps(batches(), job.client.num_examples, train.batch_size):
+    under_way = under_way or UnderWay()
+    losses, spent = under_way.begin(run, local, extra, optimizer, total)
+    if losses:
+        schedule.load_state_dict({**schedule.state_dict(), "last_epoch": len(losses), "_step_count": len(losses) + 1})
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * learning_rate_factor(len(losses), total, train.warmup_frac)
+    taken = len(losses)
+    for number, micro_batches in enumerate(in_steps(batches(), job.client.num_examples, train.batch_size)):
+        if number < taken:
+            continue
         optimizer.zero_grad(set_to_none=True)
         parts = []
         for batch, share in zip(micro_batches, answer_shares(micro_batches), strict=True):
@@ -159,6 +170,7 @@ def run_client(
         local.after_step(run, extra, {name: rate * factor for name, rate in rates.items()})
         schedule.step()
         losses.append(math.fsum(parts))
+        under_way.step(run, local, extra, optimizer, losses, total)
     assert len(losses) == total, f"{len(losses)} steps instead of {total}: the shard and the job disagree"
     after = {name: parameter.detach().cpu().float() for name, parameter in trained.items()}
     report, memory = method.report(run)
@@ -183,7 +195,7 @@ def run_client(
             "last_loss": losses[-1],
             "steps": float(total),
             "delta_norm": norm(delta),
-            "seconds": time.perf_counter() - began,
+            "seconds": spent + time.perf_counter() - began,
         },
     )
 

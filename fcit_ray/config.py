@@ -310,13 +310,17 @@ class Runtime(_Section):
     cpus_per_worker: float = Field(0.5, gt=0)
     """Ray CPUs a worker reserves. Keep workers * this below the cluster's CPUs: Ray Data needs one to read."""
     lease_s: float = Field(3600.0, gt=0)
-    """A job unanswered for this long is handed to another worker."""
+    """A job of which nothing was heard for this long, no step either, is handed to another worker."""
     max_worker_failures: int = Field(5, ge=0)
     """Restarts of the worker group before the run gives up."""
     cache_mb: int = Field(2000, ge=0)
     """Prepared shards of a stage are kept in the object store up to this size; above it they are streamed."""
     keep_checkpoints: int = Field(2, ge=1)
     """Checkpoints kept in the run folder."""
+    save_update_s: float = Field(600.0, ge=0)
+    """A client's update that takes longer (a centralised run is a single one) is saved so often, in the run folder:
+    adapters, optimiser and draws, about three times what the client trains. A lost worker or an interrupted run then
+    goes on in it, to the same bits."""
 
 
 class Config(_Section):

@@ -86,7 +86,8 @@ def diagnostics_table(results: Iterable[Mapping[str, Any]]) -> Table | None:
     if not odd:
         return None
     left = f" {len(odd) - NUM_SHOWN} more lines, all below {odd[NUM_SHOWN - 1].worst:.1f}." if odd[NUM_SHOWN:] else ""
-    table = Table(title="Diagnostics: the worst", caption=NOTE + left, box=box.SIMPLE_HEAD, padding=0)
+    note = Text(NOTE + left, no_wrap=False, overflow="fold")  # also where the console wraps nothing else: between words
+    table = Table(title="Diagnostics: the worst", caption=note, box=box.SIMPLE_HEAD, padding=0)
     table.add_column("Method", overflow="fold", min_width=8, max_width=24)
     table.add_column("Dataset", no_wrap=True)
     for name in ("Score", *_COLUMNS):

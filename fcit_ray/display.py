@@ -15,6 +15,19 @@ from rich.text import Text
 Phase = Literal["preparing", "training", "evaluating", "done", "failed"]
 
 
+@dataclass(frozen=True)
+class Line:
+    """One line about a run.
+
+    Attributes:
+        text: plain.
+        lasting: whether it stays in a terminal too, where others are redrawn in place.
+    """
+
+    text: str
+    lasting: bool = False
+
+
 @dataclass(frozen=True, kw_only=True)
 class Status:
     """Where a run stands.
@@ -27,11 +40,14 @@ class Status:
         task: what the stage teaches, or what is being evaluated; may be empty.
         round: from 0; shown from 1, and only while training.
         num_rounds: in a stage.
-        done: clients trained in this round, or records answered.
+        done: clients trained in this round, those in hand by their steps; or records answered.
         total: clients of this round, or records to answer; 0 if not known yet.
+        steps: of the client in hand, taken and in all, where the round has but one; (0, 0) elsewhere.
         loss: mean training loss of the last finished round.
         seconds_left: estimate until the end of the run.
         message: anything else, e.g. the reason of a failure.
+        lines: what there has been to tell so far, the last of it; every line once it is known, none lost between looks.
+        num_lines: how many there have been in all.
     """
 
     label: str
@@ -41,19 +57,23 @@ class Status:
     task: str = ""
     round: int = 0
     num_rounds: int = 0
-    done: int = 0
+    done: float = 0
     total: int = 0
+    steps: tuple[int, int] = (0, 0)
     loss: float | None = None
     seconds_left: float | None = None
     message: str = ""
+    lines: tuple["Line", ...] = ()
+    num_lines: int = 0
 
 
 class Display:
     """Shows one run's status; a context manager, for it must give the terminal back whatever happens.
 
-    In a terminal two lines are redrawn in place and vanish at the end, leaving one that says how it ended; what other
-    code prints meanwhile scrolls by above. Elsewhere (file, pipe, dumb terminal) a plain line is written whenever the
-    phase, the stage or the round changes: no colours, no control characters, no time.
+    In a terminal two lines are redrawn in place and vanish at the end, leaving the scores of every evaluation and a
+    line that says how it ended; what other code prints meanwhile scrolls by above. Elsewhere (file, pipe, dumb
+    terminal) plain lines are written: those of the status, or, where it brings none, one whenever the phase, the stage
+    or the round changes; no colours, no control characters, no time.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -61,6 +81,7 @@ class Display:
         self._console = console or Console(stderr=True)
         self._status: Status | None = None
         self._live: Live | None = None
+        self._num_lines = 0
 
     def __enter__(self) -> Self:
         if self._console.is_terminal and not self._console.is_dumb_terminal:
@@ -93,7 +114,12 @@ class Display:
     def update(self, status: Status) -> None:
         """Show a new status; cheap enough to be called at every change."""
         before, self._status = self._status, status
-        if self._live is None and (before is None or _key(before) != _key(status)):
+        new = status.num_lines - self._num_lines
+        self._num_lines = status.num_lines
+        for line in status.lines[-new:] if new > 0 else ():
+            if self._live is None or line.lasting:
+                self._write(line.text)
+        if self._live is None and not status.num_lines and (before is None or _key(before) != _key(status)):
             self._write(describe(status))
 
     def note(self, text: str) -> None:
@@ -125,7 +151,7 @@ class Display:
         second = Table.grid(padding=(0, 2, 0, 0), expand=False)
         cells: list[RenderableType] = [Text(status.phase, style="cyan")]
         if status.total:
-            cells.append(ProgressBar(total=status.total, completed=min(status.done, status.total), width=20))
+            cells.append(ProgressBar(total=status.total, completed=min(float(status.done), status.total), width=20))
         cells += [Text(part, no_wrap=True) for part in _figures(status)]
         second.add_row(*cells)
         return Group(first, second)
@@ -166,7 +192,7 @@ def _key(status: Status) -> tuple[object, ...]:
 
 def _place(status: Status) -> list[str]:
     parts = []
-    if status.phase in ("training", "evaluating", "failed") and status.num_stages:
+    if status.phase in ("training", "evaluating", "failed") and (status.num_stages or status.stage < 0):
         parts.append("zero-shot" if status.stage < 0 else f"stage {status.stage + 1}/{status.num_stages}")
     if status.task and status.phase != "done":
         parts.append(_printable(status.task))
@@ -177,9 +203,11 @@ def _place(status: Status) -> list[str]:
 
 def _figures(status: Status) -> list[str]:
     parts = []
-    if status.total:
+    if status.phase == "training" and status.steps[1]:
+        parts.append(f"{status.steps[0]}/{status.steps[1]} steps")
+    elif status.total:
         unit = {"training": " clients", "evaluating": " records"}.get(status.phase, "")
-        parts.append(f"{status.done}/{status.total}{unit}")
+        parts.append(f"{int(status.done)}/{status.total}{unit}")
     if status.phase == "training" and status.loss is not None and math.isfinite(status.loss):
         parts.append(f"loss {status.loss:.3f}")
     if status.seconds_left is not None and status.phase not in ("done", "failed"):

@@ -32,6 +32,10 @@ class RunFailed(RuntimeError):
         self.details = details
 
 
+class ClusterLost(RunFailed):
+    """The cluster is gone, and no other run could go on there either."""
+
+
 def place(stage: int, round: int, client: int | None = None) -> str:
     """Where in a run something happened, for messages; the numbers are those of the run's records."""
     whom = "" if client is None else f", client {client}"

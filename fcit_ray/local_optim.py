@@ -55,6 +55,13 @@ class LocalRule:
     def after_step(self, run: LocalRun, extra: Any, rates: Mapping[str, float]) -> None:
         """Client, after each optimiser step, with the learning rates that the step used, by parameter."""
 
+    def pause(self, run: LocalRun, extra: Any) -> Tree:
+        """Client, between two steps: what the steps so far have made of `extra`, so that `go_on` can put it back."""
+        return {}
+
+    def go_on(self, run: LocalRun, extra: Any, kept: Tree) -> None:
+        """Client, instead of the steps that an earlier attempt at this update took: what `pause` gave after them."""
+
     def report(self, run: LocalRun, extra: Any) -> tuple[Tree, Tree]:
         """Client, at the end: what the server wants, and what the client keeps for next time."""
         return {}, run.job.memory.get("local", {})
@@ -159,6 +166,13 @@ class Scaffold(LocalRule):
             extra.rates[name] += rates[name]
         for name, correction in extra.correction.items():
             run.trained[name].sub_(correction, alpha=rates[name])
+
+    def pause(self, run: LocalRun, extra: Any) -> Tree:
+        """The sums of the rates used so far; what else `start` gave follows from the job."""
+        return {"rates": dict(extra.rates)}
+
+    def go_on(self, run: LocalRun, extra: Any, kept: Tree) -> None:
+        extra.rates.update(kept["rates"])
 
     def report(self, run: LocalRun, extra: Any) -> tuple[Tree, Tree]:
         """The change of c_k of what was trained; c_k of that, and of what was trained before, for next time."""

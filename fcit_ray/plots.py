@@ -87,6 +87,7 @@ def plot_curves(runs: Mapping[str, Iterable[Mapping[str, Any]]], path: Path | st
     most_rounds = max((record["round"] + 1 for history in rounds.values() for record in history), default=1)
     stages_seen = [record["stage"] + 1 for history in histories.values() for record in history if "stage" in record]
     most_stages = max([1, *stages_seen])
+    highest = 0.0
     for index, (label, history) in enumerate(histories.items()):
         look: dict[str, Any] = {
             "color": _COLOURS[index % len(_COLOURS)],
@@ -105,6 +106,7 @@ def plot_curves(runs: Mapping[str, Iterable[Mapping[str, Any]]], path: Path | st
         above.plot(places, losses, marker="o", markersize=2.5, **look)
         scores = {r["stage"]: _mean(r["scores"].values()) for r in history if r.get("kind") == "evaluation"}
         stages = sorted(stage for stage in scores if stage >= 0)
+        highest = max([highest, *(scores[stage] for stage in stages if not math.isnan(scores[stage]))])
         below.plot([stage + 1 for stage in stages], [scores[stage] for stage in stages], marker="o", **look)
     for stage in range(1, most_stages):
         above.axvline(stage * most_rounds + 0.5, color="#bbbbbb", linewidth=0.8, zorder=0)
@@ -118,7 +120,7 @@ def plot_curves(runs: Mapping[str, Iterable[Mapping[str, Any]]], path: Path | st
     above.set(xlabel="round", ylabel="training loss", xlim=(0.5, most_stages * most_rounds + 0.5))
     below.set(xlabel="after stage", ylabel="mean score over tasks seen (%)", xlim=(0.7, most_stages + 0.3))
     above.set_ylim(bottom=0)
-    below.set_ylim(0, 100)
+    below.set_ylim(0, max(100.0, 1.05 * highest))  # captions scored as released may pass 100
     above.xaxis.set_major_locator(MultipleLocator(most_rounds * math.ceil(most_stages / 12)))
     below.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     for axis in (above, below):

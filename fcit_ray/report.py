@@ -239,7 +239,9 @@ def comparison_table(rows: Iterable[Row], title: str | None = None) -> Table:
     """
     rows = merge_seeds(rows)
     tasks, unseen = _tasks(rows), _unseen(rows)
-    table = Table(title=title, caption=_caption(rows), box=box.SIMPLE_HEAD, padding=0)
+    caption = _caption(rows)
+    note = Text(caption, no_wrap=False, overflow="fold") if caption else None
+    table = Table(title=title, caption=note, box=box.SIMPLE_HEAD, padding=0)
     table.add_column("Method", overflow="fold", min_width=8, max_width=24)
     columns: list[tuple[list[tuple[float, ...]], bool, bool]] = [
         ([row.last for row in rows], True, True),

@@ -6,6 +6,7 @@
     metrics.jsonl      one record a round and an evaluation
     checkpoints/       stage_0003_round_0002/: the state before round 2 of stage 3 (both from 0)
     predictions/       <label>/<dataset>.jsonl; no figure is made of them
+    under_way/         stage_0003_round_0002_client_0004/: what a long update of that client needs to go on
     logs/ray.log       Ray's own words, and the tracebacks of mistakes
     results.json       written last: its presence means that the run is finished
 
@@ -45,6 +46,7 @@ from fcit_ray.types import ServerState
 
 _FORMAT: Final = "fcit_ray run"
 _CHECKPOINT: Final = re.compile(r"stage_(\d+)_round_(\d+)")
+_UNDER_WAY: Final = "under_way"
 _LOCK: Final = ".run.lock"  # of whoever started the run
 _WRITER_LOCK: Final = ".writer.lock"  # of the process that writes, which may outlive the former by a moment
 _WRITER_WAIT_S: Final = 60.0
@@ -88,7 +90,7 @@ class RunFolder:
         folder = cls(Path(path))
         if resume and overwrite:
             raise RunFolderError("--resume keeps what is in the folder, --overwrite deletes it: give one of them")
-        with folder._using():
+        with folder.using():
             if folder.path.exists() and not folder.path.is_dir():
                 raise RunFolderError(f"{folder.path}: is a file; name a folder (--out)")
             folder._check_ours()  # before anything of ours is put there
@@ -124,7 +126,7 @@ class RunFolder:
             check_whole(self, config)
             self._append_session(config)
         else:
-            for name in ("checkpoints", "predictions"):
+            for name in ("checkpoints", "predictions", _UNDER_WAY):
                 shutil.rmtree(self.path / name, ignore_errors=True)  # parts of what never came to a record
             # First the mark, then the configuration: killed in between, the folder is known as a run that never began.
             environment = {"format": _FORMAT, "sessions": [this_session(config.seed)]}
@@ -216,7 +218,7 @@ class RunFolder:
             RunFolderError: the disk is full, or the like.
         """
         line = json.dumps(_finite(record), allow_nan=False) + "\n"
-        with self._using(), self.metrics_file.open("a", encoding="utf-8", newline="\n") as file:
+        with self.using(), self.metrics_file.open("a", encoding="utf-8", newline="\n") as file:
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
@@ -224,7 +226,7 @@ class RunFolder:
     def cover_records(self) -> None:
         """Have the newest checkpoint vouch for the records that were appended after it."""
         if folders := self.checkpoints():
-            with self._using():
+            with self.using():
                 checkpoint.write_beside(folders[-1], self._cover())
 
     def records(self) -> list[dict[str, Any]]:
@@ -246,7 +248,7 @@ class RunFolder:
             return
         kept = "".join(line for line, record in self._lines() if _position(record) < (stage, round))
         if kept.encode() != self.metrics_file.read_bytes():
-            with self._using():
+            with self.using():
                 durable.write_text(self.metrics_file, kept)
 
     def save_checkpoint(self, state: ServerState, keep: int) -> Path:
@@ -258,13 +260,16 @@ class RunFolder:
         """
         assert keep >= 1, "a run that keeps no checkpoint cannot be resumed: set runtime.keep_checkpoints to 1 or more"
         folder = self.checkpoint_folder / f"stage_{state.stage:04d}_round_{state.round:04d}"
-        with self._using():
+        with self.using():
             checkpoint.save(state, folder, self._cover())
             for old in self.checkpoints()[:-keep]:
                 # Renamed before it is emptied: a half-deleted folder must not pass for a damaged checkpoint.
                 durable.rename(old, durable.partial(old))
-            for doomed in self.checkpoint_folder.glob(f".*{durable.PARTIAL}*"):
-                shutil.rmtree(doomed)  # these, and what an earlier process left when it was killed
+            for kept in self.updates():
+                durable.rename(kept, durable.partial(kept))  # they are part of the state now
+            for place in (self.checkpoint_folder, self.path / _UNDER_WAY):
+                for doomed in place.glob(f".*{durable.PARTIAL}*"):
+                    shutil.rmtree(doomed)  # these, and what an earlier process left when it was killed
         return folder
 
     def checkpoints(self) -> list[Path]:
@@ -295,6 +300,35 @@ class RunFolder:
                 f"{error}\nDelete the folder {folders[-1]} and the run resumes from {folders[-2].name}."
             ) from error
 
+    def keep_update(self, client: int, state: ServerState) -> None:
+        """Keep what a client's update under way needs to go on, in the place of what was kept of it before.
+
+        Raises:
+            RunFolderError: the disk is full, or the like.
+        """
+        folder = self._update_folder(state.stage, state.round, client)
+        with self.using():
+            folder.parent.mkdir(exist_ok=True)
+            checkpoint.save(state, folder, self._cover())
+
+    def kept_update(self, stage: int, round: int, client: int) -> ServerState | None:
+        """What was kept of a client's update under way; None if nothing was, or it is damaged (the log says so)."""
+        folder = self._update_folder(stage, round, client)
+        if not folder.is_dir():
+            return None
+        try:
+            return checkpoint.load(folder)
+        except CheckpointError as error:
+            _log.warning("the update begins anew: %s", error)
+            return None
+
+    def _update_folder(self, stage: int, round: int, client: int) -> Path:
+        return self.path / _UNDER_WAY / f"stage_{stage:04d}_round_{round:04d}_client_{client:04d}"
+
+    def updates(self) -> list[Path]:
+        """The folders of the updates under way."""
+        return sorted(folder for folder in (self.path / _UNDER_WAY).glob("stage_*") if folder.is_dir())
+
     def write_predictions(self, label: str, dataset: str, rows: Iterable[Mapping[str, Any]]) -> Path:
         """Write predictions/<label>/<dataset>.jsonl as a whole, a row a line.
 
@@ -306,7 +340,7 @@ class RunFolder:
                 raise RunFolderError(f"{name!r}: names of predictions become file names; no slash, no leading dot")
         path = self.path / "predictions" / label / f"{dataset}.jsonl"
         lines = (json.dumps(_finite(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-        with self._using():
+        with self.using():
             path.parent.mkdir(parents=True, exist_ok=True)
             durable.write_text(path, "".join(lines))
         return path
@@ -326,7 +360,7 @@ class RunFolder:
                 f"{folders[-1].name} was written: the data, its quarantine or partition files have changed since (or "
                 "fcit_ray has); put them back, or give --overwrite to start the run anew"
             )
-        with self._using():
+        with self.using():
             durable.write_text(self.partition_file, text)
 
     @property
@@ -340,7 +374,7 @@ class RunFolder:
         Raises:
             RunFolderError: the disk is full, or the like.
         """
-        with self._using():
+        with self.using():
             document = {**_finite(results), _BESIDE: self._cover()}
             durable.write_text(self.results_file, _dump_json({**document, _SHA256: json_sha256(document)}))
 
@@ -391,7 +425,7 @@ class RunFolder:
         return cover(self.metrics_file, self.config_file, self.partition_file)
 
     @contextmanager
-    def _using(self) -> Iterator[None]:
+    def using(self) -> Iterator[None]:
         """A path that cannot be used is told in one line."""
         try:
             yield
@@ -432,7 +466,8 @@ class RunFolder:
     def _has_begun(self) -> bool:
         """Whether there is anything that could be lost."""
         metrics = self.metrics_file
-        return self.finished or bool(self.checkpoints()) or (metrics.is_file() and metrics.stat().st_size > 0)
+        some = metrics.is_file() and metrics.stat().st_size > 0
+        return some or self.finished or bool(self.checkpoints()) or bool(self.updates())
 
     def _environment(self) -> dict[str, Any]:
         try:

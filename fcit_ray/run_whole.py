@@ -42,14 +42,24 @@ def check_whole(folder: RunFolder, config: Config) -> None:
                 f"{folder.checkpoint_folder}: holds no checkpoint, though {folder.metrics_file.name} tells of {rounds} "
                 "rounds; copy them back, or give --overwrite to start the run anew"
             )
-        said, witness = None, ""
+        said, witness = _of_an_update(folder)
     _check_config(folder, config, said, witness)
-    if said and (fault := metrics_fault(folder.metrics_file, said)):
+    if (folder.finished or folders) and said and (fault := metrics_fault(folder.metrics_file, said)):
         raise RunFolderError(
             f"{folder.metrics_file}: {fault}, and figures are made of it since {witness} was written; copy it back, "
             f"or give --overwrite to start the run anew{_earlier(folder)}"
         )
     _tell_of_lost_predictions(folder)
+
+
+def _of_an_update(folder: RunFolder) -> tuple[dict[str, Any] | None, str]:
+    """What an update under way says of the configuration, where there is no checkpoint yet."""
+    for kept in folder.updates():
+        try:
+            return checkpoint.beside(kept), kept.name
+        except CheckpointError:
+            continue  # damaged: it begins anew
+    return None, ""
 
 
 def _check_config(folder: RunFolder, config: Config, said: Mapping[str, Any] | None, witness: str) -> None:

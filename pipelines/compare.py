@@ -42,13 +42,14 @@ def main() -> None:
         configs = {name: load_config([*files, path], overrides) for name, path in paths.items()}
         from fcit_ray.diagnostics import diagnostics_markdown, diagnostics_table
         from fcit_ray.display import Display
-        from fcit_ray.errors import RunFailed
+        from fcit_ray.errors import ClusterLost, RunFailed
         from fcit_ray.experiment import open_experiment
         from fcit_ray.plots import plot_comparison, plot_curves
         from fcit_ray.reference import majority_results
         from fcit_ray.report import comparison_table, markdown_table, matrix_from_results, row_from_results
         from fcit_ray.run_folder import RunFolder
-        from fcit_ray.runtime.launch import ClusterLost, launch, start_ray
+        from fcit_ray.runtime.cluster import start_ray
+        from fcit_ray.runtime.launch import launch
 
         experiments = {name: open_experiment(config) for name, config in configs.items()}
         usable_folder(args.out)

@@ -49,7 +49,8 @@ def main() -> None:
         from fcit_ray.file_names import file_name
         from fcit_ray.report import comparison_table, row_from_results
         from fcit_ray.run_folder import RunFolder
-        from fcit_ray.runtime.launch import launch, start_ray
+        from fcit_ray.runtime.cluster import start_ray
+        from fcit_ray.runtime.launch import launch
 
         experiment = open_experiment(config)
         if config.runtime.gpu:

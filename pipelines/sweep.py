@@ -29,7 +29,7 @@ def main() -> None:
         from fcit_ray.diagnostics import diagnostics_markdown, diagnostics_table
         from fcit_ray.reference import majority_results
         from fcit_ray.report import comparison_table, markdown_table, row_from_results
-        from fcit_ray.runtime.launch import start_ray
+        from fcit_ray.runtime.cluster import start_ray
         from fcit_ray.runtime.tune import run_sweep
         from fcit_ray.tell_apart import tell_apart
 

@@ -46,3 +46,18 @@ def test_nothing_odd_is_no_table_but_the_report_lists_it():
 def test_runs_of_older_releases_have_no_diagnostics():
     assert oddities([{"label": "old"}]) == []
     assert diagnostics_markdown([{"label": "old"}]) == ""
+
+
+def test_the_note_wraps_between_words_also_on_the_pipelines_console():
+    """That one wraps nothing by itself: a terminal would, in the middle of words."""
+    from fcit_ray.cli import console
+
+    table = diagnostics_table([run("disco", DVQA={"percent": 50.0, "blank_frac": 0.5})])
+    with console.capture() as capture:
+        console.print(table)
+    note = capture.get().split("Percent of")[1]
+    lines = [line.strip() for line in note.splitlines() if line.strip()]
+    assert len(lines) > 3
+    assert max(map(len, lines)) <= 100
+    words = set(diagnostics_markdown([run("disco", DVQA={"percent": 50.0, "blank_frac": 0.5})]).split())
+    assert {word for line in lines for word in line.split()} <= words

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fcit_ray.display import Display, Status, describe, duration
+from fcit_ray.display import Display, Line, Status, describe, duration
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f\x9b]")
 
@@ -44,6 +44,30 @@ def test_a_file_gets_one_plain_line_a_change() -> None:
         "stage 2: mean score 61.0 %",
         "disco  done  Last 56.2",
     ]
+
+
+def test_a_file_gets_every_line_of_a_status_once_however_seldom_it_looks() -> None:
+    output = io.StringIO()
+    lines = tuple(Line(f"line {number}", lasting=number % 2 == 0) for number in range(6))
+    with Display(Console(file=output)) as display:
+        display.update(training(0, 0, lines=lines[:1], num_lines=1))
+        display.update(training(1, 0, lines=lines[:1], num_lines=1))
+        # Of three new ones the first has fallen out of what travels.
+        display.update(training(2, 0, lines=lines[2:4], num_lines=4))
+        display.update(training(2, 1, lines=lines[2:6], num_lines=6))
+    assert output.getvalue().splitlines() == ["line 0", "line 2", "line 3", "line 4", "line 5"]
+
+
+def test_a_client_that_is_alone_moves_by_its_steps() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    with Display(console) as display:
+        lines = (Line("passing"), Line("scores", lasting=True))
+        display.update(training(0, 0, total=1, steps=(240, 960), lines=lines, num_lines=2))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "240/960 steps" in shown
+    assert "clients" not in shown
+    assert "scores" in shown
+    assert "passing" not in shown, "it is redrawn in place in a terminal"
 
 
 def test_long_lines_are_not_wrapped_and_control_characters_not_passed_on() -> None:

@@ -83,6 +83,19 @@ def test_a_missing_data_root_is_named_with_what_to_do(refused, data):
     assert str(data) in refused()
 
 
+@pytest.mark.parametrize(
+    ("root", "told"),
+    [
+        ("data/miniature", "`python pipelines/prepare.py miniature` draws it"),
+        ("elsewhere/miniature", "`python pipelines/prepare.py miniature --out elsewhere/miniature` draws it"),
+        ("data/fcit", "expected instructions/ and datasets/ in it"),
+    ],
+)
+def test_a_miniature_that_was_not_drawn_yet_is_told_with_the_command(monkeypatch, refused, tmp_path, root, told):
+    monkeypatch.chdir(tmp_path)
+    assert told in refused(f"benchmark.root={root}")
+
+
 def edit(file, change):
     records = json.loads(file.read_text())
     change(records[3])

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from fcit_ray.plots import plot_accuracy_matrix, plot_comparison, plot_curves
@@ -75,3 +76,16 @@ def history(num_stages: int, num_rounds: int) -> list[dict[str, Any]]:
 def test_curves_of_any_runs_give_a_picture(tmp_path: Path, runs: dict[str, Any]) -> None:
     plot_curves(runs, tmp_path / "c.png")
     assert colours(tmp_path / "c.png") > 2
+
+
+@pytest.mark.parametrize(("score", "top"), [(60.0, 100.0), (240.0, 252.0)])
+def test_a_score_above_100_is_not_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, score: float, top: float
+) -> None:
+    """Captions scored as the released code scores them may pass it; 5 % of room are left above."""
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path: figures.append(self))
+    records = [{"kind": "evaluation", "stage": 0, "scores": {"a": score}}]
+    unknown = [{"kind": "evaluation", "stage": 0, "scores": {"a": None}}]
+    plot_curves({"disco": records, "other": unknown}, tmp_path / "c.png")
+    assert figures[0].axes[1].get_ylim() == pytest.approx((0.0, top))

@@ -170,7 +170,7 @@ def read_items(root: Path | str, source: str, honour_quarantine: bool = True) ->
     if parquet := parquet_at(root):
         return parquet.items(source)
     if not is_folder(root):
-        raise DataError(f"benchmark.root={str(root)!r}: no such folder; expected instructions/ and datasets/ in it")
+        raise DataError(f"benchmark.root={str(root)!r}: no such folder; {_remedy(root)}")
     file = file_in(root, source)
     items = read_json(Path(root) / source)
     if not isinstance(items, list):
@@ -237,6 +237,14 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: cannot be read: {error}") from error
     except ValueError as error:
         raise DataError(f"{path}: {error}") from None
+
+
+def _remedy(root: Path | str) -> str:
+    """What to do about a root that is not there."""
+    if Path(root).name == "miniature":
+        out = "" if Path(root) == Path("data/miniature") else f" --out {root}"
+        return f"`python pipelines/prepare.py miniature{out}` draws it, in seconds"
+    return "expected instructions/ and datasets/ in it"
 
 
 def _spec(dataset: str) -> Dataset:

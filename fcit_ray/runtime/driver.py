@@ -28,6 +28,7 @@ from fcit_ray.report import make_results, matrix_from_results
 from fcit_ray.run_cover import predictions_label
 from fcit_ray.run_folder import RunFolder
 from fcit_ray.runtime.messages import AnswerWork, Over, Store, TrainWork
+from fcit_ray.runtime.standing import Standing
 from fcit_ray.runtime.work_queue import Lease, WorkQueue
 from fcit_ray.types import ClientJob, ClientUpdate, Params, Prediction, ServerState
 
@@ -58,8 +59,7 @@ class Driver:
         self._frozen: frozenset[str] = frozenset()
         self._versions = 0
         self._view, self._num_views = 0, 1  # of the models being evaluated
-        self._clock = _Clock()
-        self._status = Status(label=self._config.name, phase="preparing", num_stages=experiment.setting.num_stages)
+        self._standing = Standing(self._config.name, experiment.setting.num_stages)
 
     # What the workers call.
 
@@ -117,9 +117,20 @@ class Driver:
 
     def status(self) -> Status:
         """Where the run stands, for the display."""
-        done, total = self._queue.progress()
-        done, total = done + self._view * total, total * self._num_views
-        return replace(self._status, done=done, total=total, seconds_left=self._seconds_left(done, total))
+        done, total, part = self._progress()
+        return self._standing.status(done=done, total=total, steps=part, seconds_left=self._seconds_left())
+
+    def tell(self, token: int, done: int, total: int) -> None:
+        """A worker is so many steps of its work's far."""
+        self._queue.tell(token, done, total)
+
+    def _progress(self) -> tuple[float, int, tuple[int, int]]:
+        """Clients trained or records answered, how many there are, and the steps of a client that is alone."""
+        progress = self._queue.progress()
+        if self._standing.now.phase == "training":
+            return progress.pieces, progress.num_pieces, progress.part
+        done, total = progress.size, progress.total_size  # of pieces of a test set: records
+        return done + self._view * total, int(total) * self._num_views, (0, 0)
 
     def run(self) -> dict[str, Any]:
         """The whole run, from its beginning or the last checkpoint; returns (and writes) its results.
@@ -168,10 +179,11 @@ class Driver:
         results["quarantined"] = self._experiment.quarantined
         results["config"] = self._config.model_dump(mode="json")
         matrix, tasks = matrix_from_results(results), results["tasks"]
-        plot_accuracy_matrix(matrix, tasks, self._folder.path / "accuracy_matrix.png", self._config.name)
-        plot_curves({self._config.name: self._folder.records()}, self._folder.path / "curves.png")
+        with self._folder.using():
+            plot_accuracy_matrix(matrix, tasks, self._folder.path / "accuracy_matrix.png", self._config.name)
+            plot_curves({self._config.name: self._folder.records()}, self._folder.path / "curves.png")
         self._folder.write_results(results)
-        self._status = replace(self._status, phase="done")
+        self._standing.show(phase="done")
         return results
 
     def _wait_for_initial_params(self) -> Params:
@@ -182,11 +194,10 @@ class Driver:
             waited += 1
             if waited == _SLOW_S:
                 each = f"{runtime.cpus_per_worker:g} CPU" + (" and a GPU" if runtime.gpu else "")
-                self._status = replace(
-                    self._status,
-                    message=f"no worker has started yet; {runtime.num_workers} of {each} must be free in the cluster",
+                self._standing.show(
+                    message=f"no worker has started yet; {runtime.num_workers} of {each} must be free in the cluster"
                 )
-        self._status = replace(self._status, message="")
+        self._standing.show(message="")
         self._queue.check()
         assert self._initial is not None, "begun without parameters, and nobody reported a failure"
         return self._initial
@@ -196,8 +207,7 @@ class Driver:
     def _round(self, state: ServerState) -> ServerState:
         clock = _Stopwatch()
         names = {self._experiment.stream.tasks[task].name for task in self._experiment.stream.schedule[state.stage]}
-        self._status = replace(
-            self._status,
+        self._standing.show(
             phase="preparing",
             stage=state.stage,
             round=state.round,
@@ -208,7 +218,7 @@ class Driver:
         jobs = self._federation.plan(state)
         works = self._train_works(state, jobs)
         clock.lap("prepare")
-        self._status = replace(self._status, phase="training")
+        self._standing.show(self._seconds_left(), phase="training")
         planned = {job.key: job for job in jobs}
 
         def admit(work: TrainWork, update: ClientUpdate) -> None:
@@ -221,8 +231,8 @@ class Driver:
         record = self._round_record(state, jobs, updates, after)
         self._folder.log({**record, "seconds": clock.laps})
         self._folder.save_checkpoint(after, self._config.runtime.keep_checkpoints)
-        self._clock.add("round", sum(clock.laps.values()), 1)
-        self._status = replace(self._status, loss=record["loss"])
+        self._standing.took("round", sum(clock.laps.values()), 1)
+        self._standing.show(loss=record["loss"])
         return after
 
     def _train_works(self, state: ServerState, jobs: Sequence[ClientJob]) -> list[TrainWork]:
@@ -296,7 +306,7 @@ class Driver:
         tasks = self._config.benchmark.tasks
         seen = self._experiment.stream.evaluated[stage] if stage >= 0 else range(len(tasks))
         unseen = self._config.benchmark.transfer if self._experiment.is_last(stage) else ()
-        self._status = replace(self._status, phase="evaluating", stage=max(stage, 0), task="", loss=None)
+        self._standing.show(self._seconds_left(), phase="evaluating", stage=stage, task="", loss=None)
         self._shards.prepare(stage)
         clock.lap("prepare")
         datasets = self._experiment.evaluated(stage)
@@ -330,15 +340,16 @@ class Driver:
             self._folder.write_predictions(label, name, rows)
         clock.lap("score")
         count = sum(len(self._experiment.tests[name]) for name in datasets)
-        self._clock.add("record", sum(clock.laps.values()), count)
+        self._standing.took("record", sum(clock.laps.values()), count)
+        scores = {
+            tasks[task].name: sum(percents[name] for name in tasks[task].datasets) / len(tasks[task].datasets)
+            for task in seen
+        }
         self._folder.log(
             {
                 "kind": "evaluation",
                 "stage": stage,
-                "scores": {
-                    tasks[task].name: sum(percents[name] for name in tasks[task].datasets) / len(tasks[task].datasets)
-                    for task in seen
-                },
+                "scores": scores,
                 **({"transfer": {name: percents[name] for name in unseen}} if unseen else {}),
                 "datasets": details,
                 "num_records": count,
@@ -346,6 +357,7 @@ class Driver:
             }
         )
         self._folder.cover_records()
+        self._standing.scores(stage, scores, {name: percents[name] for name in unseen})
 
     def _scored(self, dataset: str, view: str, answers: Sequence[Answer]) -> tuple[list[dict[str, Any]], Scores]:
         """One view's lines of the predictions, and its scores. The global model's lines name no view."""
@@ -389,20 +401,23 @@ class Driver:
             answers[name] += result
         return answers
 
-    def _seconds_left(self, done: int, total: int) -> float | None:
-        """From the mean time of a round and of an answered record so far; None until there is one of each needed."""
-        setting, status = self._experiment.setting, self._status
+    def _seconds_left(self) -> float | None:
+        """From the mean time of a round and of an answered record so far; None until something of each is known."""
+        setting, status = self._experiment.setting, self._standing.now
+        done, total, _ = self._progress()
         part = done / total if total else 0.0
         evaluating = status.phase == "evaluating"
-        rounds = (setting.num_stages - status.stage) * setting.num_rounds - (
-            setting.num_rounds if evaluating else status.round + part
-        )
+        rounds = float((setting.num_stages - max(status.stage, 0)) * setting.num_rounds)
+        rounds -= setting.num_rounds if evaluating and status.stage >= 0 else status.round + part * (not evaluating)
         tests = self._experiment.tests
-        stages = range(setting.num_stages)
+        stages = range(setting.num_stages) or range(-1, 0)  # nothing trained: the one evaluation before
         sizes = [sum(len(tests[name]) for name in self._experiment.evaluated(stage)) for stage in stages]
         due = sizes[status.stage :] if self._config.evaluation.every_stage else sizes[-1:]
         records = sum(due) - (due[0] * part if evaluating and due else 0.0)
-        return self._clock.estimate({"round": max(rounds, 0.0), "record": records})
+        under_way = ("record", (due[0] if due else 0) * part) if evaluating else ("round", part)
+        if status.phase == "preparing":
+            under_way = ("round", 0.0)
+        return self._standing.estimate({"round": max(rounds, 0.0), "record": records}, under_way)
 
 
 class _Stopwatch:
@@ -415,20 +430,3 @@ class _Stopwatch:
     def lap(self, name: str) -> None:
         now = time.perf_counter()
         self.laps[name], self._last = now - self._last, now
-
-
-class _Clock:
-    """Mean seconds per unit of each kind of work done so far."""
-
-    def __init__(self) -> None:
-        self._seconds: dict[str, float] = {}
-        self._units: dict[str, float] = {}
-
-    def add(self, kind: str, seconds: float, units: float) -> None:
-        self._seconds[kind] = self._seconds.get(kind, 0.0) + seconds
-        self._units[kind] = self._units.get(kind, 0.0) + units
-
-    def estimate(self, left: dict[str, float]) -> float | None:
-        if any(units and not self._units.get(kind) for kind, units in left.items()):
-            return None
-        return sum(units * self._seconds[kind] / self._units[kind] for kind, units in left.items() if units)

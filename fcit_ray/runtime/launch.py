@@ -3,11 +3,8 @@
 import logging
 import math
 import os
-import signal
-import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -18,9 +15,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from fcit_ray.config import Config, ConfigError
 from fcit_ray.data.partition_writing import partition_counts, plot_counts
 from fcit_ray.display import Status
-from fcit_ray.errors import RunFailed
+from fcit_ray.errors import ClusterLost, RunFailed
 from fcit_ray.experiment import Experiment, open_experiment
 from fcit_ray.run_folder import RunFolder
+from fcit_ray.runtime.cluster import may_grow, redirect_logs, watch_head
 from fcit_ray.runtime.data import CPUS_PER_TASK, RayShards, quiet
 from fcit_ray.runtime.driver import Driver
 from fcit_ray.runtime.errors import MENDABLE, failure, origin
@@ -28,13 +26,9 @@ from fcit_ray.runtime.store import RayStore, share_tensors
 from fcit_ray.runtime.train_group import NoGroupConfig, TellDriver, work
 
 _POLL_S = 0.25
-_HEALTH_CHECK_S = "0.5"  # between Ray Train's looks at its workers: how soon a death is known
+_STATUS_S = 5.0
 _LEAVE_S = 30.0  # for the workers to leave at the end of a run
 _ABANDON_S = 5.0  # the same when the run was given up; who is in the middle of an update is not waited for
-
-
-class ClusterLost(RunFailed):
-    """The cluster is gone, and no other run could go on there either."""
 
 
 class _RayDriver(Driver):
@@ -60,75 +54,6 @@ class _RayDriver(Driver):
         return os.getpid()
 
 
-def start_ray(log_file: Path | None = None, *, num_cpus: int | None = None, address: str | None = None) -> None:
-    """Join the cluster that `RAY_ADDRESS` names or `ray start` began, or start one on this machine; quietly.
-
-    Args:
-        log_file: where Ray's Python loggers write instead of the terminal; its other logs lie in its session folder,
-            which is noted there.
-        num_cpus: CPUs of a cluster started here; all of the machine's by default.
-        address: `local` starts a cluster of this process's own whatever else is running.
-
-    Raises:
-        RunFailed: the cluster that the environment names does not answer.
-    """
-    # Not address="auto": that joins whatever cluster runs on this machine, a stranger's private one too.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", _HEALTH_CHECK_S)
-    if log_file is not None:
-        redirect_logs(log_file)
-    if not ray.is_initialized():
-        calm: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "include_dashboard": False}
-        try:
-            try:
-                ray.init(address, num_cpus=num_cpus, **calm)
-            except ValueError:  # A cluster is there, and has its CPUs already.
-                ray.init(address, **calm)
-        except (ConnectionError, RuntimeError, ray.exceptions.AuthenticationError) as error:
-            raise RunFailed(
-                f"no Ray cluster could be joined or started: {error}\n"
-                "RAY_ADDRESS, or else /tmp/ray/ray_current_cluster (left by `ray start`, removed by `ray stop`), "
-                "says which cluster is joined; RAY_AUTH_MODE=token joins one that asks for a token"
-            ) from None
-    if threading.current_thread() is threading.main_thread():
-        # `ray job stop` terminates: as Ctrl-C does, not with the stack of Ray's own handler.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-    share_tensors()
-    quiet()
-    if log_file is not None:
-        redirect_logs(log_file)  # Once more: ray.init has given its loggers handlers of their own.
-        node: Any = ray._private.worker._global_node
-        session = node.get_session_dir_path()
-        logging.getLogger("ray").info("Ray's session folder, where every process has its log: %s", session)
-
-
-class _LogFile(logging.FileHandler):
-    def handleError(self, record: logging.LogRecord) -> None:
-        """A full disk is told once, by what fails for it, not by a traceback for every line of the log."""
-        if not isinstance(sys.exc_info()[1], OSError):
-            super().handleError(record)
-
-
-def redirect_logs(log_file: Path) -> None:
-    """Send the words of Ray's Python loggers in this process, and Python's warnings, to a file."""
-    log_file.parent.mkdir(parents=True, exist_ok=True)
-    handler = _LogFile(log_file)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.captureWarnings(True)
-    # Deaths of processes, which Ray prints in the terminal even where it is told to keep its logs to itself.
-    ray._private.worker.print_to_stdstream = lambda data, *_, **__: logging.getLogger("ray").error(
-        "%s", "\n".join(data["lines"])
-    )
-    for name in ("ray", "ray.train", "ray.tune", "ray.data", "py.warnings"):
-        logger = logging.getLogger(name)
-        for old in list(logger.handlers):
-            logger.removeHandler(old)
-            old.close()
-        logger.addHandler(handler)
-        logger.propagate = False
-        logger.setLevel(logging.INFO)
-
-
 def check_room(config: Config) -> None:
     """Refuse a run that could never be placed on this cluster, rather than wait for ever.
 
@@ -138,8 +63,8 @@ def check_room(config: Config) -> None:
         ConfigError: names the keys to change.
     """
     runtime = config.runtime
-    if ray._private.state.state.get_max_resources_from_cluster_config():
-        return  # The autoscaler may bring nodes that nobody has seen yet; Ray Train checks against its maximum.
+    if may_grow():
+        return  # Ray Train checks against its maximum.
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     places = sum(
         min(
@@ -214,13 +139,23 @@ def _launch(
     running = driver.run.remote()
     workers = threading.Thread(target=run_workers, args=(config, folder, driver), daemon=True)
     workers.start()
+    lost = False
+    head = watch_head()
     try:
-        while not ray.wait([running], timeout=_POLL_S)[0]:
-            on_status(ray.get(driver.status.remote()))
+        with head:
+            while not ray.wait([running], timeout=_POLL_S)[0]:
+                head.check()
+                try:
+                    on_status(ray.get(driver.status.remote(), timeout=_STATUS_S))
+                except ray.exceptions.GetTimeoutError:
+                    continue  # the driver is busy, or gone: then `running` or the watch will tell
         results: dict[str, Any] = ray.get(running)
         on_status(ray.get(driver.status.remote()))
         workers.join(timeout=_LEAVE_S)
         return results
+    except ClusterLost:
+        lost = True
+        raise
     except ray.exceptions.RayTaskError as error:
         root = origin(error)
         if isinstance(root, RunFailed) and root.details:
@@ -229,15 +164,21 @@ def _launch(
         raise root from None
     except ray.exceptions.RayActorError as error:
         logging.getLogger("ray").error("the driver's process died: %s", error)
+        try:
+            head.check_now()
+        except ClusterLost:
+            lost = True
+            raise
         if error.actor_init_failed:
             raise RunFailed(f"the driver could not start: {str(error).strip().splitlines()[-1]}") from None
         raise RunFailed(
             "the driver's process died (killed, or out of memory?); --resume goes on from the last checkpoint"
         ) from None
     finally:
-        ray.kill(driver)
+        if not lost:  # there is nobody left to be asked
+            ray.kill(driver)
         # Without their driver the workers leave, and Ray Train tidies up; cut off, it would leave a process behind.
-        workers.join(timeout=_ABANDON_S)
+        workers.join(timeout=0.0 if lost else _ABANDON_S)
 
 
 def run_workers(config: Config, folder: RunFolder, driver: Any, loop: Callable[[dict[str, Any]], None] = work) -> None:
@@ -257,7 +198,11 @@ def run_workers(config: Config, folder: RunFolder, driver: Any, loop: Callable[[
     try:
         trainer = TorchTrainer(
             loop,
-            train_loop_config={"config": config.model_dump(mode="json"), "driver": driver},
+            train_loop_config={
+                "config": config.model_dump(mode="json"),
+                "driver": driver,
+                "folder": str(folder.path.resolve()),
+            },
             torch_config=NoGroupConfig(),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=runtime.num_workers, use_gpu=runtime.gpu, resources_per_worker=resources

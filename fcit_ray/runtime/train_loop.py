@@ -1,6 +1,8 @@
 """What a Ray Train worker runs: build a `Worker` once, then pull work from the driver until it is over."""
 
 import logging
+from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import ray
@@ -8,12 +10,14 @@ import ray.train
 import torch
 
 from fcit_ray.config import parse_config
+from fcit_ray.run_folder import RunFolder
 from fcit_ray.runtime.data import quiet
 from fcit_ray.runtime.errors import failure, place_of
 from fcit_ray.runtime.messages import Over
 from fcit_ray.runtime.store import RayStore, share_tensors
 from fcit_ray.runtime.worker import Worker
 from fcit_ray.types import Params
+from fcit_ray.under_way import Tell
 
 _WAIT_S = 5.0
 _log = logging.getLogger("ray.train")
@@ -30,7 +34,7 @@ class Serves(Protocol):
 
     def initial_params(self) -> Params: ...
 
-    def perform(self, work: Any) -> Any: ...
+    def perform(self, work: Any, tell: Tell) -> Any: ...
 
 
 def train_loop(context: dict[str, Any]) -> None:
@@ -40,14 +44,14 @@ def train_loop(context: dict[str, Any]) -> None:
     the driver, which ends the run; it is not raised, because Ray Train would start the workers anew to meet it again.
 
     Args:
-        context: `config` (plain mapping) and `driver` (actor handle).
+        context: `config` (plain mapping), `driver` (actor handle) and `folder` (path of the run folder).
     """
     torch.set_num_threads(1)
     share_tensors()
     quiet()
     driver = context["driver"]
     try:
-        serve(driver, Worker(parse_config(context["config"]), RayStore()))
+        serve(driver, Worker(parse_config(context["config"]), RayStore(), RunFolder(Path(context["folder"]))))
     except Exception as error:
         failed = failure(error, "starting a worker")
         try:
@@ -67,7 +71,7 @@ def serve(driver: Any, worker: Serves) -> None:
         if lease is None:
             continue
         try:
-            result = worker.perform(lease.work)
+            result = worker.perform(lease.work, partial(driver.tell.remote, lease.token))
         except Exception as error:
             raise failure(error, place_of(lease.work)) from error
         if sent is not None:

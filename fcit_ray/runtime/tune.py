@@ -13,12 +13,13 @@ from ray import tune
 
 from fcit_ray.config import parse_config
 from fcit_ray.display import Status
-from fcit_ray.errors import RunFailed
+from fcit_ray.errors import ClusterLost, RunFailed
 from fcit_ray.experiment import open_experiment
 from fcit_ray.run_folder import RunFolder
+from fcit_ray.runtime.cluster import redirect_logs, watch_head
 from fcit_ray.runtime.data import quiet
 from fcit_ray.runtime.errors import failure
-from fcit_ray.runtime.launch import launch, redirect_logs
+from fcit_ray.runtime.launch import launch
 from fcit_ray.runtime.store import share_tensors
 from fcit_ray.sweep import Sweep, Trial
 
@@ -60,18 +61,22 @@ def run_sweep(
     thread = threading.Thread(target=_fulfil, args=(fitting, tuner.fit), daemon=True)
     _Abandoned.event.clear()
     thread.start()
+    waiting = list(trials)
     try:
-        waiting = list(trials)
-        while waiting:
-            over = fitting.done()
-            finished = [trial for trial in waiting if RunFolder(out / trial.folder).finished]
-            for trial in finished:
-                on_result(RunFolder(out / trial.folder).results())
-            waiting = [trial for trial in waiting if trial not in finished]
-            if over:
-                break
-            time.sleep(_POLL_S)
+        with watch_head() as head:
+            while waiting:
+                head.check()
+                over = fitting.done()
+                finished = [trial for trial in waiting if RunFolder(out / trial.folder).finished]
+                for trial in finished:
+                    on_result(RunFolder(out / trial.folder).results())
+                waiting = [trial for trial in waiting if trial not in finished]
+                if over:
+                    break
+                time.sleep(_POLL_S)
         errors = fitting.result().errors
+    except ClusterLost:
+        raise  # there is nobody left to end trials
     except BaseException:
         _Abandoned.event.set()
         thread.join(timeout=_ABANDON_S)

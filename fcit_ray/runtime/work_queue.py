@@ -25,12 +25,32 @@ class Lease:
     work: Any
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far a batch of work is.
+
+    Attributes:
+        pieces: done, those in hand by their part.
+        num_pieces: in all.
+        size: sum of the sizes of those done.
+        total_size: of all.
+        part: of the only piece, done and in all in its own units; (0, 0) where there are more.
+    """
+
+    pieces: float
+    num_pieces: int
+    size: float
+    total_size: float
+    part: tuple[int, int]
+
+
 @dataclass
 class _Item:
     work: Any
     size: float
     result: Any = None
     done: bool = False
+    part: tuple[int, int] = (0, 0)
     worker: int | None = None
     deadline: float = 0.0
 
@@ -144,11 +164,25 @@ class WorkQueue:
         with self._changed:
             return self._over or self._failure is not None
 
-    def progress(self) -> tuple[int, int]:
-        """Pieces done and pieces in all, of the batch under way."""
+    def tell(self, token: int, done: int, total: int) -> None:
+        """A worker is so far with a piece of work, in units of its own."""
         with self._changed:
-            items = self._items.values()
-            return sum(item.done for item in items), len(items)
+            if item := self._items.get(token):
+                item.part = (done, total)
+                item.deadline = self._clock() + self._lease_s  # whoever tells is alive
+
+    def progress(self) -> "Progress":
+        """How far the batch under way is."""
+        with self._changed:
+            items = list(self._items.values())
+            parts = [1.0 if item.done else item.part[0] / max(item.part[1], 1) for item in items]
+            return Progress(
+                pieces=sum(parts),
+                num_pieces=len(items),
+                size=sum(item.size for item in items if item.done),
+                total_size=sum(item.size for item in items),
+                part=items[0].part if len(items) == 1 else (0, 0),
+            )
 
     def _free(self) -> int | None:
         now = self._clock()

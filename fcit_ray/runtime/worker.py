@@ -14,8 +14,10 @@ from fcit_ray.data.shards import training_batches
 from fcit_ray.evaluate import Answer, answer
 from fcit_ray.experiment import local_training, make_bank, make_setting
 from fcit_ray.models.load import load_processor
+from fcit_ray.run_folder import RunFolder
 from fcit_ray.runtime.messages import AnswerWork, Store, TrainWork
-from fcit_ray.types import ClientUpdate, Params
+from fcit_ray.types import ClientJob, ClientUpdate, Params
+from fcit_ray.under_way import Tell, UnderWay, nobody
 
 
 class Worker:
@@ -24,11 +26,13 @@ class Worker:
     Args:
         config: the run's.
         store: where handles are fetched from.
+        folder: the run's, where a long update is kept while it is under way; None keeps nothing.
     """
 
-    def __init__(self, config: Config, store: Store):
+    def __init__(self, config: Config, store: Store, folder: RunFolder | None = None):
         self._config = config
         self._store = store
+        self._folder = folder
         self._setting = make_setting(config)
         self._train = local_training(config)
         self._algorithm = make_algorithm(config)
@@ -53,11 +57,11 @@ class Worker:
         """Names of the parameters that no client trains."""
         return self._bank.frozen(with_projector=self._train.projector_lr > 0)
 
-    def perform(self, work: TrainWork | AnswerWork) -> ClientUpdate | list[Answer]:
-        return self.train(work) if isinstance(work, TrainWork) else self.answer(work)
+    def perform(self, work: TrainWork | AnswerWork, tell: Tell = nobody) -> ClientUpdate | list[Answer]:
+        return self.train(work, tell) if isinstance(work, TrainWork) else self.answer(work)
 
-    def train(self, work: TrainWork) -> ClientUpdate:
-        """One client's local training."""
+    def train(self, work: TrainWork, tell: Tell = nobody) -> ClientUpdate:
+        """One client's local training; `tell` hears of its steps."""
         self._packed = None
         *params, knowledge = self._store.get([*work.params, work.knowledge])
         job = replace(work.job, params=_merge(params), knowledge=knowledge)
@@ -67,7 +71,20 @@ class Worker:
         )
         algorithm = self._algorithm
         lora = algorithm.aggregation.lora
-        return run_client(job, batches, self._bank, algorithm.method, train, self._setting, algorithm.local, lora)
+        bank, method, local = self._bank, algorithm.method, algorithm.local
+        under_way = self._under_way(job, tell)
+        return run_client(job, batches, bank, method, train, self._setting, local, lora, under_way)
+
+    def _under_way(self, job: ClientJob, tell: Tell) -> UnderWay:
+        folder, client = self._folder, job.client.index
+        if folder is None:
+            return UnderWay(tell)
+        return UnderWay(
+            tell,
+            keep=lambda state: folder.keep_update(client, state),
+            kept=folder.kept_update(*job.key),
+            keep_s=self._config.runtime.save_update_s,
+        )
 
     def answer(self, work: AnswerWork) -> list[Answer]:
         """Greedy answers, in the order of the shard."""

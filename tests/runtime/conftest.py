@@ -55,7 +55,7 @@ def cluster() -> Iterator[None]:
     """A cluster of this process's own, on two CPUs; its processes find the modules beside the tests."""
     import ray
 
-    from fcit_ray.runtime.launch import start_ray
+    from fcit_ray.runtime.cluster import start_ray
 
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     start_ray(num_cpus=2, address="local")

@@ -32,7 +32,7 @@ def run(
 
     def serve(rank: int) -> None:
         try:
-            worker = Worker(config, DirectStore())
+            worker = Worker(config, DirectStore(), folder)
             if driver.join(rank, worker.attention, worker.frozen):
                 driver.begin(worker.initial_params())
             while not isinstance(lease := driver.next(rank, 0.1), Over):

@@ -1,7 +1,9 @@
 """The driver with plain workers in threads, no Ray: a whole run, its folder, and resuming it anywhere."""
 
 import json
+import re
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,16 @@ from conftest import Configure
 from in_process import Lost, run
 
 from fcit_ray.data.shards import LocalShards
-from fcit_ray.errors import RunFailed
+from fcit_ray.display import Status, describe
+from fcit_ray.errors import RunFailed, RunFolderError
 from fcit_ray.experiment import open_experiment
 from fcit_ray.federation import simulate
 from fcit_ray.params import params_sha256
 from fcit_ray.privacy import epsilon
 from fcit_ray.run_folder import RunFolder
 from fcit_ray.runtime.data import sample_encoder
-from fcit_ray.runtime.messages import AnswerWork, DirectStore, TrainWork
+from fcit_ray.runtime.driver import Driver
+from fcit_ray.runtime.messages import AnswerWork, DirectStore, Over, TrainWork
 from fcit_ray.runtime.worker import Worker
 
 
@@ -190,6 +194,112 @@ def test_centralised_is_one_client_with_all_the_data(configure: Configure, tmp_p
     [client] = RunFolder(tmp_path / "run").records()[0]["clients"]
     assert client["num_examples"] == 48
     assert client["steps"] == 12  # ceil(1 epoch * 1 round * 2 of 3 clients) = 1 pass, batches of 4
+
+
+@pytest.mark.parametrize("step", [1, 11])
+def test_a_centralised_run_goes_on_within_its_one_round(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """Killed after a step of twelve: before the first checkpoint there is."""
+    config = configure(
+        regime="centralised", method={"name": "finetune"}, benchmark={"num_rounds": 1}, runtime={"save_update_s": 0.0}
+    )
+    whole = run(config, tmp_path / "whole")
+    assert not RunFolder(tmp_path / "whole").updates(), "what a checkpoint holds is not kept twice"
+    path = tmp_path / "run"
+    keep = RunFolder.keep_update
+
+    def keep_and_die(folder: RunFolder, client: int, state: Any) -> None:
+        keep(folder, client, state)
+        if len(state.knowledge["losses"]) == step:
+            raise KeyError("killed")  # within a worker: the run ends, the folder stays
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "keep_update", keep_and_die)
+        with pytest.raises(RunFailed):
+            run(config, path)
+    with pytest.raises(RunFolderError, match="unfinished run; give --resume"):
+        RunFolder.open(path, config, resume=False, overwrite=False)
+    kept: list[int] = []
+
+    def keep_and_count(folder: RunFolder, client: int, state: Any) -> None:
+        kept.append(len(state.knowledge["losses"]))
+        keep(folder, client, state)
+
+    monkeypatch.setattr(RunFolder, "keep_update", keep_and_count)
+    results = run(config, path, resume=True)
+    assert kept == list(range(step + 1, 12)), "steps before it were not taken again, the last is not kept"
+    assert results["adapters_sha256"] == whole["adapters_sha256"]
+    assert timeless(RunFolder(path).records()) == timeless(RunFolder(tmp_path / "whole").records())
+
+
+def test_every_stage_and_every_score_is_a_line(configure: Configure, tmp_path: Path) -> None:
+    """Whoever asks four times a second must not miss what passes between."""
+    config = configure(benchmark={"num_rounds": 1, "transfer": ["DVQA"]})
+    experiment = open_experiment(config)
+    folder = RunFolder.open(tmp_path / "run", config, resume=False, overwrite=False)
+    shards = LocalShards(experiment.stream, experiment.tests, sample_encoder(experiment))
+    driver = Driver(experiment, folder, shards, DirectStore())
+    worker = Worker(config, DirectStore())
+
+    def serve() -> None:
+        driver.begin(worker.initial_params())
+        while not isinstance(lease := driver.next(0, 0.1), Over):
+            if lease is not None:
+                driver.submit(lease.token, worker.perform(lease.work))
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    driver.run()
+    thread.join(timeout=60)
+    lines = [line.text for line in driver.status().lines]
+    assert [re.split(r"  (loss|[\d.]+ \w+ left)", line)[0] for line in lines if "  scores " not in line] == [
+        "small  preparing",
+        "small  training  stage 1/2  ArxivQA  round 1/1",
+        "small  evaluating  stage 1/2",
+        "small  training  stage 2/2  IconQA  round 1/1",
+        "small  evaluating  stage 2/2",
+        "small  done",
+    ]
+    scores = folder.records()[-1]["scores"]
+    mean = sum(scores.values()) / 2
+    [first, second] = [line for line in driver.status().lines if line.lasting]
+    assert first.text.startswith("small  scores after stage 1/2: ArxivQA ")
+    assert second.text == (
+        f"small  scores after stage 2/2: ArxivQA {scores['ArxivQA']:.1f}, IconQA {scores['IconQA']:.1f}; "
+        f"mean {mean:.1f}; unseen: DVQA {folder.records()[-1]['transfer']['DVQA']:.1f}"
+    )
+
+
+def test_zero_shot_shows_how_many_records_are_answered_and_how_long_it_takes(
+    configure: Configure, tmp_path: Path
+) -> None:
+    """It has no stage, and nothing earlier to estimate from."""
+    seen: list[Status] = []
+    config = configure(regime="zero_shot", method={"name": "finetune"})
+    experiment = open_experiment(config)
+    folder = RunFolder.open(tmp_path / "run", config, resume=False, overwrite=False)
+    shards = LocalShards(experiment.stream, experiment.tests, sample_encoder(experiment))
+    driver = Driver(experiment, folder, shards, DirectStore())
+    worker = Worker(config, DirectStore())
+
+    def serve() -> None:
+        driver.begin(worker.initial_params())
+        while not isinstance(lease := driver.next(0, 0.1), Over):
+            if lease is not None:
+                result = worker.perform(lease.work)
+                driver.submit(lease.token, result)
+                seen.append(driver.status())
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    driver.run()
+    thread.join(timeout=60)
+    # Two datasets of six questions in batches of four.
+    assert [(status.done, status.total) for status in seen] == [(4, 12), (8, 12), (10, 12), (12, 12)]
+    assert all(status.stage == -1 and "zero-shot" in describe(status) for status in seen)
+    assert all(status.seconds_left is not None for status in seen)
+    assert any(line.text.startswith("small  scores zero-shot: ArxivQA ") for line in driver.status().lines)
 
 
 def test_in_a_heterogeneous_schedule_clients_of_one_stage_learn_different_tasks(

@@ -24,13 +24,13 @@ class Clock:
 class Running:
     """`WorkQueue.run` in a thread of its own."""
 
-    def __init__(self, queue: WorkQueue, works: Sequence[Any], sizes: Sequence[float]):
+    def __init__(self, queue: WorkQueue, works: Sequence[Any], sizes: Sequence[float], admit: Any = None):
         self.results: list[Any] | None = None
         self.error: BaseException | None = None
 
         def target() -> None:
             try:
-                self.results = queue.run(works, sizes)
+                self.results = queue.run(works, sizes, admit)
             except BaseException as error:
                 self.error = error
 
@@ -181,9 +181,9 @@ def test_nothing_to_do_is_an_empty_answer(queue: WorkQueue) -> None:
 
 def test_progress_counts_what_is_done(queue: WorkQueue) -> None:
     running = Running(queue, ["a", "b"], [1, 1])
-    assert queue.progress() == (0, 2)
+    assert (queue.progress().pieces, queue.progress().num_pieces) == (0, 2)
     queue.submit(take(queue, 0).token, "A")
-    assert queue.progress() == (1, 2)
+    assert (queue.progress().pieces, queue.progress().num_pieces) == (1, 2)
     queue.submit(take(queue, 0).token, "B")
     running.join()
 
@@ -216,3 +216,49 @@ def test_many_unreliable_workers_do_all_the_work_once() -> None:
     running.join()
     stop.set()
     assert running.results == works
+
+
+def test_progress_counts_the_part_of_what_is_in_hand(queue: WorkQueue) -> None:
+    running = Running(queue, ["a", "b"], [6, 2])
+    first, second = take(queue, 0), take(queue, 1)
+    queue.tell(first.token, 3, 4)
+    queue.submit(second.token, "B")
+    progress = queue.progress()
+    # Three quarters of one and all of the other; two of eight in size.
+    assert (progress.pieces, progress.num_pieces, progress.size, progress.total_size) == (1.75, 2, 2, 8)
+    assert progress.part == (0, 0), "of one alone"
+    queue.submit(first.token, "A")
+    running.join()
+    alone = Running(queue, ["c"], [1])
+    lease = take(queue, 0)
+    queue.tell(first.token, 1, 4)  # of a batch that is closed
+    queue.tell(lease.token, 2, 5)
+    assert queue.progress().part == (2, 5)
+    queue.submit(lease.token, "C")
+    alone.join()
+
+
+def test_a_worker_that_tells_of_its_steps_keeps_its_lease(queue: WorkQueue, clock: Clock) -> None:
+    """A centralised run is one piece of work, and longer than any lease."""
+    Running(queue, ["a"], [1])
+    lease = take(queue, 0)
+    clock.now = 99.0
+    queue.tell(lease.token, 1, 2)
+    clock.now = 198.0
+    assert queue.next(1, 0.0) is None
+    clock.now = 199.0
+    assert queue.next(1, 0.0) is not None
+
+
+def test_a_result_that_is_not_admitted_ends_the_run(queue: WorkQueue) -> None:
+    def admit(work: str, result: str) -> None:
+        if result != work.upper():
+            raise RunFailed(f"{result} for {work}", "details")
+
+    works = ["a", "b"]
+    running = Running(queue, works, [2, 1], admit)
+    assert queue.submit(take(queue, 0).token, "A")
+    assert not queue.submit(take(queue, 1).token, "x")
+    running.join()
+    assert isinstance(running.error, RunFailed)
+    assert (str(running.error), running.error.details) == ("x for b", "details")

@@ -1,0 +1,254 @@
+"""Joining or starting a Ray cluster, quietly, and knowing when it is gone.
+
+What of Ray is private here is asked for by name and done without where it is not there: a minor release may move it.
+"""
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import ray
+
+from fcit_ray.errors import ClusterLost, RunFailed
+from fcit_ray.runtime.data import quiet
+from fcit_ray.runtime.store import share_tensors
+
+_HEALTH_CHECK_S = "0.5"  # between Ray Train's looks at its workers: how soon a death is known
+_PROBE_S = 3.0
+_LOST_S = 15.0
+"""After which a head that does not answer is given up; Ray itself would end this process after a minute, unasked."""
+
+# The longest name that Ray gives a socket below its folder, and what an address of one may have.
+_SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+_MOST_SOCKET = 107
+
+_TOKEN = (
+    "it asks for a token: set RAY_AUTH_MODE=token, and put the token that the cluster was started with into "
+    "~/.ray/auth_token, or its file's path into RAY_AUTH_TOKEN_PATH, or itself into RAY_AUTH_TOKEN"
+)
+
+
+def start_ray(log_file: Path | None = None, *, num_cpus: int | None = None, address: str | None = None) -> None:
+    """Join the cluster that `RAY_ADDRESS` names or `ray start` began, or start one on this machine; quietly.
+
+    Args:
+        log_file: where Ray's Python loggers write instead of the terminal; its other logs lie in its session folder,
+            which is noted there.
+        num_cpus: CPUs of a cluster started here; all of the machine's by default.
+        address: `local` starts a cluster of this process's own whatever else is running.
+
+    Raises:
+        RunFailed: the cluster that the environment names does not answer or let us in, or none can be started.
+    """
+    # Not address="auto": that joins whatever cluster runs on this machine, a stranger's private one too.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", _HEALTH_CHECK_S)
+    if log_file is not None:
+        redirect_logs(log_file)
+    if not ray.is_initialized():
+        named, by = (address, "address") if address else _named_cluster()
+        if named and named != "local":
+            _check_answers(named, by)
+        else:
+            _check_sockets()
+        _init(address, num_cpus, named if named != "local" else None, by)
+    if threading.current_thread() is threading.main_thread():
+        # `ray job stop` terminates: as Ctrl-C does, not with the stack of Ray's own handler.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    share_tensors()
+    quiet()
+    if log_file is not None:
+        redirect_logs(log_file)  # Once more: ray.init has given its loggers handlers of their own.
+        logging.getLogger("ray").info("Ray's session folder, where every process has its log: %s", _session_folder())
+
+
+def _init(address: str | None, num_cpus: int | None, named: str | None, by: str) -> None:
+    calm: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "include_dashboard": False}
+    try:
+        try:
+            ray.init(address, num_cpus=num_cpus, **calm)
+        except ValueError:  # A cluster is there, and has its CPUs already.
+            ray.init(address, **calm)
+    except Exception as error:  # of many types, and other ones in other releases
+        said = " ".join(str(error).split()) or repr(error)
+        if named is None:
+            raise RunFailed(
+                f"no Ray cluster could be started here, in {_temp_folder()} (RAY_TMPDIR names another place): {said}"
+            ) from error
+        if "Auth" in type(error).__name__ or "token" in said.lower() or "unauthenticated" in said.lower():
+            raise RunFailed(
+                f"the Ray cluster at {named} ({by}) does not let us in; {_TOKEN}. Ray says: {said}"
+            ) from error
+        raise RunFailed(
+            f"something answers at {named} ({by}), but could not be joined as a Ray cluster: {said}. It must be a Ray "
+            f"{ray.__version__}; if {_TOKEN}"
+        ) from error
+
+
+def _named_cluster() -> tuple[str | None, str]:
+    """Which cluster Ray would join, and who says so; none: it starts one."""
+    if address := os.environ.get("RAY_ADDRESS"):
+        return (None if address == "auto" else address), "RAY_ADDRESS"
+    note = Path(_temp_folder()) / "ray" / "ray_current_cluster"
+    try:
+        return note.read_text().strip() or None, f"{note}, which `ray start` leaves and `ray stop` removes"
+    except OSError:
+        return None, ""
+
+
+def _temp_folder() -> str:
+    return os.environ.get("RAY_TMPDIR") or "/tmp"
+
+
+def _check_sockets() -> None:
+    """Ray's own complaint about a socket's address does not say which variable it follows from.
+
+    Raises:
+        RunFailed: its folder's path is too long.
+    """
+    folder = _temp_folder()
+    if len(os.fsencode(folder + _SOCKET)) > _MOST_SOCKET:
+        raise RunFailed(
+            f"no Ray cluster could be started here: {folder} is too long a path for Ray's sockets; set RAY_TMPDIR to a "
+            f"folder of at most {_MOST_SOCKET - len(_SOCKET)} letters, such as /tmp"
+        )
+
+
+def _check_answers(address: str, by: str) -> None:
+    """A dead address: Ray would try it for more than a minute.
+
+    Raises:
+        RunFailed: nobody answers there.
+    """
+    place = host_and_port(address)
+    if place is None:
+        raise RunFailed(f"{address!r} ({by}) is no address of a Ray cluster; expected host:port, such as 10.0.0.1:6379")
+    if reason := silence(place):
+        raise RunFailed(
+            f"no Ray cluster answers at {address} ({by}): {reason}; start it, set RAY_ADDRESS to another one, or "
+            "remove what names it, and one is started here"
+        )
+
+
+def host_and_port(address: str) -> tuple[str, int] | None:
+    """Of `host:port`, with or without a scheme, the host perhaps in brackets; None if it is something else."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if not colon or not host or not port.isdigit() or int(port) > 65535:
+        return None
+    return host.strip("[]"), int(port)
+
+
+def silence(place: tuple[str, int]) -> str:
+    """Why nobody can be reached at a host and port; empty if somebody can."""
+    try:
+        with socket.create_connection(place, timeout=_PROBE_S):
+            return ""
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+class HeadWatch:
+    """Looks every few seconds, in a thread of its own, whether the cluster's head still answers; a context manager."""
+
+    def __init__(self, address: str, lost_s: float = _LOST_S, every_s: float = 2.0):
+        self._address, self._lost_s, self._every_s = address, lost_s, every_s
+        self._over = threading.Event()
+        self._silent_since: float | None = None
+
+    def __enter__(self) -> Self:
+        place = host_and_port(self._address)
+        if place is not None:
+            threading.Thread(target=self._look, args=(place,), daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+
+    def check(self) -> None:
+        """Raise `ClusterLost` if it has not answered for a while."""
+        silent_since = self._silent_since
+        if silent_since is not None and time.monotonic() - silent_since >= self._lost_s:
+            raise self._lost()
+
+    def check_now(self) -> None:
+        """Raise `ClusterLost` if it does not answer at this moment: something else has been lost already."""
+        place = host_and_port(self._address)
+        if place is not None and silence(place):
+            raise self._lost()
+
+    def _lost(self) -> ClusterLost:
+        return ClusterLost(
+            f"the Ray cluster's head at {self._address} does not answer any more (stopped, or its machine lost); the "
+            "finished rounds are kept: once a cluster is there, --resume goes on from the last checkpoint"
+        )
+
+    def _look(self, place: tuple[str, int]) -> None:
+        while not self._over.wait(self._every_s):
+            if not silence(place):
+                self._silent_since = None
+            elif self._silent_since is None:
+                self._silent_since = time.monotonic()
+
+
+def watch_head() -> HeadWatch:
+    """A watch of the cluster that this process is connected to."""
+    return HeadWatch(str(ray.get_runtime_context().gcs_address))
+
+
+class _LogFile(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """A full disk is told once, by what fails for it, not by a traceback for every line of the log."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
+def redirect_logs(log_file: Path) -> None:
+    """Send the words of Ray's Python loggers in this process, and Python's warnings, to a file."""
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    handler = _LogFile(log_file)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.captureWarnings(True)
+    # Deaths of processes, which Ray prints in the terminal even where it is told to keep its logs to itself.
+    if (worker := inside_ray("worker")) is not None:
+        worker.print_to_stdstream = _log_lines
+    for name in ("ray", "ray.train", "ray.tune", "ray.data", "py.warnings"):
+        logger = logging.getLogger(name)
+        for old in list(logger.handlers):
+            logger.removeHandler(old)
+            old.close()
+        logger.addHandler(handler)
+        logger.propagate = False
+        logger.setLevel(logging.INFO)
+
+
+def _log_lines(data: Any, *_: Any, **__: Any) -> None:
+    lines = data.get("lines", data) if isinstance(data, dict) else data
+    logging.getLogger("ray").error("%s", "\n".join(map(str, lines)) if isinstance(lines, list) else lines)
+
+
+def may_grow() -> bool:
+    """Whether an autoscaler may bring nodes that nobody has seen yet; false where Ray does not say."""
+    most = getattr(inside_ray("state", "state"), "get_max_resources_from_cluster_config", None)
+    return bool(most()) if callable(most) else False
+
+
+def _session_folder() -> str:
+    folder = getattr(inside_ray("worker", "_global_node"), "get_session_dir_path", None)
+    return str(folder()) if callable(folder) else f"below {_temp_folder()}/ray"
+
+
+def inside_ray(*names: str) -> Any:
+    """Something of `ray._private`; None if this release has it elsewhere."""
+    found = getattr(ray, "_private", None)
+    for name in names:
+        found = getattr(found, name, None)
+    return found
