@@ -96,16 +96,18 @@ class RunFolder:
             folder._check_ours()  # before anything of ours is put there
             folder.path.mkdir(parents=True, exist_ok=True)
             try:
-                run_lock.acquire(folder.path / _LOCK)
+                taken = run_lock.acquire(folder.path / _LOCK)
             except run_lock.Locked as holder:
                 raise RunFolderError(
                     f"{folder.path}: another process works in it ({holder}); wait for it, end it, or give another "
                     "folder (--out)"
                 ) from None
             try:
-                folder._begin(config, resume, overwrite)
+                with folder.writing():  # no driver of a session that was killed writes any more
+                    folder._begin(config, resume, overwrite)
             except BaseException:
-                folder.release()
+                if taken:
+                    folder.release()
                 raise
         return folder
 
@@ -142,19 +144,20 @@ class RunFolder:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """For the process that writes, which is not the one that opened the folder.
+        """For the process that writes, which is not the one that opened the folder (but for a moment, to begin).
 
         Raises:
             RunFolderError: another one still does. One whose run was killed is waited for.
         """
         try:
-            run_lock.acquire(self.path / _WRITER_LOCK, _WRITER_WAIT_S)
+            taken = run_lock.acquire(self.path / _WRITER_LOCK, _WRITER_WAIT_S)
         except run_lock.Locked as holder:
             raise RunFolderError(f"{self.path}: the driver of an earlier session still writes ({holder})") from None
         try:
             yield
         finally:
-            run_lock.release(self.path / _WRITER_LOCK)
+            if taken:
+                run_lock.release(self.path / _WRITER_LOCK)
 
     @property
     def finished(self) -> bool:
@@ -488,7 +491,7 @@ class RunFolder:
         for child in self.path.iterdir():
             if child.is_dir() and not child.is_symlink():
                 shutil.rmtree(child)
-            elif child not in (self.environment_file, self.path / _LOCK):  # another process could lock a new one
+            elif child.name not in (self.environment_file.name, _LOCK, _WRITER_LOCK):  # new ones could be locked twice
                 child.unlink()
         self.environment_file.unlink(missing_ok=True)
 

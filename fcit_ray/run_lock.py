@@ -27,12 +27,15 @@ class Locked(Exception):
     """Somebody else holds the lock; the message says who."""
 
 
-def acquire(file: Path, wait_s: float = 0.0) -> None:
+def acquire(file: Path, wait_s: float = 0.0) -> bool:
     """Take the lock until `release` or the end of this process; taken by it already, it stays so.
 
     Args:
         file: created if absent; its folder must exist.
         wait_s: how long to wait for the holder to go.
+
+    Returns:
+        Whether it was taken just now.
 
     Raises:
         Locked: another process has it.
@@ -40,7 +43,7 @@ def acquire(file: Path, wait_s: float = 0.0) -> None:
     """
     key = str(file.resolve())
     if key in _held:
-        return
+        return False
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         _lock(descriptor, file, wait_s)
@@ -50,6 +53,7 @@ def acquire(file: Path, wait_s: float = 0.0) -> None:
         os.close(descriptor)
         raise
     _held[key] = descriptor
+    return True
 
 
 def release(file: Path) -> None:

@@ -94,5 +94,9 @@ def _labels(label: str, identities: Mapping[str, Mapping[str, Any]]) -> dict[str
 
 
 def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
+    if isinstance(value, list) and all(isinstance(item, dict) and "name" in item for item in value):
+        value = [item["name"] for item in value]  # tasks
+    text = (
+        value if isinstance(value, str) else ",".join(map(str, value)) if isinstance(value, list) else json.dumps(value)
+    )
     return text if len(text) <= 30 else f"{text[:29]}…"

@@ -61,7 +61,7 @@ def main() -> None:
         failures: list[str] = []
         majority = majority_results(next(iter(configs.values())))
         if not all(folder.finished for folder in folders.values()):
-            start_ray(args.out / "ray.log")
+            start_ray(args.out / "logs" / "ray.log")
         for name, config in configs.items():
             try:
                 with Display() as display:

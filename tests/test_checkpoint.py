@@ -271,3 +271,17 @@ def test_a_full_disk_is_an_error_of_the_disk_not_of_the_tensors(
     with pytest.raises(OSError, match="No space left") as caught:
         checkpoint.save(make_state(), tmp_path / "c")
     assert caught.value.errno == errno.ENOSPC
+
+
+def test_a_checkpoint_of_an_older_format_says_what_to_do(tmp_path: Path) -> None:
+    """Format 2 vouched for nothing beside itself."""
+    folder = tmp_path / "c"
+    checkpoint.save(make_state(), folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    old = {"format": manifest["format"], "version": 2, "files": manifest["files"]}
+    (folder / "manifest.json").write_text(json.dumps(old, indent=1) + "\n")
+    for read in (checkpoint.load, checkpoint.beside):
+        with pytest.raises(
+            CheckpointError, match=r"format version 2, .* the release .* that wrote it, or .*--overwrite"
+        ):
+            read(folder)

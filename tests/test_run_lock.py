@@ -67,13 +67,15 @@ def test_the_writers_lock_waits_for_a_driver_that_is_about_to_die(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = begin(tmp_path / "run")
-    with folder.writing():
-        pass
     blocker = (folder.path / ".writer.lock").open("r+")
     fcntl.flock(blocker, fcntl.LOCK_EX)
     monkeypatch.setattr("fcit_ray.run_folder._WRITER_WAIT_S", 0.0)
     with pytest.raises(RunFolderError, match="the driver of an earlier session still writes"), folder.writing():
         pass
+    # What it would still write must not come into a folder that was just emptied, nor be taken for the new run's.
+    with pytest.raises(RunFolderError, match="the driver of an earlier session still writes"):
+        RunFolder.open(folder.path, make_config(), resume=False, overwrite=True)
+    assert len(folder.records()) == 1
     monkeypatch.setattr("fcit_ray.run_folder._WRITER_WAIT_S", 30.0)
     threading.Timer(0.3, blocker.close).start()
     with folder.writing():

@@ -54,6 +54,11 @@ def test_many_differences_are_counted() -> None:
     assert len(set(labels(run(0), other, third))) == 3, "rows that look alike would be merged"
 
 
+def test_tasks_are_told_by_their_names() -> None:
+    other = run(1, benchmark={"tasks": ["IconQA", "DVQA"]})
+    assert labels(run(0), other) == [("DISCO (benchmark.tasks=ArxivQA)", 0), ("DISCO (benchmark.tasks=IconQA,DVQA)", 1)]
+
+
 def test_other_names_are_other_rows_as_ever() -> None:
     assert labels(run(0), run(0, name="Mine"), run(1, name="Mine")) == [("DISCO", 0), ("Mine", 0), ("Mine", 1)]
 
@@ -74,5 +79,5 @@ def test_runs_of_releases_that_kept_no_configuration_are_told_apart_by_what_they
         return {key: value for key, value in run(seed).items() if key != "config"} | {"tasks": list(tasks)}
 
     assert labels(old(0, "a"), old(1, "a")) == [("DISCO", 0), ("DISCO", 1)]
-    assert labels(old(0, "a"), old(1, "b")) == [('DISCO (tasks=["a"])', 0), ('DISCO (tasks=["b"])', 1)]
+    assert labels(old(0, "a"), old(1, "b")) == [("DISCO (tasks=a)", 0), ("DISCO (tasks=b)", 1)]
     assert labels(old(0, "a"), run(1)) == [("DISCO (configuration unknown)", 0), ("DISCO", 1)]

@@ -129,7 +129,8 @@ def _launch(
     if experiment.stream.tasks:  # zero-shot has no clients
         counts = partition_counts(config, experiment.stream)
         folder.write_partition(counts)
-        plot_counts(counts, folder.partition_picture)
+        with folder.using():
+            plot_counts(counts, folder.partition_picture)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     driver: Any = (
         ray.remote(_RayDriver)
