@@ -14,9 +14,9 @@ import statistics
 import torch
 from rich.table import Table
 
-from fcit_ray.cli import console
+from fcit_ray.cli.common import console
+from fcit_ray.federated.robust import ClippedMean, Krum, Mean, Median, MultiKrum, Rule, TrimmedMean
 from fcit_ray.params import Params, norm, weighted_mean
-from fcit_ray.robust import ClippedMean, Krum, Mean, Median, MultiKrum, Rule, TrimmedMean
 
 CLIENTS, ENTRIES, SPREAD = 5, 1000, 0.5
 RULES: tuple[Rule, ...] = (Mean(), Median(), TrimmedMean(), Krum(), MultiKrum(), ClippedMean())

@@ -40,15 +40,15 @@ from transformers import (
     TrainingArguments,
 )
 
-from fcit_ray.cli import console
-from fcit_ray.client import run_client
-from fcit_ray.config import Model, Train
-from fcit_ray.durable import write_text
-from fcit_ray.memory import Load, memory, read_shapes
+from fcit_ray.cli.common import console
+from fcit_ray.config.schema import Model, Train
+from fcit_ray.federated.client import run_client
 from fcit_ray.methods.disco import Disco
-from fcit_ray.models.adapters import AdapterBank, recompute_layers
 from fcit_ray.models.attention import choose_attention
-from fcit_ray.speed import step_flops
+from fcit_ray.models.bank import AdapterBank, recompute_layers
+from fcit_ray.planning.memory import Load, memory, read_shapes
+from fcit_ray.planning.speed import step_flops
+from fcit_ray.storage.durable import write_text
 from fcit_ray.types import Assignment, Client, ClientJob, Setting
 
 IMAGE, FIRST_WORD = 3, 5

@@ -27,13 +27,13 @@ import ray.train
 import torch
 from rich.table import Table
 
-from fcit_ray.cli import console
-from fcit_ray.config import Config, parse_config
+from fcit_ray.cli.common import console
+from fcit_ray.config.schema import Config, parse_config
+from fcit_ray.data.loading.shards import LocalShard
 from fcit_ray.data.miniature import write_miniature
-from fcit_ray.data.shards import LocalShard
-from fcit_ray.experiment import open_experiment
+from fcit_ray.experiment.opening import open_experiment
 from fcit_ray.params import add, weighted_mean
-from fcit_ray.run_folder import RunFolder
+from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.cluster import start_ray
 from fcit_ray.runtime.driver import Driver
 from fcit_ray.runtime.launch import run_workers

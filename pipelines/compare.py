@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fcit_ray.cli import console, exit_on_error, split_overrides, tell, usable_folder, write_out
+from fcit_ray.cli.common import console, exit_on_error, split_overrides, tell, usable_folder, write_out
 
 METHODS = Path(__file__).resolve().parent.parent / "configs" / "methods"
 
@@ -31,8 +31,8 @@ def main() -> None:
     parser.add_argument("--overwrite", action="store_true", help="delete the runs there and start anew")
     args = parser.parse_intermixed_args()
     with exit_on_error():
-        from fcit_ray.config import load_config
-        from fcit_ray.file_names import file_name
+        from fcit_ray.config.schema import load_config
+        from fcit_ray.storage.file_names import file_name
 
         files, overrides = split_overrides(args.config)
         paths = {
@@ -40,14 +40,14 @@ def main() -> None:
             for name in args.methods
         }
         configs = {name: load_config([*files, path], overrides) for name, path in paths.items()}
-        from fcit_ray.diagnostics import diagnostics_markdown, diagnostics_table
-        from fcit_ray.display import Display
+        from fcit_ray.cli.display import Display
         from fcit_ray.errors import ClusterLost, RunFailed
-        from fcit_ray.experiment import open_experiment
-        from fcit_ray.plots import plot_comparison, plot_curves
-        from fcit_ray.reference import majority_results
-        from fcit_ray.report import comparison_table, markdown_table, matrix_from_results, row_from_results
-        from fcit_ray.run_folder import RunFolder
+        from fcit_ray.experiment.opening import open_experiment
+        from fcit_ray.results.diagnostics import diagnostics_markdown, diagnostics_table
+        from fcit_ray.results.majority import majority_results
+        from fcit_ray.results.plots import plot_comparison, plot_curves
+        from fcit_ray.results.run_folder import RunFolder
+        from fcit_ray.results.tables import comparison_table, markdown_table, matrix_from_results, row_from_results
         from fcit_ray.runtime.cluster import start_ray
         from fcit_ray.runtime.launch import launch
 

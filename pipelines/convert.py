@@ -8,7 +8,7 @@ python pipelines/convert.py llava-v1.5-7b models/llava-1.5-7b-hf --clip clip-vit
 import argparse
 from pathlib import Path
 
-from fcit_ray.cli import console, exit_on_error
+from fcit_ray.cli.common import console, exit_on_error
 
 
 def main() -> None:
@@ -24,8 +24,8 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="write nothing: compare OUT with SOURCE bit by bit")
     args = parser.parse_args()
     with exit_on_error("nothing that looks finished was left; start it again"):
-        from fcit_ray.models.convert import check, convert
-        from fcit_ray.models.llava_format import make_plan
+        from fcit_ray.models.conversion.convert import check, convert
+        from fcit_ray.models.conversion.llava_format import make_plan
 
         plan = make_plan(args.source, args.clip)
         if not args.check:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from fcit_ray.cli import console, exit_on_error, split_overrides
+from fcit_ray.cli.common import console, exit_on_error, split_overrides
 from fcit_ray.errors import UserError
 
 # Each command imports what it needs by itself: `check` starts processes, which import this file again.
@@ -62,8 +62,8 @@ def add_partition(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def run_partition(args: argparse.Namespace) -> int:
-    from fcit_ray.config import load_config
-    from fcit_ray.data.partition_writing import write_partition
+    from fcit_ray.config.schema import load_config
+    from fcit_ray.data.partition.writing import write_partition
 
     with exit_on_error("start it again to complete it"):
         manifest = write_partition(load_config(*split_overrides(args.config)), args.out)
@@ -103,8 +103,8 @@ def add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 
 def run_check(args: argparse.Namespace) -> int:
-    from fcit_ray.data.check import TokenLimit, check_root, emptied, report_file, set_aside, usable_cpus
-    from fcit_ray.data.check_table import report_lines
+    from fcit_ray.data.checking.check import TokenLimit, check_root, emptied, report_file, set_aside, usable_cpus
+    from fcit_ray.data.checking.check_table import report_lines
 
     with exit_on_error("nothing was written"):
         if (args.model is None) != (args.max_length is None):
@@ -163,7 +163,7 @@ def add_parquet(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 
 def run_parquet(args: argparse.Namespace) -> int:
-    from fcit_ray.data.parquet_write import write_parquet
+    from fcit_ray.data.parquet.writing import write_parquet
 
     with exit_on_error("start it again to go on"):
         with _bars() as progress:

@@ -7,7 +7,7 @@ python pipelines/report.py runs/*        # the run folders in these folders too,
 import argparse
 from pathlib import Path
 
-from fcit_ray.cli import console, exit_on_error, tell, write_out
+from fcit_ray.cli.common import console, exit_on_error, tell, write_out
 from fcit_ray.errors import UserError
 
 
@@ -17,10 +17,10 @@ def main() -> None:
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there too")
     args = parser.parse_intermixed_args()
     with exit_on_error("the run folders were only read"):
-        from fcit_ray.diagnostics import diagnostics_markdown, diagnostics_table
-        from fcit_ray.report import comparison_table, markdown_table, row_from_results
-        from fcit_ray.run_folder import find_runs
-        from fcit_ray.tell_apart import tell_apart
+        from fcit_ray.results.diagnostics import diagnostics_markdown, diagnostics_table
+        from fcit_ray.results.run_folder import find_runs
+        from fcit_ray.results.tables import comparison_table, markdown_table, row_from_results
+        from fcit_ray.results.tell_apart import tell_apart
 
         found = find_runs(args.runs)
         for path in found.without:

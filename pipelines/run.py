@@ -10,11 +10,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fcit_ray.cli import console, exit_on_error, split_overrides, tell
+from fcit_ray.cli.common import console, exit_on_error, split_overrides, tell
 
 if TYPE_CHECKING:
-    from fcit_ray.config import Config
-    from fcit_ray.experiment import Experiment
+    from fcit_ray.config.schema import Config
+    from fcit_ray.experiment.opening import Experiment
 
 
 def main() -> None:
@@ -37,20 +37,20 @@ def main() -> None:
     if not args.plan and (args.gpus or args.gpu or args.gpu_memory_gb):
         parser.error("--gpus, --gpu and --gpu-memory-gb go with --plan")
     with exit_on_error():
-        from fcit_ray.config import load_config
+        from fcit_ray.config.schema import load_config
 
         config = load_config(*split_overrides(args.config))
         if args.plan:
             show_plan(config, args.gpus, args.gpu, args.gpu_memory_gb)
             return
-        from fcit_ray.diagnostics import diagnostics_table
-        from fcit_ray.display import Display
-        from fcit_ray.experiment import open_experiment
-        from fcit_ray.file_names import file_name
-        from fcit_ray.report import comparison_table, row_from_results
-        from fcit_ray.run_folder import RunFolder
+        from fcit_ray.cli.display import Display
+        from fcit_ray.experiment.opening import open_experiment
+        from fcit_ray.results.diagnostics import diagnostics_table
+        from fcit_ray.results.run_folder import RunFolder
+        from fcit_ray.results.tables import comparison_table, row_from_results
         from fcit_ray.runtime.cluster import start_ray
         from fcit_ray.runtime.launch import launch
+        from fcit_ray.storage.file_names import file_name
 
         experiment = open_experiment(config)
         if config.runtime.gpu:
@@ -74,12 +74,12 @@ def main() -> None:
 
 def show_plan(config: "Config", gpus: int | None, gpu: str | None, memory_gb: float | None) -> None:
     """Print the plan; a run that cannot fit raises ConfigError behind it."""
-    from fcit_ray.config import ConfigError
+    from fcit_ray.config.schema import ConfigError
     from fcit_ray.errors import DataError
-    from fcit_ray.experiment import open_experiment
-    from fcit_ray.plan_report import check_memory, make_plan, plan_basis, plan_tables
+    from fcit_ray.experiment.opening import open_experiment
+    from fcit_ray.planning.report import check_memory, make_plan, plan_basis, plan_tables
+    from fcit_ray.planning.speed import Device, found_gpu, named_gpu, this_cpu
     from fcit_ray.runtime.data import sample_encoder
-    from fcit_ray.speed import Device, found_gpu, named_gpu, this_cpu
 
     dtype = config.model.dtype
     try:
@@ -109,9 +109,9 @@ def show_plan(config: "Config", gpus: int | None, gpu: str | None, memory_gb: fl
 
 def check_gpu(experiment: "Experiment") -> None:
     """Refuse a run whose workers' GPU, taken to be like this machine's, is too small; say so where there is none."""
-    from fcit_ray.plan_report import check_memory, make_plan
+    from fcit_ray.planning.report import check_memory, make_plan
+    from fcit_ray.planning.speed import found_gpu
     from fcit_ray.runtime.data import sample_encoder
-    from fcit_ray.speed import found_gpu
 
     config = experiment.config
     device = found_gpu(dtype=config.model.dtype)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fcit_ray.cli import console, exit_on_error, tell, usable_folder, write_out
+from fcit_ray.cli.common import console, exit_on_error, tell, usable_folder, write_out
 
 
 def main() -> None:
@@ -23,15 +23,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="run folders go in here (default: runs/sweep-<name of the file>)")
     args = parser.parse_intermixed_args()
     with exit_on_error("start it again to go on: finished trials are kept, others go on from their last checkpoint"):
-        from fcit_ray.sweep import load_sweep
+        from fcit_ray.config.sweep import load_sweep
 
         sweep, trials = load_sweep(args.sweep, args.override)
-        from fcit_ray.diagnostics import diagnostics_markdown, diagnostics_table
-        from fcit_ray.reference import majority_results
-        from fcit_ray.report import comparison_table, markdown_table, row_from_results
+        from fcit_ray.results.diagnostics import diagnostics_markdown, diagnostics_table
+        from fcit_ray.results.majority import majority_results
+        from fcit_ray.results.tables import comparison_table, markdown_table, row_from_results
+        from fcit_ray.results.tell_apart import tell_apart
         from fcit_ray.runtime.cluster import start_ray
         from fcit_ray.runtime.tune import run_sweep
-        from fcit_ray.tell_apart import tell_apart
 
         out = usable_folder(args.out or Path("runs") / f"sweep-{args.sweep.stem}")
         majority = [majority_results(trial.config) for trial in trials[: len(sweep.seeds)]]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fcit_ray.data.catalog import CATALOG
+from fcit_ray.config.catalog import CATALOG
 
 TASK_RELATED = (
     *("ArxivQA", "Flickr30k-cap", "ImageNet-R", "OCRVQA", "IconQA", "CLEVR-Math", "FigureQA"),

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from fcit_ray.config import Config
-from fcit_ray.run_folder import RunFolder
+from fcit_ray.config.schema import Config
+from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.types import ServerState
 
 

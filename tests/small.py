@@ -14,13 +14,13 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from fcit_ray.client import run_client
-from fcit_ray.config import Model, Train
-from fcit_ray.data.collate import Collator
-from fcit_ray.data.samples import Sample
-from fcit_ray.data.shards import LocalShard, training_batches
-from fcit_ray.methods.base import Method
-from fcit_ray.models.adapters import AdapterBank
+from fcit_ray.config.schema import Model, Train
+from fcit_ray.data.loading.collate import Collator
+from fcit_ray.data.loading.samples import Sample
+from fcit_ray.data.loading.shards import LocalShard, training_batches
+from fcit_ray.federated.client import run_client
+from fcit_ray.federated.method import Method
+from fcit_ray.models.bank import AdapterBank
 from fcit_ray.types import Client, ClientJob, ClientUpdate, Params, Setting
 
 PAD, START, END, IMAGE = 0, 1, 2, 4

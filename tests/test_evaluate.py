@@ -4,8 +4,8 @@ import pytest
 import torch
 from small import COLLATOR, END, IMAGE, PAD, random_params, sample, small_bank
 
-from fcit_ray.config import Evaluation
-from fcit_ray.evaluate import answer
+from fcit_ray.config.schema import Evaluation
+from fcit_ray.federated.answering import answer
 from fcit_ray.methods.disco import Disco
 from fcit_ray.methods.finetune import Finetune
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from fcit_ray.local_optim import LOCAL_RULES
+from fcit_ray.federated.local_optim import LOCAL_RULES
+from fcit_ray.federated.privacy import PRIVACY
+from fcit_ray.federated.robust import RULES
+from fcit_ray.federated.server_optim import SERVER_OPTIMIZERS
 from fcit_ray.lora import LORA_RULES
 from fcit_ray.methods import METHODS
-from fcit_ray.privacy import PRIVACY
-from fcit_ray.robust import RULES
-from fcit_ray.server_optim import SERVER_OPTIMIZERS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

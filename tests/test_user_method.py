@@ -7,12 +7,12 @@ import pytest
 import torch
 from small import SmallPopulation, small_bank, small_setting, trainer
 
-from fcit_ray.config import load_config
-from fcit_ray.federation import Federation, simulate
+from fcit_ray.config.schema import load_config
+from fcit_ray.federated.federation import Federation, simulate
+from fcit_ray.federated.server_optim import FedAvg
 from fcit_ray.methods import make_method
 from fcit_ray.methods.disco import Disco
 from fcit_ray.params import params_sha256
-from fcit_ray.server_optim import FedAvg
 
 ROOT = Path(__file__).parent.parent
 HERE = ROOT / "tests" / "user_method"

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from fcit_ray.data.prompt import SYSTEM
+from fcit_ray.models.prompt import SYSTEM
 
 SPACE = "\u2581"
 UNK, BOS, EOS = 0, 1, 2

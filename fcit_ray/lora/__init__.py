@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fcit_ray.lora.base import FactorAverage, LoraRule
-from fcit_ray.lora.fedex import FedEx
-from fcit_ray.lora.fedsa import FedSA
-from fcit_ray.lora.ffa import FFA
-from fcit_ray.lora.flora import FLoRA
-from fcit_ray.lora.hlora import HLoRA
-from fcit_ray.lora.zero_pad import ZeroPad
-from fcit_ray.registry import build
+from fcit_ray.config.component import build
+from fcit_ray.federated.lora.base import FactorAverage, LoraRule
+from fcit_ray.federated.lora.fedex import FedEx
+from fcit_ray.federated.lora.fedsa import FedSA
+from fcit_ray.federated.lora.ffa import FFA
+from fcit_ray.federated.lora.flora import FLoRA
+from fcit_ray.federated.lora.hlora import HLoRA
+from fcit_ray.federated.lora.zero_pad import ZeroPad
 
 LORA_RULES: dict[str, type[LoraRule]] = {
     "factors": FactorAverage,

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fcit_ray.methods.base import Method
+    from fcit_ray.federated.method import Method
 
 
 class _Methods(Mapping[str, "type[Method]"]):
@@ -44,7 +44,7 @@ METHODS = _Methods(
 
 def make_method(values: Mapping[str, Any]) -> "Method":
     """The method of a configuration's `method` section; `ConfigError` says which key is wrong."""
-    from fcit_ray.methods.base import Method
-    from fcit_ray.registry import build
+    from fcit_ray.config.component import build
+    from fcit_ray.federated.method import Method
 
     return build("method", Method, METHODS, values)

@@ -34,7 +34,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fcit_ray.methods.base import Method
+from fcit_ray.federated.method import Method
 from fcit_ray.methods.similarity import cosines, softmax_weights
 from fcit_ray.types import Assignment, Client, ClientUpdate, Params, Setting, Tree
 

@@ -36,8 +36,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fcit_ray.client import LocalRun
-from fcit_ray.methods.base import Method
+from fcit_ray.federated.client import LocalRun
+from fcit_ray.federated.method import Method
 from fcit_ray.params import weighted_mean
 from fcit_ray.types import ClientUpdate, Params, Tree
 

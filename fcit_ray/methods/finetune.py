@@ -7,7 +7,7 @@ Deviations from the released code: none known. Each LoRA factor is averaged on i
 
 from dataclasses import dataclass
 
-from fcit_ray.methods.base import Method
+from fcit_ray.federated.method import Method
 
 
 @dataclass(frozen=True, kw_only=True)

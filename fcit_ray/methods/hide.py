@@ -39,7 +39,7 @@ from torch.nn.functional import pad
 
 from fcit_ray.methods.per_stage import MergedPerStage, merge_factors
 from fcit_ray.methods.similarity import cosines, softmax_weights
-from fcit_ray.models.adapters import AdapterBank
+from fcit_ray.models.bank import AdapterBank
 from fcit_ray.models.names import layer_of, lora_factor
 from fcit_ray.types import ClientUpdate, Params, Setting, Tree
 

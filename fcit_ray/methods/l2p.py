@@ -31,14 +31,14 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from fcit_ray.client import LocalRun
+from fcit_ray.federated.client import LocalRun
+from fcit_ray.federated.method import Method
 from fcit_ray.lora import FactorAverage
-from fcit_ray.methods.base import Method
-from fcit_ray.models.adapters import AdapterBank
+from fcit_ray.models.bank import AdapterBank
 from fcit_ray.types import Assignment, Client, Setting, Tree
 
 if TYPE_CHECKING:
-    from fcit_ray.algorithm import Algorithm
+    from fcit_ray.experiment.algorithm import Algorithm
 
 PROMPTS, KEYS = "pool.prompts", "pool.keys"
 

@@ -24,8 +24,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
-from fcit_ray.client import LocalRun
-from fcit_ray.methods.base import Method
+from fcit_ray.federated.client import LocalRun
+from fcit_ray.federated.method import Method
 from fcit_ray.types import Params, Tree
 
 

@@ -34,14 +34,14 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, linear, silu
 
-from fcit_ray.client import LocalRun
+from fcit_ray.federated.client import LocalRun
+from fcit_ray.federated.method import Method
 from fcit_ray.lora import FactorAverage
-from fcit_ray.methods.base import Method
-from fcit_ray.models.adapters import AdapterBank
+from fcit_ray.models.bank import AdapterBank
 from fcit_ray.types import Assignment, Client, Params, Setting, Tree
 
 if TYPE_CHECKING:
-    from fcit_ray.algorithm import Algorithm
+    from fcit_ray.experiment.algorithm import Algorithm
 
 
 @dataclass(frozen=True, kw_only=True)

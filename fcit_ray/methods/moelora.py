@@ -27,12 +27,12 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import linear
 
-from fcit_ray.methods.base import Method
-from fcit_ray.models.adapters import AdapterBank
+from fcit_ray.federated.method import Method
+from fcit_ray.models.bank import AdapterBank
 from fcit_ray.types import Assignment, Client, Setting, Tree
 
 if TYPE_CHECKING:
-    from fcit_ray.algorithm import Algorithm
+    from fcit_ray.experiment.algorithm import Algorithm
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,14 +26,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fcit_ray.client import LocalRun
-from fcit_ray.lora.ranks import UnequalRanks
+from fcit_ray.federated.client import LocalRun
+from fcit_ray.federated.lora.ranks import UnequalRanks
 from fcit_ray.methods.per_stage import AdapterPerStage, of_adapter
 from fcit_ray.models.names import adapter_index, adapter_name, lora_factor
 from fcit_ray.types import Assignment, Client, Tree
 
 if TYPE_CHECKING:
-    from fcit_ray.algorithm import Algorithm
+    from fcit_ray.experiment.algorithm import Algorithm
 
 
 @dataclass(frozen=True, kw_only=True)

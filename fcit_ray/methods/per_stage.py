@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fcit_ray.methods.base import Method
+from fcit_ray.federated.method import Method
 from fcit_ray.models.names import adapter_index, adapter_name, layer_of, lora_factor
 from fcit_ray.types import Assignment, Client, Params, Setting, Tree
 
 if TYPE_CHECKING:
-    from fcit_ray.algorithm import Algorithm
+    from fcit_ray.experiment.algorithm import Algorithm
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 from fcit_ray.errors import UserError
-from fcit_ray.files import misfit, read_json
+from fcit_ray.storage.files import misfit, read_json
 
 TINY = Path(__file__).parent.parent / "assets" / "tiny_llava"
 

@@ -23,13 +23,13 @@ from transformers import (
 )
 
 from fcit_ray.errors import UserError
-from fcit_ray.files import read_json
 from fcit_ray.models.attention import choose_attention
-from fcit_ray.models.encoder import TextEncoder, TokenEmbeddingEncoder, VisionTowerEncoder
 from fcit_ray.models.folder import ModelError, check_weights, model_folder, read_header, weight_files, why_not_read
+from fcit_ray.models.identity.encoder import TextEncoder, TokenEmbeddingEncoder, VisionTowerEncoder
 from fcit_ray.models.plain_text import keep_plain
 from fcit_ray.models.processor import pads_to_square, processor_class, read_processor
 from fcit_ray.models.quantize import check_quantize_device, check_quantized, quantize_options
+from fcit_ray.storage.files import read_json
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

@@ -18,7 +18,7 @@ from typing import Any, cast
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from fcit_ray.data.prompt import IMAGE_TOKEN
+from fcit_ray.models.prompt import IMAGE_TOKEN
 
 _FIRST = [chr(code) for code in range(0xFDD0, 0xFDE0)]
 _REST = [chr(code) for code in range(0xFDE0, 0xFDF0)]

@@ -6,7 +6,7 @@ from typing import Any, cast
 from transformers import AutoConfig, AutoProcessor, LlavaProcessor, ProcessorMixin
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING, processor_class_from_name
 
-from fcit_ray.files import read_json
+from fcit_ray.storage.files import read_json
 
 _NAMED_IN = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
 

@@ -24,14 +24,14 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from fcit_ray.data.layout import Record
-from fcit_ray.data.location import absolute
-from fcit_ray.data.samples import Sample, SampleEncoder
-from fcit_ray.data.shards import mean_feature
+from fcit_ray.data.loading.samples import Sample, SampleEncoder
+from fcit_ray.data.loading.shards import mean_feature
+from fcit_ray.data.records.layout import Record
 from fcit_ray.errors import UserError
+from fcit_ray.storage.location import absolute
 
 if TYPE_CHECKING:  # The tasks that read and decode import this module: nothing heavy that they do not need.
-    from fcit_ray.experiment import Experiment
+    from fcit_ray.experiment.opening import Experiment
 
 _RECORD = TypeAdapter(Record)
 _BATCH = 32

@@ -13,20 +13,20 @@ from typing import Any
 
 import numpy as np
 
-from fcit_ray.config import Config
-from fcit_ray.data.catalog import rule_of, scored_by
-from fcit_ray.data.scores import Scores, score
-from fcit_ray.data.shards import ShardSource
-from fcit_ray.display import Status
-from fcit_ray.evaluate import Answer
-from fcit_ray.experiment import Experiment
-from fcit_ray.federation import Federation
+from fcit_ray.cli.display import Status
+from fcit_ray.config.catalog import rule_of, scored_by
+from fcit_ray.config.schema import Config
+from fcit_ray.data.loading.shards import ShardSource
+from fcit_ray.data.scoring.scores import Scores, score
+from fcit_ray.experiment.opening import Experiment
+from fcit_ray.federated.answering import Answer
+from fcit_ray.federated.federation import Federation
 from fcit_ray.models.names import adapter_index
 from fcit_ray.params import norm, tree_bytes
-from fcit_ray.plots import plot_accuracy_matrix, plot_curves
-from fcit_ray.report import make_results, matrix_from_results
-from fcit_ray.run_cover import predictions_label
-from fcit_ray.run_folder import RunFolder
+from fcit_ray.results.cover import predictions_label
+from fcit_ray.results.plots import plot_accuracy_matrix, plot_curves
+from fcit_ray.results.run_folder import RunFolder
+from fcit_ray.results.tables import make_results, matrix_from_results
 from fcit_ray.runtime.messages import AnswerWork, Over, Store, TrainWork
 from fcit_ray.runtime.standing import Standing
 from fcit_ray.runtime.work_queue import Lease, WorkQueue

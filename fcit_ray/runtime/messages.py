@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from fcit_ray.data.shards import Shard
+from fcit_ray.data.loading.shards import Shard
 from fcit_ray.types import ClientJob
 
 

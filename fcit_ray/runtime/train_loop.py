@@ -9,15 +9,15 @@ import ray
 import ray.train
 import torch
 
-from fcit_ray.config import parse_config
-from fcit_ray.run_folder import RunFolder
+from fcit_ray.config.schema import parse_config
+from fcit_ray.federated.under_way import Tell
+from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.data import quiet
 from fcit_ray.runtime.errors import failure, place_of
 from fcit_ray.runtime.messages import Over
 from fcit_ray.runtime.store import RayStore, share_tensors
 from fcit_ray.runtime.worker import Worker
 from fcit_ray.types import Params
-from fcit_ray.under_way import Tell
 
 _WAIT_S = 5.0
 _log = logging.getLogger("ray.train")

@@ -11,17 +11,17 @@ from typing import Any
 
 from ray import tune
 
-from fcit_ray.config import parse_config
-from fcit_ray.display import Status
+from fcit_ray.cli.display import Status
+from fcit_ray.config.schema import parse_config
+from fcit_ray.config.sweep import Sweep, Trial
 from fcit_ray.errors import ClusterLost, RunFailed
-from fcit_ray.experiment import open_experiment
-from fcit_ray.run_folder import RunFolder
+from fcit_ray.experiment.opening import open_experiment
+from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.cluster import redirect_logs, watch_head
 from fcit_ray.runtime.data import quiet
 from fcit_ray.runtime.errors import failure
 from fcit_ray.runtime.launch import launch
 from fcit_ray.runtime.store import share_tensors
-from fcit_ray.sweep import Sweep, Trial
 
 _POLL_S = 1.0
 _ABANDON_S = 10.0  # for Tune to end its trials when the sweep is given up

@@ -5,19 +5,19 @@ from dataclasses import replace
 
 import numpy as np
 
-from fcit_ray.algorithm import make_algorithm
-from fcit_ray.client import run_client
-from fcit_ray.config import Config
-from fcit_ray.data.chat import stop_tokens
-from fcit_ray.data.collate import Collator
-from fcit_ray.data.shards import training_batches
-from fcit_ray.evaluate import Answer, answer
-from fcit_ray.experiment import local_training, make_bank, make_setting
+from fcit_ray.config.schema import Config
+from fcit_ray.data.loading.collate import Collator
+from fcit_ray.data.loading.shards import training_batches
+from fcit_ray.experiment.algorithm import make_algorithm
+from fcit_ray.experiment.opening import local_training, make_bank, make_setting
+from fcit_ray.federated.answering import Answer, answer
+from fcit_ray.federated.client import run_client
+from fcit_ray.federated.under_way import Tell, UnderWay, nobody
+from fcit_ray.models.chat import stop_tokens
 from fcit_ray.models.load import load_processor
-from fcit_ray.run_folder import RunFolder
+from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.messages import AnswerWork, Store, TrainWork
 from fcit_ray.types import ClientJob, ClientUpdate, Params
-from fcit_ray.under_way import Tell, UnderWay, nobody
 
 
 class Worker:

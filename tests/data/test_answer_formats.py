@@ -2,9 +2,9 @@
 
 import pytest
 
-from fcit_ray.data.answer_formats import odd_answer
-from fcit_ray.data.prompt import Turn
-from fcit_ray.data.records import Record
+from fcit_ray.data.checking.answer_formats import odd_answer
+from fcit_ray.data.records.parsing import Record
+from fcit_ray.models.prompt import Turn
 
 
 @pytest.mark.parametrize(

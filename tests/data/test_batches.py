@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fcit_ray.data.batches import epoch_order, in_steps, num_steps
+from fcit_ray.data.loading.batches import epoch_order, in_steps, num_steps
 
 
 def pieces(*sizes):

@@ -16,11 +16,11 @@ from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
-from fcit_ray.data import coco_java, scores
-from fcit_ray.data.captions import CaptionMetrics, full_metrics, portable_metrics, split_words
-from fcit_ray.data.coco_java import JavaError, meteor, tokenize
-from fcit_ray.data.layout import Record
-from fcit_ray.data.prompt import Turn
+from fcit_ray.data.records.layout import Record
+from fcit_ray.data.scoring import coco_java, scores
+from fcit_ray.data.scoring.captions import CaptionMetrics, full_metrics, portable_metrics, split_words
+from fcit_ray.data.scoring.coco_java import JavaError, meteor, tokenize
+from fcit_ray.models.prompt import Turn
 from fcit_ray.types import Prediction
 
 needs_java = pytest.mark.skipif(which("java") is None, reason="Java is not installed")

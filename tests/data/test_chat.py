@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from fcit_ray.config import ConfigError
-from fcit_ray.data.chat import render_chat
-from fcit_ray.data.prompt import Turn
+from fcit_ray.config.schema import ConfigError
+from fcit_ray.models.chat import render_chat
+from fcit_ray.models.prompt import Turn
 
 TWO = [Turn("<image>\nwhich ?", "red"), Turn("sure ?", "red")]
 

@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 from stand_in import question, training
 
-from fcit_ray import durable
-from fcit_ray.data import check
-from fcit_ray.data.check import TokenLimit, check_root, emptied, report_file, set_aside
-from fcit_ray.data.check_table import report_lines
-from fcit_ray.data.layout import DataError, load_test, load_train, num_set_aside
-from fcit_ray.data.quarantine import QUARANTINE_FILE, read_quarantine, record_sha256
+from fcit_ray.data.checking import check
+from fcit_ray.data.checking.check import TokenLimit, check_root, emptied, report_file, set_aside
+from fcit_ray.data.checking.check_table import report_lines
+from fcit_ray.data.records.layout import DataError, load_test, load_train, num_set_aside
+from fcit_ray.data.records.quarantine import QUARANTINE_FILE, read_quarantine, record_sha256
 from fcit_ray.errors import UserError
+from fcit_ray.storage import durable
 
 REPOSITORY = Path(__file__).parents[2]
 TRAIN = "instructions/ImageNet-R/train.json"
@@ -221,7 +221,7 @@ def test_what_a_model_cannot_take_stays_set_aside_when_lengths_are_not_measured(
     def refusing(self, record):
         raise DataError(f"{record.where}: too long a ribbon")
 
-    monkeypatch.setattr("fcit_ray.data.samples.SampleEncoder.num_tokens", refusing)
+    monkeypatch.setattr("fcit_ray.data.loading.samples.SampleEncoder.num_tokens", refusing)
     count = set_aside(check_root(str(root), limit=TokenLimit(model, 99, "bare"), honour_quarantine=False))
     kinds = {entry.index: entry.kind for entry in read_quarantine(root)[TRAIN]}
     assert (kinds[0], kinds[1]) == ("tokens", "image")

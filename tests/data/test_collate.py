@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fcit_ray.data.collate import Collator
+from fcit_ray.data.loading.collate import Collator
 from fcit_ray.models.load import load_processor
 
 COLLATOR = Collator(pad_id=9, mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0), rescale=1 / 255)

@@ -2,10 +2,10 @@
 
 import pytest
 
-from fcit_ray.data.catalog import CATALOG
-from fcit_ray.data.formats import answer_format, diagnose
-from fcit_ray.data.layout import Record
-from fcit_ray.data.prompt import Turn
+from fcit_ray.config.catalog import CATALOG
+from fcit_ray.data.records.layout import Record
+from fcit_ray.data.scoring.formats import answer_format, diagnose
+from fcit_ray.models.prompt import Turn
 
 
 def asked(*answers: str, dataset: str = "OCRVQA") -> list[Record]:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from fcit_ray.data.images import image_faults
-from fcit_ray.data.layout import DataError, Record, check_images
-from fcit_ray.data.prompt import Turn
+from fcit_ray.data.records.images import image_faults
+from fcit_ray.data.records.layout import DataError, Record, check_images
+from fcit_ray.models.prompt import Turn
 
 
 def spoil(root: Path, name: str, data: bytes) -> Record:

@@ -11,11 +11,11 @@ from authors_root import ODD, write_authors_root
 from PIL import Image
 from tiny_llava15 import IMAGE_SIDE, IMAGE_TOKENS, write_tiny_llava15
 
-from fcit_ray.data.catalog import CATALOG
-from fcit_ray.data.layout import Record, check_images, load_test, load_train
-from fcit_ray.data.prompt import Turn
-from fcit_ray.data.samples import SampleEncoder
+from fcit_ray.config.catalog import CATALOG
+from fcit_ray.data.loading.samples import SampleEncoder
+from fcit_ray.data.records.layout import Record, check_images, load_test, load_train
 from fcit_ray.models.load import load_processor
+from fcit_ray.models.prompt import Turn
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 MEAN = (122, 116, 104)  # CLIP's 0.4815, 0.4578, 0.4082 times 255, cut: what a picture is padded with

@@ -10,15 +10,22 @@ import pytest
 from PIL import Image
 from stand_in import question, training
 
-from fcit_ray.config import load_config, parse_config, with_absolute_paths
-from fcit_ray.data import parquet_write
-from fcit_ray.data.check import check_root, set_aside
-from fcit_ray.data.images import image_faults, open_image
-from fcit_ray.data.layout import DataError, check_images, load_test, load_train, num_set_aside, positions_set_aside
-from fcit_ray.data.object_store import Store
-from fcit_ray.data.parquet_read import RECORD_SCHEMA, open_parquet
-from fcit_ray.data.parquet_write import write_parquet
-from fcit_ray.data.samples import SampleEncoder
+from fcit_ray.config.schema import load_config, parse_config, with_absolute_paths
+from fcit_ray.data.checking.check import check_root, set_aside
+from fcit_ray.data.loading.samples import SampleEncoder
+from fcit_ray.data.parquet import writing as parquet_write
+from fcit_ray.data.parquet.reading import RECORD_SCHEMA, open_parquet
+from fcit_ray.data.parquet.writing import write_parquet
+from fcit_ray.data.records.images import image_faults, open_image
+from fcit_ray.data.records.layout import (
+    DataError,
+    check_images,
+    load_test,
+    load_train,
+    num_set_aside,
+    positions_set_aside,
+)
+from fcit_ray.storage.object_store import Store
 
 DATASET = "ImageNet-R"
 TRAIN = f"instructions/{DATASET}/train.json"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fcit_ray.data.partition import dirichlet_split, equal_split, group_split, label_split
+from fcit_ray.data.partition.splits import dirichlet_split, equal_split, group_split, label_split
 
 
 @pytest.mark.parametrize("beta", [0.05, 0.5, 1.0, 5.0])

@@ -9,9 +9,9 @@ from llama_like import FIRST, PIECES, llama_tokenizer
 from PIL import Image
 from transformers import CLIPImageProcessorPil, LlavaProcessor
 
-from fcit_ray.data.layout import Record
-from fcit_ray.data.prompt import Turn, instruction_text, render
-from fcit_ray.data.samples import SampleEncoder
+from fcit_ray.data.loading.samples import SampleEncoder
+from fcit_ray.data.records.layout import Record
+from fcit_ray.models.prompt import Turn, instruction_text, render
 
 SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "

@@ -13,13 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
-from fcit_ray.data.catalog import CATALOG
-from fcit_ray.data.collate import Collator
-from fcit_ray.data.layout import DataError, Record, check_images, load_test, load_train
+from fcit_ray.config.catalog import CATALOG
+from fcit_ray.data.loading.collate import Collator
+from fcit_ray.data.loading.samples import SampleEncoder, pad_to_square, to_rgb
 from fcit_ray.data.miniature.writing import write_miniature
-from fcit_ray.data.prompt import Turn
-from fcit_ray.data.samples import SampleEncoder, pad_to_square, to_rgb
+from fcit_ray.data.records.layout import DataError, Record, check_images, load_test, load_train
 from fcit_ray.models.load import load_base, load_processor
+from fcit_ray.models.prompt import Turn
 
 REAL = Path(__file__).parents[3] / "shared" / "real"
 

@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from fcit_ray.data.catalog import CATALOG, rule_of, scored_by
-from fcit_ray.data.layout import Record, parse_box
-from fcit_ray.data.prompt import Turn
-from fcit_ray.data.scores import iou, majority_answer, majority_score, score
+from fcit_ray.config.catalog import CATALOG, rule_of, scored_by
+from fcit_ray.data.records.layout import Record, parse_box
+from fcit_ray.data.scoring.scores import iou, majority_answer, majority_score, score
+from fcit_ray.models.prompt import Turn
 from fcit_ray.types import Prediction
 
 

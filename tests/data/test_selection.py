@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fcit_ray.data.selection import released, released_schedule, seeded
+from fcit_ray.data.partition.selection import released, released_schedule, seeded
 from fcit_ray.types import Setting
 
 

@@ -5,12 +5,12 @@ import pytest
 import torch
 from stand_in import VOCABULARY, question, training
 
-from fcit_ray.config import parse_config
-from fcit_ray.data.batches import epoch_order, num_steps
-from fcit_ray.data.collate import Collator
-from fcit_ray.data.samples import SampleEncoder
-from fcit_ray.data.shards import LocalShard, LocalShards, mean_feature, training_batches
-from fcit_ray.experiment import open_experiment
+from fcit_ray.config.schema import parse_config
+from fcit_ray.data.loading.batches import epoch_order, num_steps
+from fcit_ray.data.loading.collate import Collator
+from fcit_ray.data.loading.samples import SampleEncoder
+from fcit_ray.data.loading.shards import LocalShard, LocalShards, mean_feature, training_batches
+from fcit_ray.experiment.opening import open_experiment
 
 COLLATOR = Collator(pad_id=0, mean=(0.0,) * 3, std=(1.0,) * 3, rescale=1.0)
 

@@ -9,14 +9,14 @@ from families import FAMILIES
 from PIL import Image
 from stand_in import question, training
 
-from fcit_ray.config import parse_config
-from fcit_ray.data.images import picture_size
-from fcit_ray.data.layout import DataError, Record, load_train
-from fcit_ray.data.lengths import LengthEncoder
-from fcit_ray.data.parquet_write import write_parquet
-from fcit_ray.data.prompt import Turn
-from fcit_ray.data.too_long import _Lengths, check_lengths, too_long
-from fcit_ray.experiment import open_experiment
+from fcit_ray.config.schema import parse_config
+from fcit_ray.data.checking.too_long import _Lengths, check_lengths, too_long
+from fcit_ray.data.loading.lengths import LengthEncoder
+from fcit_ray.data.parquet.writing import write_parquet
+from fcit_ray.data.records.images import picture_size
+from fcit_ray.data.records.layout import DataError, Record, load_train
+from fcit_ray.experiment.opening import open_experiment
+from fcit_ray.models.prompt import Turn
 
 SIZES = {"wide.png": (40, 18), "tall.png": (9, 30), "small.png": (3, 2)}
 TEXTS = ["hi ?", "which </s><|im_end|> <b>?", "\u4e94\u00e9\ufb01 \ufdfa", "a\n\nb  c", "x" * 300]
@@ -120,7 +120,7 @@ def test_pictures_within_parquet_are_not_read_for_it(write, model, tmp_path, mon
     write("test.json", [question()])
     write_parquet(root, str(tmp_path / "pq"), ["ImageNet-R"])
     records = load_train(str(tmp_path / "pq"), "ImageNet-R")
-    monkeypatch.setattr("fcit_ray.data.parquet_read.ParquetRoot.image", lambda *_: 1 / 0)
+    monkeypatch.setattr("fcit_ray.data.parquet.reading.ParquetRoot.image", lambda *_: 1 / 0)
     family = next(family for family in FAMILIES if family.name == "Qwen2.5-VL")
     family.write(tmp_path / "qwen")
     for path, prompt in ((model, "bare"), (str(tmp_path / "qwen"), "chat")):

@@ -9,13 +9,13 @@ import pytest
 import torch
 from small import COLLATOR, END, PAD, SmallPopulation, client, random_params, sample, small_bank, small_setting, trainer
 
-from fcit_ray.aggregation import Aggregation
-from fcit_ray.config import ConfigError
-from fcit_ray.federation import Federation, simulate
+from fcit_ray.config.schema import ConfigError
+from fcit_ray.federated.aggregation import Aggregation
+from fcit_ray.federated.federation import Federation, simulate
+from fcit_ray.federated.server_optim import FedAvg
 from fcit_ray.methods import make_method
 from fcit_ray.methods.disco import Disco
 from fcit_ray.methods.finetune import Finetune
-from fcit_ray.server_optim import FedAvg
 from fcit_ray.types import Assignment, Client, ClientUpdate, Setting
 
 SETTING = Setting(num_stages=1, num_rounds=1, num_clients=9, clients_per_round=9, seed=0)

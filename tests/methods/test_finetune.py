@@ -4,13 +4,13 @@ import pytest
 import torch
 from small import SmallPopulation, client, small_bank, small_setting, trainer
 
-from fcit_ray.aggregation import Aggregation
-from fcit_ray.federation import Federation, simulate
+from fcit_ray.federated.aggregation import Aggregation
+from fcit_ray.federated.federation import Federation, simulate
+from fcit_ray.federated.server_optim import FedAvg
 from fcit_ray.methods import METHODS, make_method
 from fcit_ray.methods.disco import Disco
 from fcit_ray.methods.finetune import Finetune
 from fcit_ray.params import params_sha256
-from fcit_ray.server_optim import FedAvg
 from fcit_ray.types import Assignment, ClientUpdate
 
 

@@ -23,14 +23,14 @@ from small import (
     watching,
 )
 
-from fcit_ray.client import run_client
-from fcit_ray.federation import Federation, simulate, travelling
+from fcit_ray.federated.client import run_client
+from fcit_ray.federated.federation import Federation, simulate, travelling
+from fcit_ray.federated.server_optim import FedAvg
 from fcit_ray.methods.finetune import Finetune
 from fcit_ray.methods.hide import Hide, last_layer
 from fcit_ray.methods.merged_loras import MergedLoras
 from fcit_ray.models.names import adapter_index
 from fcit_ray.params import params_sha256
-from fcit_ray.server_optim import FedAvg
 from fcit_ray.types import Assignment, ClientJob, ClientUpdate
 
 FOUR = MODEL.model_copy(update={"rank": 8, "alpha": 16.0})  # four adapters of rank 2, scaling 2

@@ -8,19 +8,19 @@ import torch
 from small import COLLATOR, TRAIN, SmallPopulation, sample, small_bank, small_setting, trainer
 from torch.nn.functional import cosine_similarity
 
-from fcit_ray.aggregation import Aggregation
-from fcit_ray.algorithm import Algorithm
-from fcit_ray.client import run_client
-from fcit_ray.config import ConfigError
-from fcit_ray.data.shards import LocalShard, training_batches
-from fcit_ray.federation import Federation, simulate
-from fcit_ray.local_optim import Plain
+from fcit_ray.config.schema import ConfigError
+from fcit_ray.data.loading.shards import LocalShard, training_batches
+from fcit_ray.experiment.algorithm import Algorithm
+from fcit_ray.federated.aggregation import Aggregation
+from fcit_ray.federated.client import run_client
+from fcit_ray.federated.federation import Federation, simulate
+from fcit_ray.federated.local_optim import Plain
+from fcit_ray.federated.method import Method
+from fcit_ray.federated.server_optim import FedAvg
 from fcit_ray.lora import LoraRule
 from fcit_ray.methods import make_method
-from fcit_ray.methods.base import Method
 from fcit_ray.methods.l2p import KEYS, L2P, PROMPTS
 from fcit_ray.params import params_sha256
-from fcit_ray.server_optim import FedAvg
 from fcit_ray.types import Assignment
 
 # cos to (1, 0): 1, 0, -1, 3/5; to (0, 1): 0, 1, 0, 4/5. Keys of other lengths than one, so that these must not count.

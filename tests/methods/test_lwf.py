@@ -20,13 +20,13 @@ from small import (
     trainer,
 )
 
-from fcit_ray import checkpoint
-from fcit_ray.client import LocalRun, run_client
-from fcit_ray.federation import Federation, simulate
+from fcit_ray.federated.client import LocalRun, run_client
+from fcit_ray.federated.federation import Federation, simulate
+from fcit_ray.federated.server_optim import FedAvg
 from fcit_ray.methods.finetune import Finetune
 from fcit_ray.methods.lwf import Lwf, distillation
 from fcit_ray.params import params_sha256, tree_bytes
-from fcit_ray.server_optim import FedAvg
+from fcit_ray.results import checkpoint
 from fcit_ray.types import Assignment, ClientJob
 
 SETTING = small_setting()

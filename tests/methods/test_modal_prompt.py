@@ -8,15 +8,15 @@ import torch
 from small import TRAIN, SmallPopulation, small_bank, small_setting, trainer
 from torch.nn.functional import cosine_similarity
 
-from fcit_ray.aggregation import Aggregation
-from fcit_ray.algorithm import Algorithm
-from fcit_ray.checkpoint import load, save
-from fcit_ray.federation import Federation, simulate
-from fcit_ray.local_optim import Plain
+from fcit_ray.experiment.algorithm import Algorithm
+from fcit_ray.federated.aggregation import Aggregation
+from fcit_ray.federated.federation import Federation, simulate
+from fcit_ray.federated.local_optim import Plain
+from fcit_ray.federated.server_optim import FedAvg
 from fcit_ray.lora import LoraRule
 from fcit_ray.methods.modal_prompt import ModalPrompt, nearest_prompts, prototype
 from fcit_ray.models.names import adapter_index
-from fcit_ray.server_optim import FedAvg
+from fcit_ray.results.checkpoint import load, save
 from fcit_ray.types import Assignment
 
 FROZEN_PROJECTOR = TRAIN.model_copy(update={"projector_lr": 0.0})

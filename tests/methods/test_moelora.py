@@ -9,16 +9,16 @@ import torch
 from peft.tuners.lora import LoraLayer
 from small import COLLATOR, END, MODEL, PAD, SmallPopulation, random_params, sample, small_bank, small_setting, trainer
 
-from fcit_ray.aggregation import Aggregation
-from fcit_ray.algorithm import Algorithm
-from fcit_ray.federation import Federation, simulate
-from fcit_ray.local_optim import Plain
+from fcit_ray.experiment.algorithm import Algorithm
+from fcit_ray.federated.aggregation import Aggregation
+from fcit_ray.federated.federation import Federation, simulate
+from fcit_ray.federated.local_optim import Plain
+from fcit_ray.federated.server_optim import FedAvg
 from fcit_ray.lora import FactorAverage, LoraRule
 from fcit_ray.methods.finetune import Finetune
 from fcit_ray.methods.moelora import MoELoRA, router_weights
 from fcit_ray.models.names import adapter_index
 from fcit_ray.params import params_sha256
-from fcit_ray.server_optim import FedAvg
 from fcit_ray.types import Assignment
 
 SAMPLES = [sample(index, 4 + index) for index in range(3)]

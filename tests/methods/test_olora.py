@@ -15,14 +15,14 @@ from small import (
     trainer,
 )
 
-from fcit_ray.client import run_client
-from fcit_ray.federation import Federation, simulate, travelling
-from fcit_ray.methods.base import Method
+from fcit_ray.federated.client import run_client
+from fcit_ray.federated.federation import Federation, simulate, travelling
+from fcit_ray.federated.method import Method
+from fcit_ray.federated.server_optim import FedAvg
 from fcit_ray.methods.finetune import Finetune
 from fcit_ray.methods.olora import OLora, overlap
 from fcit_ray.models.names import adapter_index
 from fcit_ray.params import params_sha256
-from fcit_ray.server_optim import FedAvg
 from fcit_ray.types import Assignment, ClientJob
 
 DRY = MODEL.model_copy(update={"dropout": 0.0})

@@ -7,17 +7,17 @@ import pytest
 import torch
 from small import client, small_bank, small_setting
 
-from fcit_ray.aggregation import Aggregation
-from fcit_ray.algorithm import Algorithm
-from fcit_ray.config import ConfigError
-from fcit_ray.local_optim import Plain
+from fcit_ray.config.schema import ConfigError
+from fcit_ray.experiment.algorithm import Algorithm
+from fcit_ray.federated.aggregation import Aggregation
+from fcit_ray.federated.local_optim import Plain
+from fcit_ray.federated.server_optim import FedAvg
 from fcit_ray.lora import LoraRule
 from fcit_ray.methods.hide import Hide
 from fcit_ray.methods.merged_loras import MergedLoras
 from fcit_ray.methods.olora import OLora
 from fcit_ray.methods.per_stage import merge_factors, of_adapter
 from fcit_ray.models.names import lora_factor
-from fcit_ray.server_optim import FedAvg
 
 ALL = [OLora(), MergedLoras(), Hide()]
 

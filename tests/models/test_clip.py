@@ -13,21 +13,21 @@ from clip_like import save_clip
 from PIL import Image
 from transformers import AutoProcessor, CLIPModel
 
-from fcit_ray.algorithm import make_algorithm
-from fcit_ray.config import parse_config, with_absolute_paths
-from fcit_ray.data.layout import load_train
+from fcit_ray.config.schema import parse_config, with_absolute_paths
+from fcit_ray.data.loading.samples import SampleEncoder
 from fcit_ray.data.miniature import write_miniature
-from fcit_ray.data.samples import SampleEncoder
-from fcit_ray.experiment import make_bank, open_experiment
+from fcit_ray.data.records.layout import load_train
+from fcit_ray.experiment.algorithm import make_algorithm
+from fcit_ray.experiment.opening import make_bank, open_experiment
 from fcit_ray.models import load
-from fcit_ray.models.clip import (
+from fcit_ray.models.folder import TINY
+from fcit_ray.models.identity.clip import (
     check_clip,
     clip_widths,
     count_cut,
     load_clip_image_encoder,
     load_clip_text_encoder,
 )
-from fcit_ray.models.folder import TINY
 from fcit_ray.models.load import ModelError
 from fcit_ray.runtime.data import sample_encoder
 

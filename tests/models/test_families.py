@@ -11,23 +11,21 @@ from families import FAMILIES, LAYERS, Family
 from PIL import Image
 from small import small_setting
 
-from fcit_ray import checkpoint
-from fcit_ray.client import run_client
-from fcit_ray.config import ConfigError, Evaluation, Model, Train
-from fcit_ray.data.chat import check_prompt, stop_tokens
-from fcit_ray.data.collate import Collator
-from fcit_ray.data.layout import DataError, Record
-from fcit_ray.data.lengths import measure_lengths
-from fcit_ray.data.prompt import Turn
-from fcit_ray.data.samples import SampleEncoder
-from fcit_ray.data.shards import LocalShard, training_batches
-from fcit_ray.data.stream import Stream
-from fcit_ray.evaluate import answer
-from fcit_ray.federation import Federation, simulate
-from fcit_ray.memory import read_shapes, tiles_of
+from fcit_ray.config.schema import ConfigError, Evaluation, Model, Train
+from fcit_ray.data.loading.collate import Collator
+from fcit_ray.data.loading.lengths import measure_lengths
+from fcit_ray.data.loading.samples import SampleEncoder
+from fcit_ray.data.loading.shards import LocalShard, training_batches
+from fcit_ray.data.partition.stream import Stream
+from fcit_ray.data.records.layout import DataError, Record
+from fcit_ray.federated.answering import answer
+from fcit_ray.federated.client import run_client
+from fcit_ray.federated.federation import Federation, simulate
+from fcit_ray.federated.server_optim import FedAvg
 from fcit_ray.methods.ewc import Ewc
 from fcit_ray.methods.finetune import Finetune
-from fcit_ray.models.adapters import AdapterBank
+from fcit_ray.models.bank import AdapterBank
+from fcit_ray.models.chat import check_prompt, stop_tokens
 from fcit_ray.models.load import (
     ModelError,
     find_vision_tower,
@@ -37,10 +35,12 @@ from fcit_ray.models.load import (
     takes_squares,
 )
 from fcit_ray.models.names import lora_factor
+from fcit_ray.models.prompt import Turn
 from fcit_ray.models.structure import find_structure
 from fcit_ray.params import params_sha256
+from fcit_ray.planning.memory import read_shapes, tiles_of
+from fcit_ray.results import checkpoint
 from fcit_ray.runtime.data import from_table, to_table
-from fcit_ray.server_optim import FedAvg
 from fcit_ray.types import Assignment, Client, ServerState
 
 MODEL = Model(rank=4, alpha=8, dropout=0.0)

@@ -10,9 +10,9 @@ import torch
 from clip_like import save_clip
 from safetensors.torch import load_file
 
-from fcit_ray.config import parse_config
-from fcit_ray.experiment import open_experiment
-from fcit_ray.models.clip import check_clip, load_clip_text_encoder
+from fcit_ray.config.schema import parse_config
+from fcit_ray.experiment.opening import open_experiment
+from fcit_ray.models.conversion.llava_format import make_plan
 from fcit_ray.models.folder import (
     TINY,
     ModelError,
@@ -22,7 +22,7 @@ from fcit_ray.models.folder import (
     read_header,
     weight_files,
 )
-from fcit_ray.models.llava_format import make_plan
+from fcit_ray.models.identity.clip import check_clip, load_clip_text_encoder
 from fcit_ray.models.load import load_base, load_processor, load_text_encoder
 
 CODE = {"AutoConfig": "configuration_own.OwnConfig"}

@@ -14,15 +14,15 @@ from tiny_llava15 import FFN, LAYERS, VISION_WIDTH, WIDTH, write_tiny_llava15
 from torch import nn
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from fcit_ray.config import Model
-from fcit_ray.data.collate import Collator
-from fcit_ray.data.layout import load_test
-from fcit_ray.data.samples import SampleEncoder
-from fcit_ray.federation import Federation
+from fcit_ray.config.schema import Model
+from fcit_ray.data.loading.collate import Collator
+from fcit_ray.data.loading.samples import SampleEncoder
+from fcit_ray.data.records.layout import load_test
+from fcit_ray.federated.federation import Federation
+from fcit_ray.federated.server_optim import FedAvg
 from fcit_ray.methods.disco import Disco
-from fcit_ray.models.adapters import AdapterBank
+from fcit_ray.models.bank import AdapterBank
 from fcit_ray.models.load import load_base, load_processor
-from fcit_ray.server_optim import FedAvg
 from fcit_ray.types import Client, ClientUpdate, Setting
 
 K, RANK = 4, 2

@@ -18,21 +18,21 @@ from stand_in import write_model
 from tokenizers import AddedToken, Tokenizer, models, normalizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from fcit_ray.config import ConfigError
-from fcit_ray.data import samples
-from fcit_ray.data.agreement import check_agreement
-from fcit_ray.data.catalog import CATALOG
-from fcit_ray.data.chat import check_prompt
-from fcit_ray.data.layout import DataError, Record, load_train
-from fcit_ray.data.lengths import LengthEncoder
+from fcit_ray.config.catalog import CATALOG
+from fcit_ray.config.schema import ConfigError
+from fcit_ray.data.checking.agreement import check_agreement
+from fcit_ray.data.loading import samples
+from fcit_ray.data.loading.lengths import LengthEncoder
+from fcit_ray.data.loading.samples import SampleEncoder
 from fcit_ray.data.miniature import write_miniature
-from fcit_ray.data.prompt import Turn
-from fcit_ray.data.samples import SampleEncoder
+from fcit_ray.data.records.layout import DataError, Record, load_train
 from fcit_ray.models import plain_text
-from fcit_ray.models.clip import count_cut, load_clip_text_encoder
+from fcit_ray.models.chat import check_prompt
 from fcit_ray.models.folder import ModelError
+from fcit_ray.models.identity.clip import count_cut, load_clip_text_encoder
 from fcit_ray.models.load import load_processor, load_text_encoder
 from fcit_ray.models.plain_text import keep_plain
+from fcit_ray.models.prompt import Turn
 
 END = 2
 

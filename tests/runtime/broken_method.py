@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from fcit_ray.methods.base import Method
+from fcit_ray.federated.method import Method
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fcit_ray.config import Config, parse_config
+from fcit_ray.config.schema import Config, parse_config
 from fcit_ray.data.miniature import write_miniature
 
 Configure = Callable[..., Config]

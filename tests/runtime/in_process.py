@@ -5,10 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fcit_ray.config import Config
-from fcit_ray.data.shards import LocalShards
-from fcit_ray.experiment import open_experiment
-from fcit_ray.run_folder import RunFolder
+from fcit_ray.config.schema import Config
+from fcit_ray.data.loading.shards import LocalShards
+from fcit_ray.experiment.opening import open_experiment
+from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.data import sample_encoder
 from fcit_ray.runtime.driver import Driver
 from fcit_ray.runtime.messages import DirectStore, Over

@@ -10,22 +10,22 @@ from typing import Any
 import pytest
 from conftest import Configure
 
-from fcit_ray.config import Config
-from fcit_ray.data.shards import LocalShards
-from fcit_ray.experiment import open_experiment
-from fcit_ray.federation import simulate
-from fcit_ray.local_optim import LOCAL_RULES
+from fcit_ray.config.schema import Config
+from fcit_ray.data.loading.shards import LocalShards
+from fcit_ray.experiment.opening import open_experiment
+from fcit_ray.federated.federation import simulate
+from fcit_ray.federated.local_optim import LOCAL_RULES
+from fcit_ray.federated.privacy import PRIVACY
+from fcit_ray.federated.robust import RULES
+from fcit_ray.federated.server_optim import SERVER_OPTIMIZERS
 from fcit_ray.lora import LORA_RULES
 from fcit_ray.methods import METHODS
 from fcit_ray.params import norm, params_sha256
-from fcit_ray.privacy import PRIVACY
-from fcit_ray.robust import RULES
-from fcit_ray.run_folder import RunFolder
+from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.data import sample_encoder
 from fcit_ray.runtime.launch import launch
 from fcit_ray.runtime.messages import AnswerWork, DirectStore, TrainWork
 from fcit_ray.runtime.worker import Worker
-from fcit_ray.server_optim import SERVER_OPTIMIZERS
 from fcit_ray.types import Params, ServerState
 
 SMALL = {"num_rounds": 1, "num_clients": 2, "clients_per_round": 2}

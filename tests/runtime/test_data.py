@@ -9,10 +9,10 @@ import pyarrow as pa
 import pytest
 from conftest import Configure
 
-from fcit_ray.data.layout import DataError
-from fcit_ray.data.samples import Sample
-from fcit_ray.data.shards import LocalShards
-from fcit_ray.experiment import Experiment, open_experiment
+from fcit_ray.data.loading.samples import Sample
+from fcit_ray.data.loading.shards import LocalShards
+from fcit_ray.data.records.layout import DataError
+from fcit_ray.experiment.opening import Experiment, open_experiment
 from fcit_ray.runtime.data import CachedShard, RayShards, StreamedShard, from_table, sample_encoder, to_table
 from fcit_ray.runtime.errors import RunFailed
 

@@ -11,14 +11,14 @@ import pytest
 from conftest import Configure
 from in_process import Lost, run
 
-from fcit_ray.data.shards import LocalShards
-from fcit_ray.display import Status, describe
+from fcit_ray.cli.display import Status, describe
+from fcit_ray.data.loading.shards import LocalShards
 from fcit_ray.errors import RunFailed, RunFolderError
-from fcit_ray.experiment import open_experiment
-from fcit_ray.federation import simulate
+from fcit_ray.experiment.opening import open_experiment
+from fcit_ray.federated.federation import simulate
+from fcit_ray.federated.privacy import epsilon
 from fcit_ray.params import params_sha256
-from fcit_ray.privacy import epsilon
-from fcit_ray.run_folder import RunFolder
+from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.data import sample_encoder
 from fcit_ray.runtime.driver import Driver
 from fcit_ray.runtime.messages import AnswerWork, DirectStore, Over, TrainWork

@@ -12,15 +12,15 @@ import psutil
 import pytest
 from conftest import Configure
 
-from fcit_ray.config import Config, ConfigError
-from fcit_ray.data.layout import DataError
-from fcit_ray.data.shards import LocalShards
-from fcit_ray.display import Status
+from fcit_ray.cli.display import Status
+from fcit_ray.config.schema import Config, ConfigError
+from fcit_ray.data.loading.shards import LocalShards
+from fcit_ray.data.records.layout import DataError
 from fcit_ray.errors import RunFailed
-from fcit_ray.experiment import open_experiment
-from fcit_ray.federation import simulate
+from fcit_ray.experiment.opening import open_experiment
+from fcit_ray.federated.federation import simulate
 from fcit_ray.params import params_sha256
-from fcit_ray.run_folder import RunFolder
+from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.data import sample_encoder
 from fcit_ray.runtime.launch import check_room, launch
 from fcit_ray.runtime.messages import DirectStore, TrainWork

@@ -21,11 +21,11 @@ from in_process import run
 from tiny_clip import write_tiny_clip
 from tiny_llava15 import LAYERS, write_tiny_llava15
 
-from fcit_ray.config import Config, load_config
-from fcit_ray.data.catalog import CATALOG
-from fcit_ray.experiment import open_experiment
+from fcit_ray.config.catalog import CATALOG
+from fcit_ray.config.schema import Config, load_config
+from fcit_ray.experiment.opening import open_experiment
 from fcit_ray.params import params_sha256
-from fcit_ray.run_folder import RunFolder
+from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.launch import launch
 
 CONFIGS = Path(__file__).parents[2] / "configs"

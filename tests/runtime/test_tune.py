@@ -10,9 +10,9 @@ import pytest
 from conftest import Configure
 from in_process import run
 
-from fcit_ray.run_folder import RunFolder
+from fcit_ray.config.sweep import Sweep, Trial
+from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.tune import run_sweep
-from fcit_ray.sweep import Sweep, Trial
 
 SWEEP = Sweep(config=(Path("unused.yaml"),), methods=(Path("unused.yaml"),), max_concurrent=1)
 

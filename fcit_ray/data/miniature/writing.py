@@ -9,12 +9,12 @@ import socket
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from fcit_ray.data.catalog import CATALOG, VALIDATION_FILE
+from fcit_ray.config.catalog import CATALOG, VALIDATION_FILE
 from fcit_ray.data.miniature.drawing import draw
 from fcit_ray.data.miniature.scenes import SIDE
 from fcit_ray.data.miniature.tasks import TASKS, Example, Task
 from fcit_ray.errors import UserError, disk_reason
-from fcit_ray.files import read_json
+from fcit_ray.storage.files import read_json
 
 GENERATOR_VERSION = 2  # raise it whenever the same arguments would write other bytes
 MANIFEST = "miniature.json"

@@ -1,0 +1,1 @@
+"""Looking at data and model before a run: every file and picture, lengths, whether processor and model agree."""

@@ -1,0 +1,376 @@
+"""Looking a whole data root over before anything expensive starts: every file, every image, no model.
+
+Files, images and, if a model is named, lengths are looked at in processes of their own; what they find is put together
+in the order of the files, so that any number of processes gives the same report.
+"""
+
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fcit_ray.data.checking.check_file import (
+    FileFindings,
+    Kind,
+    Offence,
+    Piece,
+    Split,
+    entries_of,
+    look_at_file,
+    pieces_in,
+    sound_records,
+)
+from fcit_ray.data.records import quarantine
+from fcit_ray.data.records.images import image_faults
+from fcit_ray.data.records.layout import num_set_aside, read_items
+from fcit_ray.data.records.quarantine import Entry
+from fcit_ray.errors import DataError, UserError, disk_reason
+from fcit_ray.storage import durable
+from fcit_ray.storage.location import is_folder, is_uri, parquet_at
+
+_IMAGES_A_TASK = 256
+_RECORDS_A_TASK = 500
+
+Progress = Callable[[str, int, int], None]
+"""Told the step, how much of it is done, and how much there is."""
+
+_Job = TypeVar("_Job")
+_Found = TypeVar("_Found")
+
+
+@dataclass(frozen=True)
+class TokenLimit:
+    """What a record's length is measured with: the model's processor and template, and the most it may be."""
+
+    model: str
+    max_length: int
+    template: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table: a split of a dataset, or a partition, as one setting and beta of the authors'.
+
+    Attributes:
+        group: the dataset or the partition's folder.
+        split: of it.
+        num_files: that it is spread over.
+        num_records: in the files, those in quarantine included.
+        num_set_aside: already in quarantine.
+        num_usable: without an offence, warnings apart, and not in quarantine.
+        num_offences: records by kind of offence; a record may have several.
+        num_in_train: of test questions, those that the training file asks of the same image; None elsewhere.
+    """
+
+    group: str
+    split: Split
+    num_files: int
+    num_records: int
+    num_set_aside: int
+    num_usable: int
+    num_offences: dict[str, int]
+    num_in_train: int | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a check found.
+
+    Attributes:
+        root: the data root.
+        rows: by group and split, in the order of the catalog.
+        offences: all of them, by file and position.
+        absent: datasets that are not there.
+        checked_tokens: whether lengths were measured.
+        decoded: whether every pixel was decoded.
+        pieces: the files that were looked at.
+        sizes: records in each of them, those in quarantine included.
+    """
+
+    root: str
+    rows: tuple[Row, ...]
+    offences: tuple[Offence, ...]
+    absent: tuple[str, ...]
+    checked_tokens: bool
+    decoded: bool
+    pieces: tuple[Piece, ...] = field(repr=False)
+    sizes: Mapping[str, int] = field(repr=False)
+
+    @property
+    def errors(self) -> list[Offence]:
+        """What makes a record unusable or redundant: all but warnings."""
+        return [offence for offence in self.offences if offence.kind != "format"]
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain values."""
+        return {
+            "version": 1,
+            "root": self.root,
+            "checked": {"tokens": self.checked_tokens, "pixels": self.decoded},
+            "absent": list(self.absent),
+            "rows": [asdict(row) for row in self.rows],
+            "offences": [asdict(offence) for offence in self.offences],
+        }
+
+
+def check_root(
+    root: str,
+    datasets: Sequence[str] = (),
+    *,
+    limit: TokenLimit | None = None,
+    decode: bool = False,
+    jobs: int = 1,
+    honour_quarantine: bool = True,
+    progress: Progress = lambda step, done, total: None,
+) -> Report:
+    """Look a data root over.
+
+    Args:
+        root: folder in the authors' layout.
+        datasets: which; none means all that are there, and the partitions below the root.
+        limit: measure records against it; None leaves their length unchecked.
+        decode: decode every image, rather than look at its header and end.
+        jobs: processes; 1 works in this one.
+        honour_quarantine: count what is in quarantine as set aside, instead of looking at it again, when the images
+            that records are in quarantine for are decoded whatever `decode` says.
+        progress: told of every step.
+
+    Raises:
+        DataError: no such root or dataset, or nothing in it.
+        ConfigError, ModelError: the limit's model cannot be prompted so, or its files do not belong together.
+    """
+    if is_uri(root) or not is_folder(root):
+        raise DataError(f"{root}: no such folder; expected instructions/ and datasets/ in it")
+    if parquet_at(root):
+        raise DataError(f"{root}: is Parquet, made of checked data; check the folder that it was made of")
+    if limit:
+        _check_model(limit)
+    sound_records.cache_clear()  # files may have changed since an earlier check of this process
+    pieces, absent = pieces_in(root, datasets)
+    with _Processes(jobs) as processes:
+        found = processes.map(_look, [(root, piece, honour_quarantine) for piece in pieces], "files", progress)
+        images = {image for findings in found for image in findings.images.values()}
+        # Only decoding may have found what is wrong with these. To be released they must decode; the others need not.
+        suspects = images if decode else set() if honour_quarantine else _set_aside_for_their_image(root, found)
+        chunks = [
+            (root, names[start : start + _IMAGES_A_TASK], decoded)
+            for names, decoded in ((sorted(images - suspects), False), (sorted(suspects), True))
+            for start in _starts(names, _IMAGES_A_TASK)
+        ]
+        faults: dict[str, str] = {}
+        for part in processes.map(_look_at_images, chunks, "images", progress):
+            faults |= part
+        found = [_with_image_faults(findings, faults) for findings in found]
+        if limit:
+            spans = [
+                (root, findings.piece, honour_quarantine, limit, start)
+                for findings in found
+                for start in _starts(findings.images, _RECORDS_A_TASK)
+            ]
+            long: dict[str, list[Offence]] = {}
+            for offences in processes.map(_measure, spans, "lengths", progress):
+                for offence in offences:
+                    long.setdefault(offence.source, []).append(offence)
+            found = [_with(findings, long.get(findings.piece.source, ())) for findings in found]
+    return Report(
+        root=root,
+        rows=tuple(_rows(found)),
+        offences=tuple(offence for findings in found for offence in findings.offences),
+        absent=tuple(absent),
+        checked_tokens=limit is not None,
+        decoded=decode,
+        pieces=tuple(pieces),
+        sizes={findings.piece.source: findings.num_records for findings in found},
+    )
+
+
+def set_aside(report: Report) -> int:
+    """Write the quarantine: every record with an offence other than a warning; return how many are in it.
+
+    The report must be of a check that did not honour the quarantine. What an earlier quarantine holds of files that
+    were not looked at or cannot be read stays in it, and so does what it holds for lengths that were not measured this
+    time, if the record is still the same.
+
+    Raises:
+        DataError: an earlier quarantine of ours cannot be read, or a new one not written.
+    """
+    before = quarantine.read_quarantine(report.root)
+    unreadable = {offence.source for offence in report.offences if offence.index < 0}
+    looked_at = {piece.source for piece in report.pieces} - unreadable
+    files: dict[str, list[Entry]] = {source: list(old) for source, old in before.items() if source not in looked_at}
+    by_file: dict[str, list[Offence]] = {}
+    for offence in report.errors:
+        if offence.index >= 0:
+            by_file.setdefault(offence.source, []).append(offence)
+    for source in sorted(looked_at):
+        unmeasured = [] if report.checked_tokens else [e for e in before.get(source, []) if e.kind == "tokens"]
+        if source not in by_file and not unmeasured:
+            continue
+        items = read_items(report.root, source, honour_quarantine=False)
+        entries = entries_of(items, by_file.get(source, []))
+        known = {entry.index for entry in entries}
+        files[source] = entries + quarantine.still_the_same(items, [e for e in unmeasured if e.index not in known])
+    quarantine.write_quarantine(report.root, files)
+    return sum(map(len, files.values()))
+
+
+def emptied(report: Report) -> list[str]:
+    """The files of which the quarantine leaves nothing: the loaders refuse them.
+
+    Raises:
+        DataError: the quarantine cannot be read.
+    """
+    away = num_set_aside(report.root, report.sizes)
+    return [source for source, size in report.sizes.items() if size and away.get(source) == size]
+
+
+class _Processes:
+    """Runs jobs in processes of their own, or in this one; results come in the order of the jobs either way."""
+
+    def __init__(self, jobs: int):
+        # Spawned: a fork would copy whatever threads the caller has. Started only if there is something to share out.
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(jobs, context, _leave_interrupts_to_the_parent) if jobs > 1 else None
+
+    def __enter__(self) -> "_Processes":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._pool:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def map(self, work: Callable[[_Job], _Found], jobs: Sequence[_Job], step: str, progress: Progress) -> list[_Found]:
+        progress(step, 0, len(jobs))
+        if not self._pool:
+            return [_told(work(job), step, done, len(jobs), progress) for done, job in enumerate(jobs, 1)]
+        futures = [self._pool.submit(work, job) for job in jobs]
+        try:
+            for done, future in enumerate(as_completed(futures), 1):
+                future.result()  # the first failure ends the check
+                progress(step, done, len(jobs))
+        except BrokenProcessPool as error:
+            raise UserError(f"a process that looked at {step} died, as for want of memory; try fewer --jobs") from error
+        return [future.result() for future in futures]
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _told(result: _Found, step: str, done: int, total: int, progress: Progress) -> _Found:
+    progress(step, done, total)
+    return result
+
+
+def _look(job: tuple[str, Piece, bool]) -> FileFindings:
+    return look_at_file(*job)
+
+
+def _look_at_images(job: tuple[str, list[str], bool]) -> dict[str, str]:
+    return image_faults(*job)
+
+
+def _set_aside_for_their_image(root: str, found: Sequence[FileFindings]) -> set[str]:
+    """The images that an earlier quarantine sets records aside for."""
+    before = quarantine.read_quarantine(root)
+    return {
+        findings.images[entry.index]
+        for findings in found
+        for entry in before.get(findings.piece.source, ())
+        if entry.kind == "image" and entry.index in findings.images
+    }
+
+
+def _check_model(limit: TokenLimit) -> None:
+    # torch and transformers, which no other part of a check needs
+    from fcit_ray.data.checking.agreement import check_agreement
+    from fcit_ray.models.chat import check_prompt
+
+    check_prompt(limit.model, limit.template)
+    check_agreement(limit.model, limit.template)
+
+
+def _measure(job: tuple[str, Piece, bool, TokenLimit, int]) -> list[Offence]:
+    """Records over the limit among those of one span of a file, and those that the model's processor cannot take."""
+    from fcit_ray.data.loading.samples import (
+        SampleEncoder,  # torch and transformers, which no other part of a check needs
+    )
+
+    root, piece, honour_quarantine, limit, start = job
+    encoder = SampleEncoder(root, limit.model, limit.template, limit.max_length)
+    offences = []
+    for record in sound_records(root, piece, honour_quarantine)[start : start + _RECORDS_A_TASK]:
+        try:
+            length = encoder.num_tokens(record)
+        except DataError as error:
+            # Either only decoding finds it, unless the image is known as unusable already, or only this model does.
+            kind: Kind = "image" if image_faults(root, [record.image], decode=True) else "tokens"
+            offences.append(Offence(piece.source, record.index, record.id, kind, str(error)))
+            continue
+        if length > limit.max_length:
+            reason = f"{length} tokens, image included; the limit is {limit.max_length}"
+            offences.append(Offence(piece.source, record.index, record.id, "tokens", reason))
+    return offences
+
+
+def _with_image_faults(findings: FileFindings, faults: dict[str, str]) -> FileFindings:
+    source = findings.piece.source
+    found = [
+        Offence(source, index, findings.ids[index], "image", f"image {image}: {faults[image]}")
+        for index, image in findings.images.items()
+        if image in faults
+    ]
+    return _with(findings, found)
+
+
+def _with(findings: FileFindings, offences: Iterable[Offence]) -> FileFindings:
+    known = {(offence.index, offence.kind) for offence in findings.offences}
+    new = [offence for offence in offences if (offence.index, offence.kind) not in known]
+    merged = sorted([*findings.offences, *new], key=lambda offence: (offence.index, offence.kind))
+    return replace(findings, offences=tuple(merged))
+
+
+def _rows(found: Sequence[FileFindings]) -> Iterator[Row]:
+    groups: dict[tuple[str, Split], list[FileFindings]] = {}
+    for findings in found:
+        groups.setdefault((findings.piece.group, findings.piece.split), []).append(findings)
+    for (group, split), parts in groups.items():
+        offences = [offence for findings in parts for offence in findings.offences]
+        unusable = {(o.source, o.index) for o in offences if o.kind != "format" and o.index >= 0}
+        counts: dict[str, int] = {}
+        for offence in offences:
+            counts[offence.kind] = counts.get(offence.kind, 0) + 1
+        trained = groups.get((group, "train"))
+        in_train = None
+        if split in ("test", "validation") and trained:
+            asked = {question for findings in trained for question in findings.questions}
+            in_train = sum(question in asked for findings in parts for question in findings.questions)
+        records, away = (sum(getattr(f, name) for f in parts) for name in ("num_records", "num_set_aside"))
+        yield Row(group, split, len(parts), records, away, records - away - len(unusable), counts, in_train)
+
+
+def _starts(items: Sized, size: int) -> range:
+    return range(0, len(items), size)
+
+
+def usable_cpus() -> int:
+    """Processes that make sense here."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def report_file(path: Path, report: Report) -> None:
+    """Write the report with every offence as JSON, whole or not at all.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    try:
+        durable.write_text(path, json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {disk_reason(error, path)}") from error

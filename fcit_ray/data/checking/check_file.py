@@ -1,0 +1,207 @@
+"""One file of a data root looked at by itself: what a process of `check` does, and what it hands back.
+
+Imports neither torch nor ray: a process that looks at files and images starts in a fraction of a second.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from fcit_ray.config.catalog import CATALOG
+from fcit_ray.data.checking.answer_formats import odd_answer
+from fcit_ray.data.records import layout, quarantine
+from fcit_ray.data.records.parsing import Fault, Items, Record, parse_test, parse_train
+from fcit_ray.data.records.quarantine import Entry
+from fcit_ray.errors import DataError
+from fcit_ray.models.prompt import instruction_text
+
+_TASK = re.compile(r"Task\d+")
+_CLIENT = re.compile(r"client_\d+\.json")
+
+Kind = Literal["file", "conversation", "image", "duplicate", "tokens", "format"]
+"""What is wrong. `file`: all of it; `tokens`: over the limit, or more than the model's processor takes; `format` is a
+warning, its record is used all the same."""
+
+Split = Literal["train", "test", "validation", "partition"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One file to look at, by the row of the table it counts in.
+
+    Attributes:
+        group: the dataset; of a partition its folder, relative to the root.
+        split: what the file holds.
+        source: the file, relative to the root.
+        references: the file of its reference captions, if it has them.
+    """
+
+    group: str
+    split: Split
+    source: str
+    references: str | None = None
+
+
+@dataclass(frozen=True)
+class Offence:
+    """Something wrong with a record (index -1: with the whole file)."""
+
+    source: str
+    index: int
+    id: str
+    kind: Kind
+    reason: str
+
+
+@dataclass(frozen=True)
+class FileFindings:
+    """What one file holds.
+
+    Attributes:
+        piece: which file.
+        num_records: records in it, those in quarantine included.
+        num_set_aside: of these in quarantine already.
+        offences: by position.
+        images: the image of every sound record, by position.
+        ids: of these records.
+        questions: a hash of image and question for every turn, to find test questions in the training data.
+    """
+
+    piece: Piece
+    num_records: int = 0
+    num_set_aside: int = 0
+    offences: tuple[Offence, ...] = ()
+    images: Mapping[int, str] = field(default_factory=dict)
+    ids: Mapping[int, str] = field(default_factory=dict)
+    questions: tuple[bytes, ...] = ()
+
+
+def look_at_file(root: str, piece: Piece, honour_quarantine: bool) -> FileFindings:
+    """Read a file and check all that needs neither its images nor a model."""
+    try:
+        everything, items = _items(root, piece.source, honour_quarantine)
+        records, faults = _parse(root, piece, items)
+    except DataError as error:
+        return FileFindings(piece, offences=(Offence(piece.source, -1, "", "file", str(error)),))
+    offences = [Offence(piece.source, fault.index, fault.id, "conversation", fault.reason) for fault in faults]
+    first: dict[Any, int] = {}
+    questions: list[bytes] = []
+    for record in records:
+        same = first.setdefault((record.image, record.turns, record.answer), record.index)
+        if same != record.index:
+            reason = f"the same image and conversation as record {same}"
+            offences.append(Offence(piece.source, record.index, record.id, "duplicate", reason))
+        if piece.split != "partition":
+            if odd := odd_answer(record):
+                offences.append(Offence(piece.source, record.index, record.id, "format", odd))
+            questions += [_question_hash(record.image, instruction_text([turn])) for turn in record.turns]
+    return FileFindings(
+        piece,
+        num_records=len(everything),
+        num_set_aside=len(everything) - len(items),
+        offences=tuple(sorted(offences, key=lambda offence: (offence.index, offence.kind))),
+        images={record.index: record.image for record in records},
+        ids={record.index: record.id for record in records},
+        questions=tuple(questions),
+    )
+
+
+def entries_of(items: Items, offences: Sequence[Offence]) -> list[Entry]:
+    """Quarantine entries of a file's offending records; a record of several offences has its first as the reason."""
+    by_index = dict(items)
+    chosen: dict[int, Entry] = {}
+    for offence in offences:
+        chosen.setdefault(
+            offence.index,
+            Entry(
+                index=offence.index,
+                id=offence.id,
+                sha256=quarantine.record_sha256(by_index[offence.index]),
+                kind=offence.kind,
+                reason=offence.reason,
+            ),
+        )
+    return list(chosen.values())
+
+
+@lru_cache(maxsize=1)
+def sound_records(root: str, piece: Piece, honour_quarantine: bool) -> list[Record]:
+    """The records of a file that are none of `look_at_file`'s broken conversations; the last file's are kept."""
+    return _parse(root, piece, _items(root, piece.source, honour_quarantine)[1])[0]
+
+
+def _items(root: str, source: str, honour_quarantine: bool) -> tuple[Items, Items]:
+    """All records of a file, and those that are not in quarantine."""
+    everything = layout.read_items(root, source, honour_quarantine=False)
+    if not honour_quarantine:
+        return everything, everything
+    away = quarantine.set_aside(source, everything, quarantine.read_quarantine(root).get(source, ()))
+    return everything, [(index, item) for index, item in everything if index not in away]
+
+
+def _parse(root: str, piece: Piece, items: Items) -> tuple[list[Record], list[Fault]]:
+    if piece.split in ("train", "partition"):
+        return parse_train(lambda image, turns: piece.group, piece.source, items)
+    captions = layout.read_captions(root, piece.references) if piece.references else None
+    records, faults = parse_test(piece.group, piece.source, items, CATALOG[piece.group].kind, captions)
+    return records, faults
+
+
+def _question_hash(image: str, question: str) -> bytes:
+    text = re.sub(r"\s+", " ", question).strip().casefold()
+    return hashlib.blake2b(f"{image}\n{text}".encode(errors="surrogatepass"), digest_size=8).digest()
+
+
+def pieces_in(root: str, datasets: Sequence[str]) -> tuple[list[Piece], list[str]]:
+    """The files to look at, and the datasets that are absent.
+
+    Args:
+        root: data root.
+        datasets: those asked for: absent ones are looked at all the same, and found missing. None means all of the
+            catalog, whose absent ones are only named, and every partition below the root, the authors' or ours.
+
+    Raises:
+        DataError: no such dataset, or no dataset at all.
+    """
+    pieces: list[Piece] = []
+    absent: list[str] = []
+    for dataset in dict.fromkeys(datasets) or CATALOG:
+        train = layout.train_source(dataset)
+        if not datasets and not (Path(root) / train).parent.is_dir():
+            absent.append(dataset)
+            continue
+        pieces.append(Piece(dataset, "train", train))
+        for split in ("test", "validation"):
+            source, references = layout.test_sources(dataset, split)
+            if split == "test" or (Path(root) / source).is_file():
+                pieces.append(Piece(dataset, split, source, references))
+    if not datasets:
+        for file in sorted(_client_files(Path(root)), key=_by_number):
+            group = file.parents[1].relative_to(root).as_posix()
+            pieces.append(Piece(group, "partition", file.relative_to(root).as_posix()))
+    if not pieces:
+        raise DataError(f"{root}: no dataset of the catalog in instructions/; expected folders such as ArxivQA")
+    return pieces, absent
+
+
+def _client_files(root: Path) -> Iterator[Path]:
+    """Of the partitions below a root, the authors' or ours."""
+    for folder, below, names in os.walk(root, followlinks=True):
+        if os.path.realpath(folder) in map(os.path.realpath, Path(folder).parents):
+            below.clear()  # a link that leads in a circle
+            continue
+        # Neither what is being written nor the images, of which there are hundreds of thousands.
+        skipped = ("datasets", "instructions") if Path(folder) == root else ()
+        below[:] = sorted(name for name in below if not name.startswith(".") and name not in skipped)
+        if _TASK.fullmatch(Path(folder).name):
+            yield from (Path(folder) / name for name in names if _CLIENT.fullmatch(name))
+
+
+def _by_number(path: Path) -> list[Any]:
+    """`client_10` after `client_9`."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(path))]

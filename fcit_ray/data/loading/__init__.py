@@ -1,0 +1,1 @@
+"""From a record to a batch: prompt, tokens, pixels, identity feature; padding; the order of a client's steps."""

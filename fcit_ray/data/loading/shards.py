@@ -1,0 +1,107 @@
+"""Prepared records of one client or one piece of a test set, however they reach the process that needs them."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fcit_ray.data.loading.batches import Batches, epoch_order
+from fcit_ray.data.loading.collate import Collator
+from fcit_ray.data.loading.samples import Sample, SampleEncoder
+from fcit_ray.data.partition.stream import Stream
+from fcit_ray.data.records.layout import Record
+
+
+class Shard(Protocol):
+    """A sequence of samples that can be read in any order, any number of times; travels to the worker as a value."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, order: np.ndarray) -> Iterable[Sample]:
+        """The samples at these positions, in this order."""
+        ...
+
+
+class ShardSource(Protocol):
+    """Where the server's loop gets shards from."""
+
+    def prepare(self, stage: int) -> None:
+        """Have everything ready that the stage and the evaluation after it need; -1 is the zero-shot evaluation."""
+        ...
+
+    def feature(self, task: int, client: int) -> Tensor:
+        """Identity token of a client's shard, (D,)."""
+        ...
+
+    def train_shard(self, task: int, client: int) -> Shard: ...
+
+    def test_shard(self, dataset: str, start: int, stop: int) -> Shard: ...
+
+
+def training_batches(
+    shard: Shard, collator: Collator, batch_size: int, seed: int, epochs: int, micro_batch_size: int | None = None
+) -> Batches:
+    """Every batch of every epoch, collated; each epoch in its own order, derived from the job's seed.
+
+    The last batch of an epoch may be short. The order is of positions in the shard, so it does not depend on how the
+    shard is stored or streamed. With a micro-batch size every batch comes in pieces of at most so many records, each
+    padded to its own longest.
+    """
+
+    def batches(piece_size: int | None = None, /) -> Iterator[dict[str, Tensor]]:
+        size = min(batch_size, piece_size or micro_batch_size or batch_size)
+        for epoch in range(epochs):
+            samples = iter(shard.read(epoch_order(len(shard), seed, epoch)))
+            while batch := list(islice(samples, batch_size)):
+                for start in range(0, len(batch), size):
+                    yield collator.train(batch[start : start + size])
+
+    return batches
+
+
+def mean_feature(features: Iterable[np.ndarray]) -> Tensor:
+    """Identity token of a shard: the mean over its records, (D,), summed in float64 in file order."""
+    return torch.from_numpy(np.mean(np.stack(list(features)).astype(np.float64), axis=0).astype(np.float32))
+
+
+@dataclass(frozen=True)
+class LocalShard:
+    """Samples in this process's memory."""
+
+    samples: Sequence[Sample]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def read(self, order: np.ndarray) -> Iterable[Sample]:
+        return (self.samples[index] for index in order)
+
+
+class LocalShards:
+    """Prepares shards in this process when they are first asked for: the reference that Ray Data must match."""
+
+    def __init__(self, stream: Stream, tests: dict[str, list[Record]], encoder: SampleEncoder):
+        self._stream = stream
+        self._tests = tests
+        self._encoder = encoder
+        self._train: dict[tuple[int, int], LocalShard] = {}
+
+    def prepare(self, stage: int) -> None:
+        """Nothing to do: records are encoded when they are asked for."""
+
+    def feature(self, task: int, client: int) -> Tensor:
+        return mean_feature(sample["feature"] for sample in self.train_shard(task, client).samples)
+
+    def train_shard(self, task: int, client: int) -> LocalShard:
+        key = (task, client)
+        if key not in self._train:
+            records = self._stream.shard(task, client)
+            self._train[key] = LocalShard([self._encoder.encode_train(record) for record in records])
+        return self._train[key]
+
+    def test_shard(self, dataset: str, start: int, stop: int) -> LocalShard:
+        return LocalShard([self._encoder.encode_test(record) for record in self._tests[dataset][start:stop]])

@@ -1,0 +1,249 @@
+"""A data root as Parquet: the manifest, the records of its tables, and one image at a time.
+
+    parquet.json                                     the manifest, written last
+    instructions/<dataset>/<file>/00000.parquet …    the records of <file>.json, in their order
+    images/00000.parquet …                           every image once, ordered by path (unless they are referenced)
+
+Columns of a record table: `index` (int64, position in the source file), `part` (string: `records`, or a key of a COCO
+file, `images` or `annotations`), `id` and `image` (string, null where the record has none), `record` (string: the
+record as JSON, every field as it was). Columns of an image table: `path` (string, relative to `datasets/`), `bytes`
+(binary: the file as it was, not encoded anew).
+
+What one image costs: its file and row group are found by bisection over the tables' statistics, then the group's
+`ROWS_PER_GROUP` images are read, about a megabyte, and the last group is kept. That is little beside decoding on a
+local disk, and one request to an object store. Footers of open tables are kept per process.
+"""
+
+import errno
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Annotated, Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+
+from fcit_ray.data.records.parsing import Items
+from fcit_ray.errors import DataError
+from fcit_ray.storage.files import NUM_BYTES, misfit_content, parse_json
+from fcit_ray.storage.location import MANIFEST, file_in
+from fcit_ray.storage.object_store import Store
+
+IMAGES = "images"
+"""Key of the image tables in the manifest."""
+
+ROWS_PER_GROUP = 16
+"""Images read together: fewer waste less, more keep the footers small."""
+
+RECORD_SCHEMA = pa.schema(
+    [
+        pa.field("index", pa.int64(), nullable=False),
+        pa.field("part", pa.string(), nullable=False),
+        pa.field("id", pa.string()),
+        pa.field("image", pa.string()),
+        pa.field("record", pa.string(), nullable=False),
+    ]
+)
+IMAGE_SCHEMA = pa.schema(
+    [pa.field("path", pa.string(), nullable=False), pa.field("bytes", pa.binary(), nullable=False)]
+)
+
+_OPEN_TABLES = 64
+
+
+def _below(name: str) -> str:
+    """A manifest comes from anywhere: what it names is read, and deleted where it is no longer wanted."""
+    parts = name.split("/")
+    if not name.isprintable() or "\\" in name or any(part in ("", ".", "..") for part in parts) or ":" in parts[0]:
+        raise ValueError(f"{name!r} is no name of a file below the folder")
+    return name
+
+
+def _table(name: str) -> str:
+    if not name.endswith(".parquet"):
+        raise ValueError(f"{name!r} is no name of a table")
+    return name
+
+
+Below = Annotated[str, AfterValidator(_below)]
+
+
+class TableFile(BaseModel):
+    """One file: its name under the root, rows, size, hash; of image tables the last path in it too."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[Below, AfterValidator(_table)]
+    rows: int
+    bytes: int
+    sha256: str
+    last: str | None = None
+
+
+class Plan(BaseModel):
+    """What a conversion is made of; two of equal plans make the same tables.
+
+    Attributes:
+        version: of the layout.
+        images: within the tables, or left where they are.
+        image_root: the data root whose `datasets/` holds referenced images.
+        rows_per_file: rows of a table's file at most.
+        sources: SHA-256 of each file converted, by its name under the root.
+        set_aside: how many of a file's records are in quarantine, and hence not here.
+        quarantine: SHA-256 of the quarantine file, if there was one.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: Literal[1] = 1
+    images: Literal["embed", "reference"]
+    image_root: str | None
+    rows_per_file: int
+    sources: dict[Below, str]
+    set_aside: dict[Below, int]
+    quarantine: str | None
+
+
+class Manifest(BaseModel):
+    """The plan, and the files that it came to by source; under `images` the image tables."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    plan: Plan
+    tables: dict[str, list[TableFile]]
+
+
+def parse_manifest(text: bytes, place: str) -> Manifest:
+    """Read a manifest.
+
+    Raises:
+        DataError: it is none of ours.
+    """
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        told = first["msg"].removeprefix("Value error, ")
+        raise DataError(f"{place}: {where}: {told}; expected what prepare.py parquet writes") from None
+
+
+@lru_cache(maxsize=4)
+def open_parquet(location: str) -> "ParquetRoot":
+    """The Parquet root at a path or URI; opened once a process.
+
+    Raises:
+        DataError: there is none, or it cannot be read.
+    """
+    store = Store(location)
+    text = store.read(MANIFEST)
+    if text is None:
+        raise DataError(f"benchmark.root={location!r}: no {MANIFEST}; expected what prepare.py parquet writes, whole")
+    return ParquetRoot(store, parse_manifest(text, file_in(location, MANIFEST)))
+
+
+class ParquetRoot:
+    """Records and images of a Parquet root.
+
+    Args:
+        store: where its files are.
+        manifest: which files they are.
+    """
+
+    def __init__(self, store: Store, manifest: Manifest):
+        self._store = store
+        self.manifest = manifest
+        self._table = lru_cache(maxsize=_OPEN_TABLES)(self._open)
+        self._group = lru_cache(maxsize=1)(self._read_group)
+
+    @property
+    def embeds_images(self) -> bool:
+        return self.manifest.plan.images == "embed"
+
+    def items(self, source: str) -> Items:
+        """A file's records as JSON, with their positions in the file that they came from.
+
+        Raises:
+            DataError: it was not converted, or cannot be read.
+        """
+        return [(row["index"], self._parsed(source, row)) for row in self._rows(source)]
+
+    def json(self, source: str) -> dict[str, list[Any]]:
+        """A COCO file's lists.
+
+        Raises:
+            DataError: it was not converted, or cannot be read.
+        """
+        lists: dict[str, list[Any]] = {}
+        for row in self._rows(source):
+            lists.setdefault(row["part"], []).append(self._parsed(source, row))
+        return lists
+
+    def image(self, path: str) -> bytes:
+        """An embedded image file's bytes.
+
+        Raises:
+            OSError: there is none, or it cannot be read.
+        """
+        files = self.manifest.tables[IMAGES]
+        number = bisect_left(files, path, key=lambda file: file.last or "")
+        if number < len(files):
+            metadata = self._table(files[number].name).metadata
+            groups = range(metadata.num_row_groups)
+            group = bisect_left(groups, path, key=lambda g: metadata.row_group(g).column(0).statistics.max)
+            if group < len(groups):
+                table = self._group(files[number].name, group)
+                paths = table["path"].to_pylist()
+                if path in paths:
+                    return bytes(table["bytes"][paths.index(path)].as_buffer())
+        raise FileNotFoundError(errno.ENOENT, "No such file in the image tables", path)
+
+    def missing_images(self, paths: Iterable[str]) -> list[str]:
+        """Those of these paths that no image table holds, in their order. Reads paths, no image.
+
+        Raises:
+            DataError: a table cannot be read.
+        """
+        there: set[str] = set()
+        for file in self.manifest.tables[IMAGES]:
+            there.update(self._column(file, ["path"])["path"].to_pylist())
+        return [path for path in paths if path not in there]
+
+    def _parsed(self, source: str, row: Mapping[str, Any]) -> Any:
+        try:
+            return parse_json(row["record"])
+        except ValueError as error:
+            raise DataError(f"{file_in(self._store.location, source)}: record {row['index']} {error}") from None
+
+    def _rows(self, source: str) -> list[dict[str, Any]]:
+        if source not in self.manifest.tables:
+            known = ", ".join(name for name in self.manifest.tables if name != IMAGES)
+            raise DataError(f"{file_in(self._store.location, source)}: not among the files converted ({known})")
+        tables = [self._column(file, ["index", "part", "record"]) for file in self.manifest.tables[source]]
+        return [row for table in tables for row in table.to_pylist()]
+
+    def _column(self, file: TableFile, columns: list[str]) -> pa.Table:
+        place = file_in(self._store.location, file.name)
+        try:
+            table = self._table(file.name).read(columns=columns)
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{place}: cannot be read: {error}") from error
+        if table.num_rows != file.rows:
+            raise DataError(f"{place}: holds {table.num_rows} rows, its manifest says {file.rows}; convert again")
+        return table
+
+    def _open(self, name: str) -> pq.ParquetFile:
+        try:
+            return pq.ParquetFile(self._store.open(name), pre_buffer=True)
+        except (OSError, pa.ArrowException) as error:
+            place = file_in(self._store.location, name)
+            try:
+                with self._store.open(name) as file:
+                    reason = misfit_content(file.read(NUM_BYTES)) or "is no whole Parquet file; convert again"
+            except OSError:
+                reason = f"cannot be read: {error}"
+            raise DataError(f"{place}: {reason}") from error
+
+    def _read_group(self, name: str, group: int) -> pa.Table:
+        return self._table(name).read_row_group(group)

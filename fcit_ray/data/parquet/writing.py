@@ -1,0 +1,294 @@
+"""From the authors' layout to sharded Parquet, for object stores: `parquet_read` says what is written.
+
+The manifest is written last. Until then a journal, `parquet.partial.json`, says which files are whole, so that a
+conversion that was interrupted is completed by starting it again, and never looks finished before.
+
+What is there is kept only if writing it now would give the same bytes. For records the plan's hashes of the instruction
+files say so; images have no hash there, so their tables are put together again and compared, which reads every image.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fcit_ray.config.catalog import CATALOG
+from fcit_ray.data.parquet.reading import (
+    IMAGE_SCHEMA,
+    IMAGES,
+    RECORD_SCHEMA,
+    ROWS_PER_GROUP,
+    Manifest,
+    Plan,
+    TableFile,
+    open_parquet,
+    parse_manifest,
+)
+from fcit_ray.data.records import layout, quarantine
+from fcit_ray.data.records.fields import printable
+from fcit_ray.data.records.images import file_fault, image_faults, open_image
+from fcit_ray.data.records.parsing import Record, refuse
+from fcit_ray.errors import DataError, disk_reason
+from fcit_ray.storage.location import MANIFEST, absolute, check_uri, file_in, is_folder, is_uri, parquet_at
+from fcit_ray.storage.object_store import HashingFile, Store, Written
+
+JOURNAL = "parquet.partial.json"
+
+Row = dict[str, Any]
+Progress = Callable[[int, int], None]
+"""Told how many files there have been, and how many there are."""
+
+
+def write_parquet(
+    root: Path | str,
+    out: str,
+    datasets: Sequence[str] = (),
+    images: Literal["embed", "reference"] = "embed",
+    rows_per_file: int = 5000,
+    progress: Progress = lambda done, total: None,
+) -> Manifest:
+    """Convert a data root's instruction files, references and images.
+
+    Files of the same plan that are there already, with the right hash, are kept, those of images only if every image
+    is still the same. Records in quarantine are left out.
+
+    Args:
+        root: data root in the authors' layout.
+        out: folder or URI to write to.
+        datasets: which; none means all that are there.
+        images: `embed` puts the files' bytes into tables; `reference` leaves them below `root`.
+        rows_per_file: rows of a table's file at most.
+        progress: told of every file.
+
+    Raises:
+        DataError: a record or image cannot be used, or a place cannot be written.
+    """
+    for place in (root, out):
+        check_uri(place)
+    if rows_per_file < 1:
+        raise DataError(f"rows_per_file={rows_per_file}: expected at least 1")
+    if is_uri(root) or parquet_at(root) or not is_folder(root):
+        raise DataError(f"{root}: expected a folder in the authors' layout, with instructions/ and datasets/ in it")
+    store = Store(out)
+    if store.folder == Path(os.path.realpath(root)):
+        raise DataError(f"{out}: is the data root itself; expected another place")
+    root = absolute(str(root))
+    chosen = list(dict.fromkeys(datasets)) or datasets_in(root)
+    sources, paths = _sources(root, chosen)
+    if images == "reference":
+        layout.check_images(root, paths.values())
+    plan = _plan(root, sources, images, rows_per_file)
+    try:
+        manifest = _Conversion(root, store, plan, progress).write(sources, sorted(paths), paths)
+    except (OSError, pa.ArrowException) as error:
+        reason = disk_reason(error, error.filename or out) if isinstance(error, OSError) else error
+        raise DataError(f"{out}: cannot be written: {reason}") from error
+    open_parquet.cache_clear()  # this process may have opened what was there before
+    return manifest
+
+
+def datasets_in(root: Path | str) -> list[str]:
+    """The catalog's datasets whose folder is in a data root.
+
+    Raises:
+        DataError: there is none.
+    """
+    there = [name for name in CATALOG if (Path(root) / "instructions" / name).is_dir()]
+    if not there:
+        raise DataError(f"{file_in(root, 'instructions')}: no dataset of the catalog here, such as ArxivQA")
+    return there
+
+
+def _sources(root: str, datasets: Sequence[str]) -> tuple[list[str], dict[str, Record]]:
+    """The files to convert, all checked, and for every image one record that uses it."""
+    sources: list[str] = []
+    users: dict[str, Record] = {}
+    for dataset in datasets:
+        records = layout.load_train(root, dataset)
+        sources.append(layout.train_source(dataset))
+        for split in ("test", "validation"):
+            source, references = layout.test_sources(dataset, split)
+            if split == "validation" and not (Path(root) / source).is_file():
+                continue  # the authors ship none
+            records += layout.load_test(root, dataset, split)
+            sources += [source] if references is None else [source, references]
+        for record in records:
+            users.setdefault(record.image, record)
+    return sources, users
+
+
+def _plan(root: str, sources: Sequence[str], images: Literal["embed", "reference"], rows_per_file: int) -> Plan:
+    hashes = {source: _sha256(Path(root) / source) for source in sources}
+    away = quarantine.read_quarantine(root)
+    return Plan(
+        images=images,
+        image_root=root if images == "reference" else None,
+        rows_per_file=rows_per_file,
+        sources=hashes,
+        set_aside={source: len(away[source]) for source in sources if away.get(source)},
+        quarantine=_sha256(Path(root) / quarantine.QUARANTINE_FILE) if away else None,
+    )
+
+
+class _Conversion:
+    """One conversion: what is there already, and what has been written."""
+
+    def __init__(self, root: str, store: Store, plan: Plan, progress: Progress):
+        self._root, self._store, self._plan, self._progress = root, store, plan, progress
+        self._tables: dict[str, list[TableFile]] = {}
+        self._done = 0
+        self._total = 0
+        self._old = self._earlier()
+        same = self._old is not None and self._old.plan == plan
+        files = self._old.tables.values() if self._old and same else ()
+        self._reusable = {file.name: file for table in files for file in table}
+
+    def write(self, sources: Sequence[str], images: Sequence[str], users: dict[str, Record]) -> Manifest:
+        """Write every table that is not there yet, then the manifest."""
+        size = self._plan.rows_per_file
+        pieces = {source: list(_pieces(list(_record_rows(self._root, source)), size)) for source in sources}
+        if self._plan.images == "embed":
+            pieces[IMAGES] = list(_pieces([{"path": image} for image in images], size))
+        self._total = sum(map(len, pieces.values()))
+        # From here on nothing that looks finished may be there: the manifest goes before anything else changes.
+        if self._old:
+            self._store.write_bytes(JOURNAL, _dump(self._old))
+            self._store.delete(MANIFEST)
+        for source in sources:
+            folder = source.removesuffix(".json")
+            for number, rows in enumerate(pieces.pop(source)):
+                self._keep_or_write(source, f"{folder}/{number:05}.parquet", len(rows), None, _filler(rows))
+        for number, rows in enumerate(pieces.pop(IMAGES, [])):
+            fill = _image_filler(self._root, [row["path"] for row in rows], users)
+            self._keep_or_write(IMAGES, f"{IMAGES}/{number:05}.parquet", len(rows), rows[-1]["path"], fill)
+        manifest = Manifest(plan=self._plan, tables=self._tables)
+        self._store.write_bytes(MANIFEST, _dump(manifest))
+        self._store.delete(JOURNAL)
+        named = {file.name for table in self._tables.values() for file in table}
+        for table in (self._old.tables if self._old else {}).values():
+            for file in table:
+                if file.name not in named:
+                    self._store.delete(file.name)
+        return manifest
+
+    def _keep_or_write(
+        self, table: str, name: str, rows: int, last: str | None, fill: Callable[[HashingFile], None]
+    ) -> None:
+        there = self._reusable.get(name)
+        found = self._store.look(name) if there else None
+        same = there is not None and found is not None and found.sha256 == there.sha256
+        if there is None or not same or (table == IMAGES and _rehearsed(fill) != found):
+            written = self._store.write(name, fill)
+            there = TableFile(name=name, rows=rows, bytes=written.bytes, sha256=written.sha256, last=last)
+        self._tables.setdefault(table, []).append(there)
+        self._reusable[name] = there
+        self._done += 1
+        self._store.write_bytes(JOURNAL, _dump(self._journal()))
+        self._progress(self._done, self._total)
+
+    def _journal(self) -> Manifest:
+        """What is whole by now, those of an earlier attempt that have not been come to included."""
+        rest = {file.name for table in self._tables.values() for file in table}
+        later = [file for name, file in self._reusable.items() if name not in rest]
+        return Manifest(plan=self._plan, tables={**self._tables, "": later})
+
+    def _earlier(self) -> Manifest | None:
+        for name in (MANIFEST, JOURNAL):
+            if text := self._store.read(name):
+                return parse_manifest(text, file_in(self._store.location, name))
+        return None
+
+
+def _rehearsed(fill: Callable[[HashingFile], None]) -> Written:
+    """What a file would come to, without writing it."""
+    with Path(os.devnull).open("wb") as nowhere:
+        sink = HashingFile(nowhere)
+        fill(sink)
+    return sink.written
+
+
+def _record_rows(root: str, source: str) -> Iterator[Row]:
+    """A file's rows; a COCO file's lists one after the other."""
+    content = layout.read_json(Path(root) / source)
+    if isinstance(content, list):
+        for index, item in layout.read_items(root, source):
+            identity = next(
+                (_text(item[key]) for key in ("question_id", "id") if item.get(key) not in (None, "")), None
+            )
+            yield {
+                "index": index,
+                "part": "records",
+                "id": identity,
+                "image": _text(item["image"]),
+                "record": _json(item),
+            }
+        return
+    for part in ("images", "annotations"):
+        for index, item in enumerate(content.get(part) or []):
+            row = {"index": index, "part": part, "record": _json(item)}
+            yield {**row, "id": _text(item.get("id")), "image": _text(item.get("file_name"))}
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else printable(str(value))
+
+
+def _filler(rows: Sequence[Row]) -> Callable[[HashingFile], None]:
+    def fill(sink: HashingFile) -> None:
+        pq.write_table(pa.Table.from_pylist(list(rows), RECORD_SCHEMA), sink, compression="zstd")
+
+    return fill
+
+
+def _image_filler(root: str, images: Sequence[str], users: dict[str, Record]) -> Callable[[HashingFile], None]:
+    def fill(sink: HashingFile) -> None:
+        faults: list[str] = []
+        # JPEG and PNG do not shrink further; statistics of the bytes would only repeat them.
+        with pq.ParquetWriter(
+            sink, IMAGE_SCHEMA, compression="none", use_dictionary=False, write_statistics=["path"]
+        ) as writer:
+            for group in _pieces(images, ROWS_PER_GROUP):
+                contents = []
+                for image in group:
+                    content, fault = _content(root, image)
+                    contents.append(content)
+                    if fault:
+                        faults.append(f"{users[image].where}: image {image}: {fault}")
+                writer.write_table(pa.table([list(group), contents], schema=IMAGE_SCHEMA))
+        refuse(file_in(root, "datasets"), faults, len(images), what="images")
+
+    return fill
+
+
+def _content(root: str, image: str) -> tuple[bytes, str | None]:
+    """An image file's bytes, and what is wrong with it."""
+    try:
+        with open_image(root, image) as file:
+            return file.read(), file_fault(file)
+    except (OSError, ValueError):
+        return b"", image_faults(root, [image])[image]
+
+
+def _pieces(rows: Sequence[Any], size: int) -> Iterable[list[Any]]:
+    iterator = iter(rows)
+    while piece := list(islice(iterator, size)):
+        yield piece
+
+
+def _json(item: Any) -> str:
+    return json.dumps(item, ensure_ascii=True, separators=(",", ":"))
+
+
+def _dump(manifest: Manifest) -> bytes:
+    return (manifest.model_dump_json(indent=1) + "\n").encode()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,179 @@
+"""A partition written once: the clients' files in the authors' layout, a manifest that proves it whole, a picture.
+
+Legend: K clients, N records of a task.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fcit_ray.config.schema import Config, ConfigError
+from fcit_ray.data.partition.files import MANIFEST, sha256
+from fcit_ray.data.partition.stream import Stream, open_stream
+from fcit_ray.data.records.layout import DataError, positions_set_aside, read_items, read_json
+from fcit_ray.errors import UserError, disk_reason
+from fcit_ray.results.plots import plot_partition
+from fcit_ray.storage import durable
+from fcit_ray.storage.location import parquet_at
+
+FORMAT = "fcit_ray partition"
+
+
+def partition_counts(config: Config, stream: Stream) -> dict[str, Any]:
+    """Who holds how much of what, and what decided it; a JSON value.
+
+    Returns:
+        `kind` and its parameters, `seed`, and for each task of the stream its `name`, `num_records`, the records of
+        each client (`counts`, K) and of each client by dataset (`datasets`).
+    """
+    benchmark = config.benchmark
+    if config.regime == "centralised":
+        decided: dict[str, Any] = {"kind": "centralised"}
+    else:
+        matters = {
+            "dirichlet": ("beta", "min_samples"),
+            "labels": ("beta", "min_samples"),
+            "equal": ("min_samples",),
+            "field": ("partition_field", "min_samples"),
+            "files": ("partition_files", "partition_tasks"),
+        }[benchmark.partition]
+        values = benchmark.model_dump(mode="json")
+        decided = {"kind": benchmark.partition, **{key: values[key] for key in matters}, "seed": config.seed}
+    tasks = []
+    for task, records, shards in zip(stream.tasks, stream.records, stream.shards, strict=True):
+        owned = [[records[index].dataset for index in shard] for shard in shards]
+        tasks.append(
+            {
+                "name": task.name,
+                "num_records": len(records),
+                "counts": [len(shard) for shard in shards],
+                "datasets": {name: [datasets.count(name) for datasets in owned] for name in task.datasets},
+            }
+        )
+    return {**decided, "num_clients": len(stream.shards[0]) if stream.shards else 0, "tasks": tasks}
+
+
+def plot_counts(counts: Mapping[str, Any], path: Path) -> None:
+    """The picture of `partition_counts`."""
+    rows = {
+        name if [name] == list(task["datasets"]) else f"{task['name']}: {name}": held
+        for task in counts["tasks"]
+        for name, held in task["datasets"].items()
+    }
+    plot_partition(rows, path)
+
+
+def write_partition(config: Config, out: Path) -> dict[str, Any]:
+    """Split the training data as the configuration says and write `<out>/Task<k>/client_<i>.json`.
+
+    `benchmark.partition=files` with `benchmark.partition_files=<out>` reads the same records back for every client, in
+    the same order. Items are written as they stand in the source files, a line each. Everything is written into a
+    folder beside `out` that is renamed at the end: an interrupted call leaves no `out`, and another one completes it.
+
+    Returns:
+        The manifest: what `partition_counts` says; per task the `folder`; `checked`, how many records there are, how
+        many are held twice and how many by nobody; the SHA-256 of every client's file and of every source file;
+        where records of these are in quarantine, `set_aside`, their positions by file.
+
+    Raises:
+        ConfigError: the regime has no clients, the partition is one of files already, or `out` holds something else.
+        DataError: a file or record cannot be used.
+        UserError: `out` cannot be written.
+    """
+    if config.regime != "federated" or config.benchmark.partition == "files":
+        raise ConfigError(
+            f"regime={config.regime}, benchmark.partition={config.benchmark.partition}: there is nothing to split; "
+            "expected a federated run and another partition than files"
+        )
+    stream = open_stream(config)
+    out = Path(os.path.realpath(out))  # `.` has no name to put a folder beside
+    try:
+        if _is_taken(out) and not (out / MANIFEST).is_file():
+            raise ConfigError(f"{out}: is there and holds no {MANIFEST}; nothing is overwritten, name another folder")
+        return _write_whole(config, stream, out)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {disk_reason(error, out)}") from error
+
+
+def _is_taken(out: Path) -> bool:
+    return out.exists() and (not out.is_dir() or any(out.iterdir()))
+
+
+def _write_whole(config: Config, stream: Stream, out: Path) -> dict[str, Any]:
+    partial = durable.partial(out)
+    shutil.rmtree(partial, ignore_errors=True)  # of a call that was killed
+    partial.mkdir(parents=True)
+    try:
+        manifest = _write(config, stream, partial)
+        if _is_taken(out):
+            _check_same(out, manifest)
+        else:
+            durable.rename(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return manifest
+
+
+def _write(config: Config, stream: Stream, folder: Path) -> dict[str, Any]:
+    counts = partition_counts(config, stream)
+    files: dict[str, str] = {}
+    sources: dict[str, str] = {}
+    held_twice = missing = 0
+    for number, (records, shards) in enumerate(zip(stream.records, stream.shards, strict=True), start=1):
+        holders = np.bincount(np.concatenate(shards), minlength=len(records))  # (N,)
+        held_twice += int((holders > 1).sum())
+        missing += int((holders == 0).sum())
+        assert holders.shape == (len(records),), "a shard names a record that is not there"
+        items: dict[str, Any] = {}
+        for source in dict.fromkeys(record.source for record in records):
+            items[source] = dict(read_items(config.benchmark.root, source, honour_quarantine=False))
+            sources[source] = _source_sha256(config.benchmark.root, source)
+        (folder / f"Task{number}").mkdir()
+        for client, shard in enumerate(shards):
+            chosen = [records[index] for index in shard]
+            path = folder / f"Task{number}" / f"client_{client}.json"
+            lines = ",\n".join(json.dumps(items[record.source][record.index]) for record in chosen)
+            durable.write_text(path, f"[\n{lines}\n]\n")
+            files[f"Task{number}/{path.name}"] = sha256(path)
+        counts["tasks"][number - 1]["folder"] = f"Task{number}"
+    assert held_twice == missing == 0, "a split gave a record to two clients or to none"
+    checked = {
+        "records": sum(map(len, stream.records)),
+        "held_twice": held_twice,
+        "missing": missing,
+    }
+    manifest = {"format": FORMAT, **counts, "checked": checked, "files": files, "sources": sources}
+    if away := {source: at for source in sources if (at := positions_set_aside(config.benchmark.root, source))}:
+        manifest["set_aside"] = away
+    plot_counts(counts, folder / "partition.png")
+    durable.write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    return manifest
+
+
+def _source_sha256(root: str, source: str) -> str:
+    """Of a source file; of one that was converted to Parquet, as it was before."""
+    if parquet := parquet_at(root):
+        return parquet.manifest.plan.sources[source]
+    return sha256(Path(root) / source)
+
+
+def _check_same(out: Path, manifest: Mapping[str, Any]) -> None:
+    """Refuse a folder that holds anything else than what would be written."""
+    path = out / MANIFEST
+    old = read_json(path)
+    # As JSON has it: the new one still has tuples and the like.
+    new = json.loads(json.dumps(manifest))
+    if not isinstance(old, Mapping) or old != new:
+        differing = [key for key in new if not isinstance(old, Mapping) or old.get(key) != new[key]]
+        raise ConfigError(
+            f"{out}: holds another partition ({', '.join(differing)} differ); nothing is overwritten, "
+            "name another folder or delete this one"
+        )
+    for name, digest in manifest["files"].items():
+        if not (out / name).is_file() or sha256(out / name) != digest:
+            raise DataError(f"{out / name}: is not the file that {path} was written for; delete the folder")

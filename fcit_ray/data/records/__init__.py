@@ -1,0 +1,1 @@
+"""Records as they stand in files: read, checked field by field, with their pictures; what is set aside."""

@@ -1,0 +1,333 @@
+"""From a file's JSON to records: every field is checked, and what is wrong is said of each record by itself."""
+
+import math
+import posixpath
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fcit_ray.data.records.fields import (
+    check_characters,
+    check_text_or_number,
+    is_number,
+    is_text_or_number,
+    printable,
+    shown,
+    text_of,
+)
+from fcit_ray.errors import DataError
+from fcit_ray.models.prompt import IMAGE_TOKEN, Turn
+
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom, as fractions of the side of the square the image is padded to."""
+
+Items = Sequence[tuple[int, Any]]
+"""Records as JSON, each with its position in its file: positions have gaps where records are in quarantine."""
+
+NUM_SHOWN = 5
+"""Offenders spelled out in an error; the rest is counted."""
+
+# Bounded, or a pattern that looks for a number anywhere takes time that grows with the square of a row of digits.
+_NUMBER = r"[-+]?(?:\d{1,40}(?:\.\d{0,40})?|\.\d{1,40})(?:[eE][-+]?\d{1,4})?"
+_BOX = re.compile(r"\[\s*" + r"\s*,\s*".join([f"({_NUMBER})"] * 4) + r"\s*\]")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One training conversation or one test question.
+
+    Attributes:
+        dataset: a key of the catalog.
+        id: `question_id` or `id` of the file, `printable`; for a training record without either, its position.
+        image: path relative to `<root>/datasets`.
+        turns: the conversation; the single turn of a test record has no answer.
+        answer: what a test question is scored against, for captions the first reference; None in training records,
+            whose answers are in the turns.
+        references: every reference caption, for captions only.
+        box: the region asked for, for Grounding's test records only.
+        size: width and height of the image in pixels, for Grounding's test records only.
+        source: the file, relative to the root.
+        index: position in that file, from 0.
+    """
+
+    dataset: str
+    id: str
+    image: str
+    turns: tuple[Turn, ...]
+    answer: str | None = None
+    references: tuple[str, ...] = ()
+    box: Box | None = None
+    size: tuple[int, int] | None = None
+    source: str = ""
+    index: int = -1
+
+    @property
+    def where(self) -> str:
+        """The record's place, for error messages."""
+        return f"{self.source or self.dataset}: record {self.index} (id {self.id!r})"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with one record: its position in its file, its id, and the reason."""
+
+    index: int
+    id: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"record {self.index} (id {self.id!r}): {self.reason}"
+
+
+def parse_train(
+    dataset_of: Callable[[str, Sequence[Turn]], str], source: str, items: Items
+) -> tuple[list[Record], list[Fault]]:
+    """Training records of a file in their order, and what is wrong with those that are none.
+
+    Args:
+        dataset_of: the dataset of a record by its image and conversation; a `DataError` of it counts as the record's.
+        source: the file, relative to the root.
+        items: the file's records.
+    """
+    records: list[Record] = []
+    faults: list[Fault] = []
+    for index, item in items:
+        name = _name(item, default=str(index))
+        try:
+            _check_id(item)
+            image, turns = _image_path(item), _conversation(item)
+            records.append(Record(dataset_of(image, turns), name, image, turns, source=source, index=index))
+        except DataError as error:
+            faults.append(Fault(index, name, str(error)))
+    return records, faults
+
+
+def parse_test(
+    dataset: str, source: str, items: Items, kind: Literal["exact", "box", "caption"], captions: "Captions | None"
+) -> tuple[list[Record], list[Fault]]:
+    """As `parse_train`, for test records.
+
+    Args:
+        dataset: a key of the catalog.
+        source: the file, relative to the root.
+        items: the file's records.
+        kind: of the dataset's answers, as in the catalog.
+        captions: the reference captions, for captions only.
+    """
+    records: list[Record] = []
+    faults: list[Fault] = []
+    first_with: dict[str, int] = {}
+    for index, item in items:
+        name = _name(item, default="")
+        try:
+            _check_id(item)
+            if not name:
+                raise DataError("has neither question_id nor id; expected one of them, to match its prediction")
+            if first_with.setdefault(name, index) != index:
+                raise DataError(f"has the id of record {first_with[name]}; expected ids to differ within a test file")
+            image = _image_path(item)
+            turns = (Turn(_question(text_of(item, "text"))),)
+            references = captions.of(name, image) if captions else ()
+            box, size = _region(item) if kind == "box" else (None, None)
+            answer = references[0] if references else _reference_answer(item, kind)
+            records.append(
+                Record(dataset, name, image, turns, answer, references, box, size, source=source, index=index)
+            )
+        except DataError as error:
+            faults.append(Fault(index, name, str(error)))
+    return records, faults
+
+
+def refuse(place: str, faults: Iterable[object], total: int, what: str = "records") -> None:
+    """Raise one error for all faults of a file, if there are any: the first spelled out, the rest counted.
+
+    Raises:
+        DataError: there are faults.
+    """
+    found = list(faults)
+    if not found:
+        return
+    more = f"\n  and {len(found) - NUM_SHOWN} more" if len(found) > NUM_SHOWN else ""
+    raise DataError(
+        f"{place}: {len(found)} of {total} {what} cannot be used:\n  " + "\n  ".join(map(str, found[:NUM_SHOWN])) + more
+    )
+
+
+def parse_box(text: str) -> Box | None:
+    """Read `[x1, y1, x2, y2]`; None unless that, give or take space and a full stop, is the whole text."""
+    match = _BOX.fullmatch(text.strip().rstrip("."))
+    if not match:
+        return None
+    left, top, right, bottom = (float(group) for group in match.groups())
+    return (left, top, right, bottom) if all(map(math.isfinite, (left, top, right, bottom))) else None
+
+
+def holds_box(text: str) -> bool:
+    """Whether `[x1, y1, x2, y2]` stands anywhere in the text."""
+    return _BOX.search(text) is not None
+
+
+class Captions:
+    """Reference captions of a COCO-format file: `images` (id, file_name) and `annotations` (image_id, caption).
+
+    Args:
+        path: of the file, for error messages.
+        data: what it holds.
+
+    Raises:
+        DataError: it is no such file.
+    """
+
+    def __init__(self, path: str, data: Any):
+        self.name = posixpath.basename(path)
+        self.id_of_file: dict[str, str] = {}
+        if not isinstance(data, Mapping) or not isinstance(data.get("annotations"), list):
+            raise DataError(f"{path}: no list 'annotations'; expected COCO caption format")
+        images = data.get("images") or []
+        if not isinstance(images, list) or not all(isinstance(image, Mapping) for image in images):
+            raise DataError(f"{path}: 'images' is no list of objects; expected COCO caption format")
+        self.by_image: dict[str, list[str]] = {}
+        self._broken: dict[str, str] = {}
+        problems = []
+        for index, item in enumerate(data["annotations"]):
+            try:
+                image = _coco_id(item, "image_id", "image_id and caption")
+            except DataError as error:  # nobody can say whose caption it is
+                problems.append(f"annotation {index}: {error}")
+                continue
+            try:
+                self.by_image.setdefault(image, []).append(text_of(item, "caption"))
+            except DataError as error:
+                self._broken.setdefault(image, f"annotation {index}: {error}")
+        for index, item in enumerate(images):
+            try:
+                if "file_name" in item and "id" in item:
+                    self.id_of_file[posixpath.basename(text_of(item, "file_name"))] = _coco_id(item, "id", "an id")
+            except DataError as error:
+                problems.append(f"image {index}: {error}")
+        refuse(path, problems, len(data["annotations"]) + len(images), what="annotations and images")
+
+    def of(self, name: str, image: str) -> tuple[str, ...]:
+        """The captions of a test record.
+
+        Raises:
+            DataError: there is none, or one of them cannot be used.
+        """
+        file_name = posixpath.basename(image)
+        candidates = [name, posixpath.splitext(file_name)[0]]
+        if file_name in self.id_of_file:
+            candidates = [self.id_of_file[file_name]]
+        for candidate in candidates:
+            if candidate in self._broken:
+                raise DataError(f"{self.name}: image id {candidate!r}, {self._broken[candidate]}")
+            if candidate in self.by_image:
+                return tuple(self.by_image[candidate])
+        raise DataError(f"{self.name} has no caption for it; expected image id {' or '.join(map(repr, candidates))}")
+
+
+def _coco_id(item: Any, key: str, expected: str) -> str:
+    """An id of a COCO file as text: these are numbers in some files and texts in others."""
+    if not isinstance(item, Mapping) or key not in item:
+        raise DataError(f"has no {key}; expected {expected}")
+    check_text_or_number(key, item[key])
+    return str(item[key])
+
+
+def _name(item: Any, default: str) -> str:
+    _, value = _id(item)
+    return printable(str(value)) if is_text_or_number(value) else default
+
+
+def _id(item: Any) -> tuple[str, Any]:
+    """The key that a record is named by and what is there; None if there is no name."""
+    if isinstance(item, Mapping):
+        for key in ("question_id", "id"):
+            if item.get(key) not in (None, ""):
+                return key, item[key]
+    return "id", None
+
+
+def _check_id(item: Any) -> None:
+    key, value = _id(item)
+    if value is not None:
+        check_text_or_number(key, value)
+
+
+def _image_path(item: Any) -> str:
+    given = text_of(item, "image")
+    if "\0" in given:
+        raise DataError(f"image {given!r} holds a NUL character; expected a path")
+    path = posixpath.normpath(given)
+    if posixpath.isabs(path) or path.split("/")[0] == "..":
+        raise DataError(f"image {given!r} leaves the data root; expected a path inside datasets/")
+    return path
+
+
+def _question(text: str) -> str:
+    if not text.replace(IMAGE_TOKEN, "").strip():
+        raise DataError(f"empty question ({text!r}); expected words beside {IMAGE_TOKEN}")
+    if text.count(IMAGE_TOKEN) > 1:
+        raise DataError(f"{text.count(IMAGE_TOKEN)} {IMAGE_TOKEN} in one question; expected one image a record")
+    return text
+
+
+def _answer(text: str) -> str:
+    if not text.strip():
+        raise DataError("empty answer; expected text")
+    if IMAGE_TOKEN in text:
+        raise DataError(f"{IMAGE_TOKEN} in an answer ({text!r:.80}); expected it in the question only")
+    return text.strip()
+
+
+def _conversation(item: Any) -> tuple[Turn, ...]:
+    if not isinstance(item, Mapping):
+        raise DataError(f"is a JSON {type(item).__name__}; expected an object")
+    messages = item.get("conversations")
+    if not isinstance(messages, list) or not messages:
+        raise DataError("has no conversations; expected a list of human and gpt messages")
+    roles = [message.get("from") if isinstance(message, Mapping) else None for message in messages]
+    if roles != ["human", "gpt"] * (len(roles) // 2):
+        if roles == [*(["human", "gpt"] * (len(roles) // 2)), "human"]:
+            raise DataError(f"message {len(roles) - 1}: a human turn without an answer")
+        raise DataError(f"roles are {printable(', '.join(map(str, roles)))}; expected human, gpt in turn")
+    values = []
+    for position, message in enumerate(messages):
+        value = message.get("value")
+        if not isinstance(value, str):
+            raise DataError(f"message {position}: value is {shown(value)}; expected text")
+        check_characters(f"message {position}: value", value)
+        try:
+            values.append(_answer(value) if position % 2 else _question(value))
+        except DataError as error:
+            raise DataError(f"message {position}: {error}") from None
+    if sum(value.count(IMAGE_TOKEN) for value in values) > 1:
+        raise DataError(f"several {IMAGE_TOKEN} in the conversation; expected one image a record")
+    return tuple(Turn(question, answer) for question, answer in zip(values[::2], values[1::2], strict=True))
+
+
+def _reference_answer(item: Any, kind: str) -> str:
+    key = "answer_bbox" if kind == "box" and "answer" not in item else "answer"
+    if kind == "box" and isinstance(item[key], list):
+        if not all(map(is_number, item[key])):
+            raise DataError(f"{key!r} is {shown(item[key])}; expected [x1, y1, x2, y2]")
+        return str(item[key])
+    return _answer(text_of(item, key))
+
+
+def _region(item: Any) -> tuple[Box, tuple[int, int]]:
+    if "answer_bbox" not in item:
+        raise DataError("has no 'answer_bbox'; expected [x1, y1, x2, y2]")
+    given = item["answer_bbox"]
+    is_list = isinstance(given, list) and all(map(is_number, given))
+    box = parse_box(str(given)) if is_list or isinstance(given, str) else None
+    if box is None or not (box[0] < box[2] and box[1] < box[3]):
+        raise DataError(f"answer_bbox is {shown(given)}; expected [x1, y1, x2, y2], x1 < x2, y1 < y2")
+    size = item.get("size")
+    if not (
+        isinstance(size, list)
+        and len(size) == 2
+        and all(isinstance(side, int | float) and 1 <= side < math.inf for side in size)
+    ):
+        raise DataError(f"size is {shown(size)}; expected [width, height] in pixels")
+    return box, (int(size[0]), int(size[1]))

@@ -1,0 +1,1 @@
+"""How answers are scored, rule by rule, and what is odd about them beside being wrong."""

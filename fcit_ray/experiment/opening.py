@@ -1,0 +1,203 @@
+"""From a configuration to the parts of a run; every check that needs no model happens here, before anything starts."""
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fcit_ray.config.catalog import rule_of
+from fcit_ray.config.schema import Config, ConfigError, Train, with_absolute_paths
+from fcit_ray.data.checking.agreement import check_agreement
+from fcit_ray.data.checking.too_long import check_lengths
+from fcit_ray.data.loading.samples import SampleEncoder
+from fcit_ray.data.partition.selection import SELECTIONS
+from fcit_ray.data.partition.stream import Stream, StreamPopulation, open_stream
+from fcit_ray.data.records.layout import Record, check_images, load_test, num_set_aside
+from fcit_ray.data.scoring.coco_java import JavaError, check_java
+from fcit_ray.experiment.algorithm import Algorithm, make_algorithm
+from fcit_ray.federated.federation import Federation
+from fcit_ray.lora import make_lora_rule
+from fcit_ray.methods import make_method
+from fcit_ray.models.attention import check_attention
+from fcit_ray.models.bank import AdapterBank
+from fcit_ray.models.chat import check_prompt
+from fcit_ray.models.folder import model_folder
+from fcit_ray.models.identity.clip import check_clip, clip_widths, count_cut
+from fcit_ray.models.load import find_vision_tower, load_base
+from fcit_ray.models.prompt import instruction_text
+from fcit_ray.models.quantize import check_quantize
+from fcit_ray.storage.location import absolute
+from fcit_ray.types import Setting
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A checked run: configuration, sizes, data.
+
+    Attributes:
+        config: as resolved, with absolute paths.
+        setting: sizes in the regime chosen.
+        stream: training data by stage and client.
+        tests: the records to answer, by dataset.
+        quarantined: how many records of which file the quarantine leaves out.
+    """
+
+    config: Config
+    setting: Setting
+    stream: Stream
+    tests: dict[str, list[Record]]
+    quarantined: dict[str, int] = field(default_factory=dict)
+
+    def evaluated(self, stage: int) -> list[str]:
+        """The datasets answered after a stage, -1 for zero-shot: those of the tasks seen, at the end the unseen too."""
+        benchmark = self.config.benchmark
+        seen = self.stream.evaluated[stage] if stage >= 0 else range(len(benchmark.tasks))
+        names = [name for task in seen for name in benchmark.tasks[task].datasets]
+        return list(dict.fromkeys([*names, *(benchmark.transfer if self.is_last(stage) else ())]))
+
+    def is_last(self, stage: int) -> bool:
+        """Whether nothing is trained after this stage; -1 is zero-shot."""
+        return stage == self.setting.num_stages - 1
+
+    def federation(self, feature: Callable[[int, int], Tensor]) -> Federation:
+        """The server's side of the run.
+
+        Args:
+            feature: the identity token of a client's shard by (task, client), (D,).
+        """
+        algorithm = make_algorithm(self.config)
+        return Federation(
+            method=algorithm.method,
+            server=algorithm.server,
+            population=StreamPopulation(
+                self.stream, self.setting, feature, SELECTIONS[self.config.benchmark.selection]
+            ),
+            setting=self.setting,
+            local=algorithm.local,
+            aggregation=algorithm.aggregation,
+        )
+
+
+def open_experiment(config: Config, *, for_plan: bool = False) -> Experiment:
+    """Check the configuration against the data and read both.
+
+    Args:
+        config: of the run.
+        for_plan: nothing will be run: `config.json` does for the model, whose other files need not be here yet, and
+            records may be longer than it reads.
+
+    Raises:
+        ConfigError, DataError, ModelError: say what cannot be used.
+    """
+    benchmark = config.benchmark
+    model = config.model
+    check_attention(config, model_folder(model.path))
+    check_quantize(config)
+    check_prompt(model.path, model.prompt)
+    if not for_plan:
+        check_agreement(model.path, model.prompt)
+    if model.identity_encoder != "base":
+        check_clip(model.identity_encoder, model.identity)
+    elif model.identity != "text":
+        find_vision_tower(model.path)
+    setting = make_setting(config)
+    num_adapters = make_method(config.method).num_adapters(setting)
+    if num_adapters:
+        if config.model.rank % num_adapters:
+            raise ConfigError(f"model.rank: {config.model.rank} cannot be shared out over {num_adapters} adapters")
+        if misfit := make_lora_rule(config.lora).misfit(config.model.rank // num_adapters):
+            raise ConfigError(misfit)
+    check_scoring(config)
+    stream = open_stream(config)
+    tests = {
+        name: load_test(benchmark.root, name, benchmark.split, benchmark.max_test_records)
+        for name in (*(name for task in benchmark.tasks for name in task.datasets), *benchmark.transfer)
+    }
+    everything = [record for records in (*stream.records, *tests.values()) for record in records]
+    check_images(benchmark.root, everything)
+    if not for_plan:
+        encoder = SampleEncoder(absolute(benchmark.root), model.path, model.prompt, model.max_length)
+        check_lengths(encoder, everything)
+    quarantined = num_set_aside(benchmark.root, {record.source for record in everything})
+    if model.identity_encoder != "base" and model.identity != "image":
+        texts = [instruction_text(record.turns) for record in everything]
+        if cut := count_cut(model.identity_encoder, texts):
+            _log.warning("identity tokens: %d of %d instructions are longer than CLIP reads, and cut", cut, len(texts))
+    return Experiment(with_absolute_paths(config), setting, stream, tests, quarantined)
+
+
+def check_scoring(config: Config) -> None:
+    """Captions that are to be scored by all seven metrics need Java on this machine, where the driver will score them.
+
+    Refused here, not scored by fewer metrics: hours later the run would have a figure that only looks like the paper's.
+
+    Raises:
+        ConfigError: Java's programs do not run.
+    """
+    evaluation = config.evaluation
+    for name in (name for task in config.benchmark.tasks for name in task.datasets):
+        if rule_of(name, evaluation.scoring, evaluation.captions) in ("caption_full", "caption_released"):
+            try:
+                check_java()
+            except JavaError as error:
+                key = "scoring=released" if evaluation.scoring == "released" else "captions=full"
+                raise ConfigError(
+                    f"evaluation.{key}: METEOR and the Penn Treebank words of {name} need Java: {error}; "
+                    "or score captions without them: evaluation.scoring=strict evaluation.captions=portable"
+                ) from None
+
+
+def make_setting(config: Config) -> Setting:
+    """Sizes of the run in its regime: centralised is one stage of one round of one client."""
+    benchmark = config.benchmark
+    if config.regime == "federated":
+        stages = len(benchmark.tasks) if isinstance(benchmark.schedule, str) else len(benchmark.schedule)
+        return Setting(
+            num_stages=stages,
+            num_rounds=benchmark.num_rounds,
+            num_clients=benchmark.num_clients,
+            clients_per_round=benchmark.clients_per_round,
+            seed=config.seed,
+        )
+    stages = 1 if config.regime == "centralised" else 0
+    return Setting(num_stages=stages, num_rounds=1, num_clients=1, clients_per_round=1, seed=config.seed)
+
+
+def local_training(config: Config) -> Train:
+    """How a client trains. The centralised client passes over the data as often as the federation does together."""
+    if config.regime != "centralised":
+        return config.train
+    benchmark = config.benchmark
+    passes = config.train.epochs * benchmark.num_rounds * benchmark.clients_per_round / benchmark.num_clients
+    return config.train.model_copy(update={"epochs": math.ceil(passes)})
+
+
+def make_bank(config: Config, algorithm: Algorithm) -> AdapterBank:
+    """Load the frozen base and give it what the algorithm needs, on the GPU if the run uses one."""
+    model = config.model
+    base = load_base(model.path, model.dtype, model.attention, model.quantize, config.runtime.gpu)
+    bank = equip(base, config, algorithm)
+    bank.to(torch.device("cuda") if config.runtime.gpu else torch.device("cpu"))
+    return bank
+
+
+def equip(base: Any, config: Config, algorithm: Algorithm) -> AdapterBank:
+    """Give a frozen base the adapters and whatever else the algorithm trains."""
+    setting = make_setting(config)
+    if config.model.identity_encoder != "base":
+        widths = clip_widths(config.model.identity_encoder)
+    else:
+        widths = {"text": base.get_input_embeddings().weight.shape[1]}
+        if config.model.identity != "text":
+            widths["image"] = base.config.vision_config.hidden_size  # of a tower's pooled output
+    width = sum(widths.values()) if config.model.identity == "both" else widths[config.model.identity]
+    bank = AdapterBank(base, config.model, algorithm.method.num_adapters(setting), config.seed, width)
+    algorithm.method.install(bank, setting)
+    algorithm.aggregation.lora.install(bank)
+    return bank

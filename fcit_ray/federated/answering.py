@@ -1,0 +1,52 @@
+"""Answering test questions through the method's gate: batched greedy generation on the KV cache.
+
+Legend: B samples, D features, K adapters.
+"""
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from fcit_ray.config.schema import Evaluation
+from fcit_ray.data.loading.collate import Collator
+from fcit_ray.data.loading.samples import Sample
+from fcit_ray.federated.method import Method
+from fcit_ray.models.bank import AdapterBank
+from fcit_ray.types import Tree
+
+Answer = tuple[str, tuple[float, ...]]
+"""Generated text, stripped, and the gate of every adapter, (K,), or () where all count fully."""
+
+
+def answer(
+    samples: Sequence[Sample],
+    bank: AdapterBank,
+    method: Method,
+    knowledge: Tree,
+    collator: Collator,
+    tokenizer: PreTrainedTokenizerBase,
+    evaluation: Evaluation,
+    stop: list[int] | None = None,
+) -> list[Answer]:
+    """Answer the prompts with the packed bank (`bank.pack` has been called).
+
+    Batches are cut in the order given, so the same samples always meet the same neighbours. `stop` are the token ids
+    that end an answer (`chat.stop_tokens`), by default the tokenizer's end of sequence.
+    """
+    ends = [tokenizer.eos_token_id] if stop is None else stop
+    answers: list[Answer] = []
+    for start in range(0, len(samples), evaluation.batch_size):
+        batch = collator.prompts(samples[start : start + evaluation.batch_size])
+        gate = method.gate(knowledge, batch["features"], bank.num_adapters)  # (B, K)
+        tokens = bank.generate(
+            batch,
+            gate,
+            evaluation.max_new_tokens,
+            method.prompts(bank, knowledge, batch["features"]),
+            eos_token_id=ends,
+            pad_token_id=ends[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
+        )
+        texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        gates = gate.tolist() if gate is not None else [()] * len(texts)
+        answers += [(text.strip(), tuple(weights)) for text, weights in zip(texts, gates, strict=True)]
+    return answers

@@ -1,0 +1,208 @@
+"""One client's local training: the innermost loop, the same whoever calls it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from fcit_ray.config.schema import Train
+from fcit_ray.data.loading.batches import Batches, in_steps, num_steps
+from fcit_ray.data.loading.collate import IGNORE_INDEX
+from fcit_ray.federated.local_optim import LocalRule, Plain
+from fcit_ray.federated.under_way import UnderWay
+from fcit_ray.lora import FactorAverage, LoraRule
+from fcit_ray.params import norm
+from fcit_ray.types import ClientJob, ClientUpdate, Params, Setting, Tree
+
+if TYPE_CHECKING:
+    from fcit_ray.federated.method import Method
+    from fcit_ray.models.bank import AdapterBank
+
+
+@dataclass
+class LocalRun:
+    """What a method's client-side hooks may look at.
+
+    Attributes:
+        job: as the server sent it.
+        setting: sizes of the whole run.
+        bank: the model with its adapters.
+        start: the values that training started from, by name: the global ones, and what this client keeps to itself.
+        trained: the parameters being trained, by name, live.
+        memory: what the method kept for this client last time, {} at first.
+        batches: what the client trains on, for reports that need it again.
+    """
+
+    job: ClientJob
+    setting: Setting
+    bank: AdapterBank
+    start: Params
+    trained: dict[str, torch.nn.Parameter]
+    memory: Tree
+    batches: Batches
+    _told: dict[str, Params] = field(default_factory=dict)
+
+    def told(self, key: str) -> Params:
+        """Tensors by name from the job's knowledge, on the model's device; moved there once a run, not every step."""
+        if key not in self._told:
+            values = self.job.knowledge[key]
+            self._told[key] = {name: value.to(self.bank.device) for name, value in values.items()}
+        return self._told[key]
+
+
+def learning_rate_factor(step: int, total: int, warmup_frac: float) -> float:
+    """Share of the peak learning rate at a step: linear warm-up from zero, then half a cosine to zero.
+
+    Hugging Face's `get_cosine_schedule_with_warmup`, the warm-up rounded up to whole steps, as LLaVA-1.5 and FCIT
+    train: the first step of a client and round, if it belongs to a warm-up, changes nothing. One thing differs on
+    purpose: a client of a single step takes it at the peak rate. There it would send back what it was sent.
+    """
+    warmup = math.ceil(total * warmup_frac) if total > 1 else 0
+    if step < warmup:
+        return step / warmup
+    return 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def answer_shares(micro_batches: Sequence[dict[str, Tensor]]) -> list[float]:
+    """How much the mean loss of each micro-batch weighs in its step's: its share of the answer tokens.
+
+    Weighed so, means over tokens add up to the whole batch's, and what a method adds of its own stays as it is. Where
+    no record has an answer all weigh the same.
+    """
+    if len(micro_batches) == 1:
+        return [1.0]
+    # The first token of a record is predicted by none.
+    counts = [int((batch["labels"][:, 1:] != IGNORE_INDEX).sum()) for batch in micro_batches]
+    total = sum(counts)
+    return [count / total if total else 1 / len(counts) for count in counts]
+
+
+def run_client(
+    job: ClientJob,
+    batches: Batches,
+    bank: AdapterBank,
+    method: Method,
+    train: Train,
+    setting: Setting,
+    local: LocalRule | None = None,
+    lora: LoraRule | None = None,
+    under_way: UnderWay | None = None,
+) -> ClientUpdate:
+    """Train the assigned adapters and the projector on one client's shard.
+
+    Args:
+        job: global values, assignment and seed.
+        batches: what it trains on; called once for the training pass.
+        bank: any bank of the run's shape; what it held before does not matter.
+        method: its `loss` and `report` hooks run here.
+        train: learning rates, epochs, schedule.
+        setting: sizes of the whole run, for the hooks.
+        local: what it adds to its steps; default nothing.
+        lora: which factors it trains, and which of them it keeps; default both and neither.
+        under_way: told of every step, and keeps what it takes to go on; default nobody is told, nothing is kept.
+
+    Returns:
+        Local minus global values of what was trained, and `metrics`: loss (mean over steps), first_loss, last_loss,
+        steps, delta_norm, seconds.
+
+    Raises:
+        FloatingPointError: the loss or its gradient is not finite; names stage, round, client and step.
+    """
+    began = time.perf_counter()
+    torch.manual_seed(job.seed)  # dropout
+    local, lora = local or Plain(), lora or FactorAverage()
+    start = {**lora.give(job.params, job.client), **job.memory.get("personal", {})}
+    bank.load(start)
+    trained = bank.activate(job.assignment, with_projector=train.projector_lr > 0, trains=lora.trains)
+    groups = [
+        {"params": [p for n, p in trained.items() if not bank.is_projector(n)], "lr": train.lr},
+        {"params": [p for n, p in trained.items() if bank.is_projector(n)], "lr": train.projector_lr},
+    ]
+    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=train.weight_decay)
+    total = num_steps(job.client.num_examples, train.batch_size, train.epochs)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: learning_rate_factor(step, total, train.warmup_frac)
+    )
+    run = LocalRun(
+        job=job,
+        setting=setting,
+        bank=bank,
+        start=start,
+        trained=trained,
+        memory=job.memory.get("method", {}),
+        batches=batches,
+    )
+    rates = {name: train.projector_lr if bank.is_projector(name) else train.lr for name in trained}
+    extra = local.start(run)
+    bank.recompute(train.gradient_checkpointing)
+    bank.model.train()
+    under_way = under_way or UnderWay()
+    losses, spent = under_way.begin(run, local, extra, optimizer, total)
+    if losses:
+        schedule.load_state_dict({**schedule.state_dict(), "last_epoch": len(losses), "_step_count": len(losses) + 1})
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * learning_rate_factor(len(losses), total, train.warmup_frac)
+    taken = len(losses)
+    for number, micro_batches in enumerate(in_steps(batches(), job.client.num_examples, train.batch_size)):
+        if number < taken:
+            continue
+        optimizer.zero_grad(set_to_none=True)
+        parts = []
+        for batch, share in zip(micro_batches, answer_shares(micro_batches), strict=True):
+            if not share:
+                continue
+            loss = method.loss(run, batch, method.forward(run, batch)) + local.penalty(run, extra)
+            _check_finite("loss", loss, job, len(losses))
+            part = loss * share
+            part.backward()
+            parts.append(part.item())
+        # A finite loss may have no finite gradient, and after the last step no loss would tell.
+        _check_finite("gradient", clip_grad_norm_(trained.values(), train.max_grad_norm), job, len(losses))
+        optimizer.step()
+        factor = learning_rate_factor(len(losses), total, train.warmup_frac)
+        local.after_step(run, extra, {name: rate * factor for name, rate in rates.items()})
+        schedule.step()
+        losses.append(math.fsum(parts))
+        under_way.step(run, local, extra, optimizer, losses, total)
+    assert len(losses) == total, f"{len(losses)} steps instead of {total}: the shard and the job disagree"
+    after = {name: parameter.detach().cpu().float() for name, parameter in trained.items()}
+    report, memory = method.report(run)
+    local_report, local_memory = local.report(run, extra)
+    personal = {name: value.clone() for name, value in after.items() if lora.stays(name)}
+    delta: Params = {name: value - start[name] for name, value in after.items() if name not in personal}
+    # What it did not train this time it keeps as well: a client of many adapters trains one of them now and then.
+    kept = {**job.memory.get("personal", {}), **personal}
+    memories = {"method": memory, "local": local_memory, "personal": kept}
+    return ClientUpdate(
+        stage=job.stage,
+        round=job.round,
+        client=job.client,
+        assignment=job.assignment,
+        delta=delta,
+        report=report,
+        local=local_report,
+        memory={key: value for key, value in memories.items() if value},
+        metrics={
+            "loss": math.fsum(losses) / total,
+            "first_loss": losses[0],
+            "last_loss": losses[-1],
+            "steps": float(total),
+            "delta_norm": norm(delta),
+            "seconds": spent + time.perf_counter() - began,
+        },
+    )
+
+
+def _check_finite(what: str, value: Tensor, job: ClientJob, step: int) -> None:
+    if not torch.isfinite(value):
+        raise FloatingPointError(
+            f"{what} is {value.item()} in stage {job.stage}, round {job.round}, client {job.client.index}, "
+            f"step {step}; lower train.lr or train.max_grad_norm"
+        )

@@ -1,0 +1,1 @@
+"""What is done with the two factors of a LoRA: trained, sent, combined."""

@@ -1,0 +1,81 @@
+"""What a continual method may decide. Overriding nothing is Finetune.
+
+A method is its hyper-parameters: a frozen dataclass that travels whole to the workers and holds nothing learned.
+What its server learns is `knowledge`, what one client keeps is `memory`; both are passed in and returned.
+
+Legend: B samples, D features, K adapters.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from fcit_ray.federated.client import LocalRun
+from fcit_ray.models.bank import AdapterBank
+from fcit_ray.types import Assignment, Client, ClientUpdate, Params, Setting, Tree
+
+if TYPE_CHECKING:
+    from fcit_ray.experiment.algorithm import Algorithm
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """Base of all methods; every hook's default is what federated fine-tuning of one LoRA does."""
+
+    def num_adapters(self, setting: Setting) -> int:
+        """Adapters in the bank; the configured total rank is shared out over them. 0: the method trains no LoRA."""
+        return 1
+
+    def install(self, bank: AdapterBank, setting: Setting) -> None:
+        """Once, when a bank is made: parameters of its own (a router, prompts), how its layers weigh the adapters."""
+
+    def init(self, params: Params, setting: Setting) -> Tree:
+        """The server's knowledge before the first round."""
+        return {}
+
+    def assign(self, knowledge: Tree, stage: int, clients: Sequence[Client]) -> list[Assignment]:
+        """Server, before a round: what each selected client trains."""
+        return [Assignment(train=(0,)) for _ in clients]
+
+    def brief(self, knowledge: Tree) -> Tree:
+        """What clients are told of the knowledge; it counts as traffic."""
+        return {}
+
+    def prompts(self, bank: AdapterBank, knowledge: Tree, features: Tensor) -> Tensor | None:
+        """Embeddings put behind every sample's first token, (B, D) -> (B, P, width); in training and in answering."""
+        return None
+
+    def forward(self, run: LocalRun, batch: dict[str, Tensor]) -> Any:
+        """Client, every step: the model's output on a batch."""
+        return run.bank.forward(batch, self.prompts(run.bank, run.job.knowledge, batch["features"]))
+
+    def loss(self, run: LocalRun, batch: dict[str, Tensor], output: Any) -> Tensor:
+        """Client, every step: the scalar to minimise; `output.loss` is the mean over the batch's answer tokens."""
+        loss: Tensor = output.loss
+        return loss
+
+    def report(self, run: LocalRun) -> tuple[Tree, Tree]:
+        """Client, at the end: what the server wants beside the delta, and what the client keeps for next time."""
+        return {}, run.memory
+
+    def absorb(self, knowledge: Tree, updates: Sequence[ClientUpdate]) -> Tree:
+        """Server, after a round: the knowledge with what the clients reported. Deltas are combined elsewhere."""
+        return knowledge
+
+    def consolidate(self, knowledge: Tree, params: Params, stage: int) -> Tree:
+        """Server, at the end of a stage."""
+        return knowledge
+
+    def deploy(self, params: Params, knowledge: Tree) -> Params:
+        """The values that answer questions, from the global ones (a method that merges adapters does it here)."""
+        return params
+
+    def conflict(self, algorithm: "Algorithm") -> str | None:
+        """Why this method makes no sense with the rest of the algorithm, or None."""
+        return None
+
+    def gate(self, knowledge: Tree, features: Tensor, num_adapters: int) -> Tensor | None:
+        """Inference: weight of every adapter for every sample, (B, D) -> (B, K); None adds all with weight one."""
+        return None

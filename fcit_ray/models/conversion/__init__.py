@@ -1,0 +1,1 @@
+"""From original checkpoints to what `model.path` and `model.identity_encoder` take."""

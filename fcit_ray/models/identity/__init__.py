@@ -1,0 +1,1 @@
+"""Frozen features of instructions and pictures: what identity tokens and gates are computed from."""

@@ -1,0 +1,4 @@
+"""What a run leaves: its folder, checkpoints, figures, tables and pictures.
+
+Imports `config`, `storage` and `data`; nothing that trains.
+"""

@@ -1,0 +1,77 @@
+"""Where a data root is: a folder of this machine, or a URI of an object store (`s3://bucket/fcit`, `gs://…`)."""
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fcit_ray.errors import DataError
+
+if TYPE_CHECKING:  # pyarrow takes a while to load, and a root in the authors' layout needs none of it
+    from fcit_ray.data.parquet.reading import ParquetRoot
+
+MANIFEST = "parquet.json"
+"""Written last by `prepare.py parquet`: its presence makes a folder a Parquet root."""
+
+
+# A secret may hold a slash; outside of buckets, what follows a colon up to the first slash may also be a port.
+_LOGIN = re.compile(r"((?:s3|gs|gcs)://|\w+://(?![^/@:\s]+:\d+/))[^@\s'\"]*:[^@\s'\"]*@")
+_SECRET = "secret|token|passw|pwd|credential|signature|access_?key|account_?key|api_?key|(?<![a-z])sig(?![a-z])"
+_PARAMETER = re.compile(rf"([?&;](?:[^=&\s]*(?:{_SECRET})[^=&\s]*)=)[^&\s'\"]+", re.IGNORECASE)
+
+
+def redact(text: str) -> str:
+    """A text without the credentials of the URIs in it."""
+    return _PARAMETER.sub(r"\1***", _LOGIN.sub(r"\1***@", text))
+
+
+def check_uri(root: Path | str) -> None:
+    """Refuse a URI with credentials in it: it would stand in run folders, manifests, logs and lists of processes.
+
+    Raises:
+        DataError: says where to put them; does not repeat them.
+    """
+    if is_uri(root) and redact(str(root)) != str(root):
+        raise DataError(
+            f"{redact(str(root))}: credentials in a URI end up in files and logs; give them by the environment "
+            "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS ...) or the store's own "
+            "file (~/.aws/credentials), and the URI without them"
+        )
+
+
+def is_uri(root: Path | str) -> bool:
+    """Whether a root is a URI rather than a path."""
+    return "://" in str(root)
+
+
+def absolute(root: str) -> str:
+    """The same root from any working directory."""
+    return root if is_uri(root) else os.path.realpath(root)
+
+
+def spellings(path: Path) -> tuple[Path, Path]:
+    """A path from any working directory and without `..`: with its links as they are, and followed."""
+    return Path(os.path.abspath(path)), path.resolve()
+
+
+def is_folder(root: Path | str) -> bool:
+    """Whether a root is a folder of this machine that exists."""
+    return not is_uri(root) and Path(root).is_dir()
+
+
+def file_in(root: Path | str, name: str) -> str:
+    """A file's path or URI, for messages."""
+    return f"{str(root).rstrip('/')}/{name}"
+
+
+def parquet_at(root: Path | str) -> "ParquetRoot | None":
+    """The Parquet root at a place; None if this is a folder in the authors' layout, or no folder.
+
+    Raises:
+        DataError: a URI without Parquet of ours, or Parquet that cannot be read.
+    """
+    if not is_uri(root) and not (Path(root) / MANIFEST).is_file():
+        return None
+    from fcit_ray.data.parquet.reading import open_parquet
+
+    return open_parquet(absolute(str(root)))

@@ -1,0 +1,1 @@
+"""What made what the library ships; not part of it."""
