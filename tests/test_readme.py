@@ -1,9 +1,9 @@
 """The README's tables of algorithms are true: complete, naming files that exist and say the same source."""
 
 import re
-from pathlib import Path
 
 import pytest
+from repository import ROOT
 
 from fcit_ray.federated.local_optim import LOCAL_RULES
 from fcit_ray.federated.privacy import PRIVACY
@@ -12,7 +12,6 @@ from fcit_ray.federated.server_optim import SERVER_OPTIMIZERS
 from fcit_ray.lora import LORA_RULES
 from fcit_ray.methods import METHODS
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 AXES = {
     "continual method": METHODS,

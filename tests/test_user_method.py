@@ -1,10 +1,10 @@
 """What a new method costs: one file and one YAML outside the package, and nothing inside it."""
 
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from repository import ROOT
 from small import SmallPopulation, small_bank, small_setting, trainer
 
 from fcit_ray.config.schema import load_config
@@ -14,7 +14,6 @@ from fcit_ray.methods import make_method
 from fcit_ray.methods.disco import Disco
 from fcit_ray.params import params_sha256
 
-ROOT = Path(__file__).parent.parent
 HERE = ROOT / "tests" / "user_method"
 
 

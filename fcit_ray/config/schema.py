@@ -42,6 +42,10 @@ class _Section(BaseModel):
         return value
 
 
+MOST_LETTERS = 100
+"""Of a name in tables."""
+
+
 def _printable(name: str) -> str:
     if odd := [letter for letter in name if not letter.isprintable()]:
         raise ValueError(f"expected letters that can be printed; {odd[0]!r} cannot")
@@ -51,7 +55,7 @@ def _printable(name: str) -> str:
 class Task(_Section):
     """One task of the stream: a dataset, or several learned together (capability-related settings)."""
 
-    name: str = Field(min_length=1, max_length=100)
+    name: str = Field(min_length=1, max_length=MOST_LETTERS)
     """Name in tables."""
     datasets: tuple[str, ...] = Field(min_length=1)
     """Folders of the authors' layout."""
@@ -326,7 +330,7 @@ class Runtime(_Section):
 class Config(_Section):
     """A whole run."""
 
-    name: str = Field("run", min_length=1, max_length=100)
+    name: str = Field("run", min_length=1, max_length=MOST_LETTERS)
     """Row label in tables; the default run folder is called by it, with `_` for what no file name may hold."""
     seed: int = Field(0, ge=0)
     """Every random draw derives from it."""

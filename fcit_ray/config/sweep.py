@@ -1,6 +1,8 @@
 """A sweep file: methods x seeds x a grid of any keys, as checked configurations with a run folder each."""
 
+import hashlib
 import itertools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fcit_ray.config.mistakes import describe
-from fcit_ray.config.schema import Config, ConfigError, load_config, read_settings, with_absolute_paths
+from fcit_ray.config.schema import MOST_LETTERS, Config, ConfigError, load_config, read_settings, with_absolute_paths
 from fcit_ray.storage.file_names import file_name
 
 
@@ -59,10 +61,14 @@ def load_sweep(file: Path, overrides: Sequence[str] = ()) -> tuple[Sweep, list[T
     points = [dict(zip(sweep.grid, values, strict=True)) for values in itertools.product(*sweep.grid.values())]
     for method, point, seed in itertools.product(sweep.methods, points, sweep.seeds):
         chosen = [
-            f"{key}={yaml.safe_dump(value, default_flow_style=True).split(chr(10))[0]}" for key, value in point.items()
+            # On one line, however long; a plain value is followed by a line that ends the document.
+            f"{key}={yaml.safe_dump(value, default_flow_style=True, width=math.inf).split(chr(10))[0]}"
+            for key, value in point.items()
         ]
         config = load_config([*sweep.config, method], [*sweep.overrides, *overrides, *chosen, f"seed={seed}"])
         label = " ".join([config.name, *(f"{key.split('.')[-1]}={value}" for key, value in point.items())])
+        if len(label) > MOST_LETTERS:  # a grid of long values: cut, and kept apart by a digest
+            label = f"{label[: MOST_LETTERS - 9]}…{hashlib.sha256(label.encode()).hexdigest()[:8]}"
         # Tune runs every trial in a directory of its own.
         config = with_absolute_paths(config.model_copy(update={"name": label}))
         trials.append(Trial(folder=file_name(f"{label}-seed{seed}".replace(" ", "_").lower()), config=config))

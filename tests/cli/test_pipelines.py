@@ -13,6 +13,7 @@ from repository import ROOT
 
 from fcit_ray.config.schema import Config, load_config
 from fcit_ray.data.miniature import write_miniature
+from fcit_ray.errors import RunFolderError
 from fcit_ray.experiment.opening import open_experiment
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.results.tables import make_results
@@ -93,6 +94,29 @@ def test_a_missing_data_root_is_named_with_what_to_do(refused, data):
 def test_a_miniature_that_was_not_drawn_yet_is_told_with_the_command(monkeypatch, refused, tmp_path, root, told):
     monkeypatch.chdir(tmp_path)
     assert told in refused(f"benchmark.root={root}")
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("../../evil", "___.._evil-seed0"),
+        ("/etc/x", "_etc_x-seed0"),
+        (".hidden", "_hidden-seed0"),
+        ("Plain", "plain-seed0"),
+    ],
+)
+def test_a_name_gives_a_folder_below_runs_whatever_it_holds(monkeypatch, capsys, data, tmp_path, name, folder):
+    monkeypatch.chdir(tmp_path)
+
+    def stop(path, *_, **__):
+        raise RunFolderError(f"opened {path}")
+
+    monkeypatch.setattr(RunFolder, "open", stop)
+    with pytest.raises(SystemExit):
+        call(monkeypatch, "run.py", *BASE, f"benchmark.root={data}", f"name={name}")
+    message = capsys.readouterr().err
+    assert f"error: opened runs/{folder}\n" in message
+    assert (f"as the name {name!r} is none that a file can have" in message) == (name != "Plain")
 
 
 def edit(file, change):

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from repository import ROOT
 from stand_in import question, training
 
 from fcit_ray.data.checking import check
@@ -18,7 +19,6 @@ from fcit_ray.data.records.quarantine import QUARANTINE_FILE, read_quarantine, r
 from fcit_ray.errors import UserError
 from fcit_ray.storage import durable
 
-REPOSITORY = Path(__file__).parents[2]
 TRAIN = "instructions/ImageNet-R/train.json"
 TEST = "instructions/ImageNet-R/test.json"
 
@@ -328,12 +328,12 @@ def test_a_user_sees_the_offenders_sets_them_aside_and_is_left_with_a_usable_roo
             "import runpy, sys; sys.modules['torch'] = sys.modules['ray'] = sys.modules['transformers'] = None; "
             "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
         )
-        pipeline = str(REPOSITORY / "pipelines" / "prepare.py")
+        pipeline = str(ROOT / "pipelines" / "prepare.py")
         return subprocess.run(
             [sys.executable, "-c", code, pipeline, *map(str, arguments)],
             capture_output=True,
             text=True,
-            cwd=REPOSITORY,
+            cwd=ROOT,
             check=False,
         )
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from clip_like import VISION, save_clip
 from llama_like import llama_tokenizer, save_tokenizer
+from repository import ROOT
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
@@ -39,7 +40,7 @@ LLAMA = {
     "rms_norm_eps": 1e-05,
     "hidden_act": "silu",
 }
-PIPELINE = Path(__file__).parents[2] / "pipelines" / "convert.py"
+PIPELINE = ROOT / "pipelines" / "convert.py"
 VOCABULARY = len(llama_tokenizer(True))
 
 

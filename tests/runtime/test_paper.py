@@ -18,6 +18,7 @@ from authors_root import (
     write_authors_root,
 )
 from in_process import run
+from repository import ROOT
 from tiny_clip import write_tiny_clip
 from tiny_llava15 import LAYERS, write_tiny_llava15
 
@@ -28,7 +29,7 @@ from fcit_ray.params import params_sha256
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.launch import launch
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = ROOT / "configs"
 SIZE = ("benchmark.num_rounds=1", "benchmark.num_clients=5", "benchmark.min_samples=1")
 MACHINE = ("runtime.gpu=false", "runtime.num_workers=2", "runtime.cpus_per_worker=0.5")
 NUM_TRAIN, NUM_TEST = 6, 3

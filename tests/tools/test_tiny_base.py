@@ -14,9 +14,9 @@ from fcit_ray.data.miniature import TASKS
 from fcit_ray.data.miniature.drawing import draw
 from fcit_ray.data.miniature.tasks import shuffled
 from fcit_ray.data.miniature.writing import examples
+from fcit_ray.models.folder import TINY
 from fcit_ray.models.identity.encoder import TokenEmbeddingEncoder
 from fcit_ray.models.prompt import Turn, instruction_text, render
-from fcit_ray.models.folder import TINY
 from tools.tiny_base.lessons import make_lesson
 from tools.tiny_base.model import IMAGE, UNK, build_model, build_processor
 from tools.tiny_base.pretrain import Packer, Recipe, answer_logits, lessons, pixels, pretrain

@@ -7,7 +7,6 @@ downstream loads it with `from_pretrained`, as it loads LLaVA-1.5-7B.
 import functools
 import random
 import string
-from pathlib import Path
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
