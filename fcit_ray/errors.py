@@ -12,6 +12,22 @@ class UserError(ValueError):
     """Something given that cannot be used: the message says what, where, and what was expected."""
 
 
+class ConfigError(UserError):
+    """A configuration that cannot be used, with one line per offending key."""
+
+
+class ModelError(UserError):
+    """A model folder that cannot be used: which, what was found, what was expected."""
+
+
+class CheckpointError(UserError):
+    """A state that cannot be saved, or a checkpoint that cannot be trusted."""
+
+
+class JavaError(RuntimeError):
+    """Java is not there, or one of its programs failed: which one, what it said, what to do."""
+
+
 class DataError(UserError):
     """Data that cannot be used: which file, which record, what was found, what was expected."""
 

@@ -32,6 +32,7 @@ def main() -> None:
     args = parser.parse_intermixed_args()
     with exit_on_error():
         from fcit_ray.config.schema import load_config
+        from fcit_ray.experiment.components import check_names
         from fcit_ray.storage.file_names import file_name
 
         files, overrides = split_overrides(args.config)
@@ -40,6 +41,8 @@ def main() -> None:
             for name in args.methods
         }
         configs = {name: load_config([*files, path], overrides) for name, path in paths.items()}
+        for config in configs.values():
+            check_names(config)
         from fcit_ray.cli.display import Display
         from fcit_ray.errors import ClusterLost, RunFailed
         from fcit_ray.experiment.opening import open_experiment

@@ -64,9 +64,12 @@ def add_partition(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 def run_partition(args: argparse.Namespace) -> int:
     from fcit_ray.config.schema import load_config
     from fcit_ray.data.partition.writing import write_partition
+    from fcit_ray.experiment.components import check_names
 
     with exit_on_error("start it again to complete it"):
-        manifest = write_partition(load_config(*split_overrides(args.config)), args.out)
+        config = load_config(*split_overrides(args.config))
+        check_names(config)
+        manifest = write_partition(config, args.out)
         checked = manifest["checked"]
         console.print(f"Partition     {args.out}: {len(manifest['tasks'])} tasks, {manifest['num_clients']} clients")
         console.print(f"Records       {checked['records']}, none held twice, none missing")

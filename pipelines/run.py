@@ -38,8 +38,10 @@ def main() -> None:
         parser.error("--gpus, --gpu and --gpu-memory-gb go with --plan")
     with exit_on_error():
         from fcit_ray.config.schema import load_config
+        from fcit_ray.experiment.components import check_names
 
         config = load_config(*split_overrides(args.config))
+        check_names(config)
         if args.plan:
             show_plan(config, args.gpus, args.gpu, args.gpu_memory_gb)
             return
@@ -74,8 +76,7 @@ def main() -> None:
 
 def show_plan(config: "Config", gpus: int | None, gpu: str | None, memory_gb: float | None) -> None:
     """Print the plan; a run that cannot fit raises ConfigError behind it."""
-    from fcit_ray.config.schema import ConfigError
-    from fcit_ray.errors import DataError
+    from fcit_ray.errors import ConfigError, DataError
     from fcit_ray.experiment.opening import open_experiment
     from fcit_ray.planning.report import check_memory, make_plan, plan_basis, plan_tables
     from fcit_ray.planning.speed import Device, found_gpu, named_gpu, this_cpu

@@ -8,9 +8,9 @@ from repository import ROOT
 from small import SmallPopulation, small_bank, small_setting, trainer
 
 from fcit_ray.config.schema import load_config
+from fcit_ray.experiment.components import make
 from fcit_ray.federated.federation import Federation, simulate
 from fcit_ray.federated.server_optim import FedAvg
-from fcit_ray.methods import make_method
 from fcit_ray.methods.disco import Disco
 from fcit_ray.params import params_sha256
 
@@ -21,7 +21,7 @@ HERE = ROOT / "tests" / "user_method"
 def method(monkeypatch):
     monkeypatch.syspath_prepend(str(HERE))
     config = load_config([ROOT / "configs" / "miniature.yaml", HERE / "few_subspaces.yaml"])
-    yield make_method(config.method)
+    yield make("method", config.method)
     sys.modules.pop("few_subspaces", None)
 
 

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fcit_ray.data.scoring.coco_java import JavaError
-from fcit_ray.errors import FULL, ClusterLost, RunFailed, UserError, disk_reason
+from fcit_ray.errors import FULL, ClusterLost, JavaError, RunFailed, UserError, disk_reason
 from fcit_ray.storage.durable import write_text
 from fcit_ray.storage.location import redact
 

@@ -14,14 +14,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from fcit_ray.config.catalog import CATALOG, Captions, Scoring
-from fcit_ray.config.mistakes import describe, nearest, unknown_name
-from fcit_ray.errors import UserError, disk_reason
+from fcit_ray.config.mistakes import describe, nearest
+from fcit_ray.errors import ConfigError, disk_reason
 from fcit_ray.storage.location import absolute, check_uri, is_uri
 from fcit_ray.storage.plain_yaml import MAX_BYTES, YamlError, read_yaml
-
-
-class ConfigError(UserError):
-    """A configuration that cannot be used, with one line per offending key."""
 
 
 class _Section(BaseModel):
@@ -425,24 +421,15 @@ def _no_file(path: Path) -> str:
 
 
 def parse_config(values: Mapping[str, Any]) -> Config:
-    """Check a plain mapping. The algorithm's own keys are checked too, and that its parts make sense together.
+    """Check a plain mapping; what the algorithm's sections hold beside a `name` is checked where a run is opened.
 
     Raises:
         ConfigError: names every offending key.
     """
     try:
-        config = Config.model_validate(values)
+        return Config.model_validate(values)
     except ValidationError as error:
         raise ConfigError(describe(error, schema=Config)) from None
-    from fcit_ray.methods import METHODS
-
-    # Before all methods, and torch with them, are imported: a misspelled name is told at once.
-    if isinstance(name := config.method.get("name"), str) and ":" not in name and name not in METHODS:
-        raise ConfigError(unknown_name("method", name, METHODS))
-    from fcit_ray.experiment.algorithm import make_algorithm
-
-    make_algorithm(config)
-    return config
 
 
 def with_absolute_paths(config: Config) -> Config:

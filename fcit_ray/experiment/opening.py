@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 
 from fcit_ray.config.catalog import rule_of
-from fcit_ray.config.schema import Config, ConfigError, Train, with_absolute_paths
+from fcit_ray.config.schema import Config, Train, with_absolute_paths
 from fcit_ray.data.checking.agreement import check_agreement
 from fcit_ray.data.checking.too_long import check_lengths
 from fcit_ray.data.loading.samples import SampleEncoder
 from fcit_ray.data.partition.selection import SELECTIONS
 from fcit_ray.data.partition.stream import Stream, StreamPopulation, open_stream
 from fcit_ray.data.records.layout import Record, check_images, load_test, num_set_aside
-from fcit_ray.data.scoring.coco_java import JavaError, check_java
-from fcit_ray.experiment.algorithm import Algorithm, make_algorithm
+from fcit_ray.data.scoring.coco_java import check_java
+from fcit_ray.errors import ConfigError, JavaError
+from fcit_ray.experiment.algorithm import make_algorithm
+from fcit_ray.federated.algorithm import Algorithm
 from fcit_ray.federated.federation import Federation
-from fcit_ray.lora import make_lora_rule
-from fcit_ray.methods import make_method
 from fcit_ray.models.attention import check_attention
 from fcit_ray.models.bank import AdapterBank
 from fcit_ray.models.chat import check_prompt
@@ -95,6 +95,7 @@ def open_experiment(config: Config, *, for_plan: bool = False) -> Experiment:
     Raises:
         ConfigError, DataError, ModelError: say what cannot be used.
     """
+    algorithm = make_algorithm(config)
     benchmark = config.benchmark
     model = config.model
     check_attention(config, model_folder(model.path))
@@ -107,11 +108,11 @@ def open_experiment(config: Config, *, for_plan: bool = False) -> Experiment:
     elif model.identity != "text":
         find_vision_tower(model.path)
     setting = make_setting(config)
-    num_adapters = make_method(config.method).num_adapters(setting)
+    num_adapters = algorithm.method.num_adapters(setting)
     if num_adapters:
         if config.model.rank % num_adapters:
             raise ConfigError(f"model.rank: {config.model.rank} cannot be shared out over {num_adapters} adapters")
-        if misfit := make_lora_rule(config.lora).misfit(config.model.rank // num_adapters):
+        if misfit := algorithm.aggregation.lora.misfit(config.model.rank // num_adapters):
             raise ConfigError(misfit)
     check_scoring(config)
     stream = open_stream(config)

@@ -6,9 +6,9 @@ from typing import Literal
 
 from torch import Tensor
 
+from fcit_ray.federated.lora.base import FactorAverage, LoraRule
 from fcit_ray.federated.privacy import NoPrivacy, Privacy
 from fcit_ray.federated.robust import Mean, Rule
-from fcit_ray.lora import FactorAverage, LoraRule
 from fcit_ray.types import Client, ClientUpdate, Params
 
 

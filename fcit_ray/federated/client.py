@@ -1,12 +1,8 @@
 """One client's local training: the innermost loop, the same whoever calls it."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,45 +12,13 @@ from fcit_ray.config.schema import Train
 from fcit_ray.data.loading.batches import Batches, in_steps, num_steps
 from fcit_ray.data.loading.collate import IGNORE_INDEX
 from fcit_ray.federated.local_optim import LocalRule, Plain
+from fcit_ray.federated.local_run import LocalRun
+from fcit_ray.federated.lora.base import FactorAverage, LoraRule
+from fcit_ray.federated.method import Method
 from fcit_ray.federated.under_way import UnderWay
-from fcit_ray.lora import FactorAverage, LoraRule
+from fcit_ray.models.bank import AdapterBank
 from fcit_ray.params import norm
-from fcit_ray.types import ClientJob, ClientUpdate, Params, Setting, Tree
-
-if TYPE_CHECKING:
-    from fcit_ray.federated.method import Method
-    from fcit_ray.models.bank import AdapterBank
-
-
-@dataclass
-class LocalRun:
-    """What a method's client-side hooks may look at.
-
-    Attributes:
-        job: as the server sent it.
-        setting: sizes of the whole run.
-        bank: the model with its adapters.
-        start: the values that training started from, by name: the global ones, and what this client keeps to itself.
-        trained: the parameters being trained, by name, live.
-        memory: what the method kept for this client last time, {} at first.
-        batches: what the client trains on, for reports that need it again.
-    """
-
-    job: ClientJob
-    setting: Setting
-    bank: AdapterBank
-    start: Params
-    trained: dict[str, torch.nn.Parameter]
-    memory: Tree
-    batches: Batches
-    _told: dict[str, Params] = field(default_factory=dict)
-
-    def told(self, key: str) -> Params:
-        """Tensors by name from the job's knowledge, on the model's device; moved there once a run, not every step."""
-        if key not in self._told:
-            values = self.job.knowledge[key]
-            self._told[key] = {name: value.to(self.bank.device) for name, value in values.items()}
-        return self._told[key]
+from fcit_ray.types import ClientJob, ClientUpdate, Params, Setting
 
 
 def learning_rate_factor(step: int, total: int, warmup_frac: float) -> float:

@@ -14,27 +14,24 @@ What differs from the released code (OpenFedLLM), on purpose:
 Flower's docstring of FedProx shows the norm without its square; its code and this have the square.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from fcit_ray.config.component import build
+from fcit_ray.federated.local_run import LocalRun
+from fcit_ray.federated.traits import Implied, Part, Trait
 from fcit_ray.types import ClientUpdate, Params, Setting, Tree
-
-if TYPE_CHECKING:
-    from fcit_ray.experiment.algorithm import Algorithm
-    from fcit_ray.federated.client import LocalRun
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocalRule:
+class LocalRule(Part):
     """Base of all local rules; what they remember, at the server or at the client, is passed in and returned."""
+
+    implied: ClassVar[Implied] = {("init",): Trait.STEERS_VALUES, ("absorb",): Trait.LEARNS_FROM_REPORTS}
 
     def init(self, params: Params) -> Tree:
         """The server's memory before the first round."""
@@ -69,10 +66,6 @@ class LocalRule:
     def absorb(self, memory: Tree, updates: Sequence[ClientUpdate], setting: Setting) -> Tree:
         """Server, after a round: its memory with what the clients reported (`update.local`)."""
         return memory
-
-    def conflict(self, algorithm: Algorithm) -> str | None:
-        """Why this rule makes no sense with the rest of the algorithm, or None."""
-        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +135,8 @@ class Scaffold(LocalRule):
     Traffic: c travels with the parameters and the change of c_k with the delta: about twice FedAvg's.
     """
 
+    declares = frozenset({Trait.STEERS_VALUES, Trait.LEARNS_FROM_REPORTS, Trait.SENDS_VARIATES})
+
     def init(self, params: Params) -> Tree:
         """`c` by name; a name is absent while it is zero."""
         return {"c": {}}
@@ -193,33 +188,3 @@ class Scaffold(LocalRule):
                 share = change / setting.num_clients
                 c[name] = c[name] + share if name in c else share
         return {"c": c}
-
-    def conflict(self, algorithm: Algorithm) -> str | None:
-        from fcit_ray.federated.lora.base import (
-            LoraRule,  # imported here: they look at local rules for conflicts of their own
-        )
-        from fcit_ray.federated.privacy import Privacy
-        from fcit_ray.federated.robust import Mean
-
-        parts = algorithm.aggregation
-        if _redefines(parts.privacy, Privacy, "clip") or _redefines(parts.privacy, Privacy, "noise"):
-            return "scaffold's control variates travel beside the delta that privacy clips or noises, and give it away"
-        if not isinstance(parts.rule, Mean):
-            return "scaffold's control variates are a plain mean, through which one client can do what robust prevents"
-        if _redefines(parts.lora, LoraRule, "stays"):
-            return (
-                "scaffold's control variates would tell the server of factors that this lora rule keeps at the client"
-            )
-        return None
-
-
-def _redefines(part: object, base: type, hook: str) -> bool:
-    return getattr(type(part), hook) is not getattr(base, hook)
-
-
-LOCAL_RULES: dict[str, type[LocalRule]] = {"plain": Plain, "fedprox": FedProx, "scaffold": Scaffold}
-
-
-def make_local_rule(values: Mapping[str, Any]) -> LocalRule:
-    """The rule of a configuration's `local` section; `ConfigError` says which key is wrong."""
-    return build("local", LocalRule, LOCAL_RULES, values)

@@ -8,21 +8,37 @@ Legend: B samples, D features, K adapters.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from fcit_ray.federated.client import LocalRun
+from fcit_ray.federated.local_run import LocalRun
+from fcit_ray.federated.traits import Implied, Part, Trait, Traits
 from fcit_ray.models.bank import AdapterBank
 from fcit_ray.types import Assignment, Client, ClientUpdate, Params, Setting, Tree
 
-if TYPE_CHECKING:
-    from fcit_ray.experiment.algorithm import Algorithm
+# Two stages, so that a method of one adapter a stage shows.
+_TWO_STAGES = Setting(num_stages=2, num_rounds=1, num_clients=1, clients_per_round=1, seed=0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method:
+class Method(Part):
     """Base of all methods; every hook's default is what federated fine-tuning of one LoRA does."""
+
+    implied: ClassVar[Implied] = {
+        ("consolidate",): Trait.KEEPS_MODELS,
+        ("consolidate", "report"): Trait.ANCHORS_VALUES,
+        ("absorb", "report"): Trait.LEARNS_FROM_REPORTS,
+        ("deploy",): Trait.MERGES_ADAPTERS,
+    }
+
+    @property
+    def traits(self) -> Traits:
+        """What the class declares, and what the number of adapters says by itself."""
+        count = self.num_adapters(_TWO_STAGES)
+        if not count:
+            return self.declares | {Trait.NO_LORA}
+        return self.declares | {Trait.SEVERAL_ADAPTERS} if count > 1 else self.declares
 
     def num_adapters(self, setting: Setting) -> int:
         """Adapters in the bank; the configured total rank is shared out over them. 0: the method trains no LoRA."""
@@ -71,10 +87,6 @@ class Method:
     def deploy(self, params: Params, knowledge: Tree) -> Params:
         """The values that answer questions, from the global ones (a method that merges adapters does it here)."""
         return params
-
-    def conflict(self, algorithm: "Algorithm") -> str | None:
-        """Why this method makes no sense with the rest of the algorithm, or None."""
-        return None
 
     def gate(self, knowledge: Tree, features: Tensor, num_adapters: int) -> Tensor | None:
         """Inference: weight of every adapter for every sample, (B, D) -> (B, K); None adds all with weight one."""

@@ -15,25 +15,23 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from fcit_ray.config.component import build
-from fcit_ray.federated.robust import Mean
+from fcit_ray.federated.traits import Implied, Part, Trait, Traits
 from fcit_ray.params import clip_to_norm
 from fcit_ray.seeds import derive_seed
 from fcit_ray.types import Client, ClientUpdate, Setting
 
-if TYPE_CHECKING:
-    from fcit_ray.experiment.algorithm import Algorithm
-
 
 @dataclass(frozen=True, kw_only=True)
-class Privacy:
+class Privacy(Part):
     """Base of all privacy rules; overriding nothing changes nothing."""
+
+    implied: ClassVar[Implied] = {("clip",): Trait.CLIPS, ("noise",): Trait.NOISES}
 
     def hide(self, clients: Sequence[Client], seed: int) -> list[Client]:
         """The clients as the server may see them (their identity tokens, that is); `seed` is the run's."""
@@ -50,10 +48,6 @@ class Privacy:
     def spent(self, setting: Setting, rounds: int) -> dict[str, float]:
         """What is known to be lost after so many rounds of the run, for its records; empty if nothing is."""
         return {}
-
-    def conflict(self, algorithm: Algorithm) -> str | None:
-        """Why this rule makes no sense with the rest of the algorithm, or None."""
-        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,10 +115,21 @@ class DpFedAvg(TokenNoise):
         token_noise: as in `TokenNoise`; by default tokens are not hidden.
     """
 
+    declares = frozenset({Trait.CLIPS, Trait.NOISES, Trait.PROMISES_BOUND, Trait.COUNTS_ON_SECRECY})
+
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
     noise_multiplier: Annotated[float, Field(ge=0)] = 1.0
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     token_noise: Annotated[float, Field(ge=0)] = 0.0
+
+    @property
+    def traits(self) -> Traits:
+        return super().traits if self.noise_multiplier else super().traits - {Trait.COUNTS_ON_SECRECY}
+
+    def lacks(self) -> str | None:
+        if self.noise_multiplier and importlib.util.find_spec("dp_accounting") is None:
+            return "epsilon is computed by dp-accounting, which is not installed; pip install 'fcit_ray[privacy]'"
+        return None
 
     def clip(self, updates: Sequence[ClientUpdate]) -> list[ClientUpdate]:
         return [replace(update, delta=clip_to_norm(update.delta, self.clip_norm)) for update in updates]
@@ -148,39 +153,6 @@ class DpFedAvg(TokenNoise):
             noise_multiplier=self.noise_multiplier, sampling_frac=sampling_frac, rounds=rounds, delta=self.delta
         )
         return {"epsilon": value, "dp_delta": self.delta}
-
-    def conflict(self, algorithm: Algorithm) -> str | None:
-        """Whatever is not an unweighted mean of clipped deltas has a sensitivity that nobody worked out."""
-        from fcit_ray.federated.local_optim import LocalRule  # LoRA rules and methods know of privacy: not at the top
-        from fcit_ray.federated.method import Method
-        from fcit_ray.lora import LoraRule
-
-        aggregation, method, local = algorithm.aggregation, type(algorithm.method), type(algorithm.local)
-        if aggregation.weights != "uniform":
-            return (
-                "dp_fedavg wants `weights: uniform`: the noise is scaled to 1/n of a client's clipped delta, and "
-                "in a mean weighted by samples one client may count for more than that"
-            )
-        if type(aggregation.rule) is not Mean:
-            rule = _name(aggregation.rule)
-            return f"dp_fedavg wants `robust: {{name: mean}}`: the sensitivity of {rule} is not C / n"
-        if type(aggregation.lora).combine is not LoraRule.combine:
-            return (
-                f"dp_fedavg wants a LoRA rule that averages what clients send, name by name: {_name(aggregation.lora)} "
-                "multiplies or decomposes factors, which moves more than the clipped delta does"
-            )
-        if method.report is not Method.report and method.absorb is not Method.absorb:
-            return f"dp_fedavg clips and noises deltas, and the server of {method.__name__} learns from reports too"
-        if local.absorb is not LocalRule.absorb:
-            return f"dp_fedavg clips and noises deltas, and the server of {local.__name__} learns from reports too"
-        if self.noise_multiplier and algorithm.public_selection:
-            return (
-                "epsilon counts on nobody knowing whom a round has drawn, and benchmark.selection=released draws the "
-                "same clients whatever the seed; take benchmark.selection=seeded"
-            )
-        if self.noise_multiplier and importlib.util.find_spec("dp_accounting") is None:
-            return "epsilon is computed by dp-accounting, which is not installed; pip install 'fcit_ray[privacy]'"
-        return None
 
 
 def epsilon(*, noise_multiplier: float, sampling_frac: float, rounds: int, delta: float) -> float:
@@ -216,15 +188,3 @@ def epsilon(*, noise_multiplier: float, sampling_frac: float, rounds: int, delta
 def _gaussian(shape: torch.Size, seed: int) -> Tensor:
     """Standard normal draws of a seed's own, so that they do not depend on the order of names or clients."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
-
-
-def _name(part: object) -> str:
-    return type(part).__name__
-
-
-PRIVACY: dict[str, type[Privacy]] = {"none": NoPrivacy, "token_noise": TokenNoise, "dp_fedavg": DpFedAvg}
-
-
-def make_privacy(values: Mapping[str, Any]) -> Privacy:
-    """The rule of a configuration's `privacy` section; `ConfigError` says which key is wrong."""
-    return build("privacy", Privacy, PRIVACY, values)

@@ -21,38 +21,39 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from fcit_ray.config.component import build
+from fcit_ray.federated.traits import Part, Promised, Trait
 from fcit_ray.params import clip_to_norm, norm, weighted_mean
 from fcit_ray.types import Params
 
-if TYPE_CHECKING:
-    from fcit_ray.experiment.algorithm import Algorithm
-
 
 @dataclass(frozen=True, kw_only=True)
-class Rule:
+class Rule(Part):
     """Base of all rules over clients."""
+
+    promised: ClassVar[Promised] = {Trait.PLAIN_MEAN: ("combine",)}
 
     def combine(self, items: Sequence[Params], weights: Sequence[float]) -> dict[str, Tensor]:
         """One mapping from several; each name over the items that have it, absent if none has."""
         raise NotImplementedError
 
-    def conflict(self, algorithm: Algorithm) -> str | None:
-        """Why this rule makes no sense with the rest of the algorithm, or None."""
-        return None
+    def fewest(self) -> tuple[int, str]:
+        """Clients of a round that it needs at least, and its hyper-parameters that say so."""
+        return 1, ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mean(Rule):
     """Weighted mean (FedAvg, McMahan et al., AISTATS 2017, arXiv 1602.05629)."""
+
+    declares = frozenset({Trait.PLAIN_MEAN})
 
     def combine(self, items: Sequence[Params], weights: Sequence[float]) -> dict[str, Tensor]:
         return weighted_mean(items, weights)
@@ -123,8 +124,8 @@ class Krum(Rule):
     def combine(self, items: Sequence[Params], weights: Sequence[float]) -> dict[str, Tensor]:
         return _nearest(items, self.num_attackers, 1)
 
-    def conflict(self, algorithm: Algorithm) -> str | None:
-        return _too_few(algorithm, self.num_attackers + 3, f"with num_attackers={self.num_attackers}")
+    def fewest(self) -> tuple[int, str]:
+        return self.num_attackers + 3, f"num_attackers={self.num_attackers}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,10 +145,10 @@ class MultiKrum(Rule):
     def combine(self, items: Sequence[Params], weights: Sequence[float]) -> dict[str, Tensor]:
         return _nearest(items, self.num_attackers, self.num_kept)
 
-    def conflict(self, algorithm: Algorithm) -> str | None:
+    def fewest(self) -> tuple[int, str]:
         needed = max(self.num_attackers + 3, self.num_attackers + (self.num_kept or 0))
         kept = f" and num_kept={self.num_kept}" if self.num_kept else ""
-        return _too_few(algorithm, needed, f"with num_attackers={self.num_attackers}{kept}")
+        return needed, f"num_attackers={self.num_attackers}{kept}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,25 +219,3 @@ def krum_scores(items: Sequence[Params], num_attackers: int) -> list[float]:
             square = sum(float((left[name] - right[name]).double().square().sum()) for name in left)
             distances[i][j] = distances[j][i] = square if math.isfinite(square) else math.inf
     return [sum(sorted(row[:i] + row[i + 1 :])[:num_near]) for i, row in enumerate(distances)]
-
-
-def _too_few(algorithm: Algorithm, needed: int, why: str) -> str | None:
-    count = algorithm.clients_per_round
-    if count is None or count >= needed:
-        return None
-    return f"{why} it compares at least {needed} clients a round; benchmark.clients_per_round is {count}"
-
-
-RULES: dict[str, type[Rule]] = {
-    "mean": Mean,
-    "median": Median,
-    "trimmed_mean": TrimmedMean,
-    "krum": Krum,
-    "multi_krum": MultiKrum,
-    "clipped_mean": ClippedMean,
-}
-
-
-def make_rule(values: Mapping[str, Any]) -> Rule:
-    """The rule of a configuration's `robust` section; `ConfigError` says which key is wrong."""
-    return build("robust", Rule, RULES, values)

@@ -25,23 +25,22 @@ default, each for a reason that its docstring gives.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from fcit_ray.config.component import build
+from fcit_ray.federated.traits import Part, Promised, Trait, Traits
 from fcit_ray.params import add
 from fcit_ray.types import Params, Tree
 
-if TYPE_CHECKING:
-    from fcit_ray.experiment.algorithm import Algorithm
-
 
 @dataclass(frozen=True, kw_only=True)
-class ServerOptimizer:
+class ServerOptimizer(Part):
     """Base of all server optimisers; what they remember is passed in and returned."""
+
+    promised: ClassVar[Promised] = {Trait.ADDS_DELTA: ("step",)}
 
     def init(self, params: Params) -> Tree:
         """The optimiser's memory before the first round."""
@@ -55,14 +54,12 @@ class ServerOptimizer:
         """The memory with which a new stage begins."""
         return memory
 
-    def conflict(self, algorithm: "Algorithm") -> str | None:
-        """Why this optimiser makes no sense with the rest of the algorithm, or None."""
-        return None
-
 
 @dataclass(frozen=True, kw_only=True)
 class FedAvg(ServerOptimizer):
     """x <- x + mean delta (McMahan et al., AISTATS 2017, arXiv 1602.05629, Algorithm 1)."""
+
+    declares = frozenset({Trait.ADDS_DELTA})
 
     def step(self, params: Params, delta: Params, memory: Tree) -> tuple[Params, Tree]:
         return add(params, delta), memory
@@ -126,12 +123,17 @@ class _Adaptive(_WithMoments):
         v0: v before the first round; null takes tau^2, the least that Reddi et al. admit. Flower starts at 0.
     """
 
+    declares = frozenset({Trait.WANTS_EQUAL_CLIENTS})
     reddi_lr: ClassVar[float]
 
     variant: Literal["openfedllm", "reddi"] = "reddi"
     lr: Annotated[float, Field(gt=0)] | None = None
     tau: Annotated[float, Field(gt=0)] = 1e-3
     v0: Annotated[float, Field(ge=0)] | None = None
+
+    @property
+    def traits(self) -> Traits:
+        return super().traits if self.variant == "openfedllm" else super().traits - {Trait.WANTS_EQUAL_CLIENTS}
 
     def first_moment(self, change: Tensor, old: Mapping[str, Tensor]) -> Tensor:
         """m after this round."""
@@ -148,11 +150,6 @@ class _Adaptive(_WithMoments):
         v = self.second_moment(before, (change if paper else m).square())
         lr = (self.reddi_lr if paper else 1e-3) if self.lr is None else self.lr
         return lr * m / (v.sqrt() + self.tau), {"m": m, "v": v}
-
-    def conflict(self, algorithm: "Algorithm") -> str | None:
-        if self.variant == "openfedllm" and algorithm.aggregation.weights != "uniform":
-            return "variant openfedllm averages clients alike; set weights: uniform, or choose variant: reddi"
-        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,17 +217,3 @@ class FedAdam(_WithDecay):
 
     def second_moment(self, v: Tensor, square: Tensor) -> Tensor:
         return self.beta2 * v + (1 - self.beta2) * square
-
-
-SERVER_OPTIMIZERS: dict[str, type[ServerOptimizer]] = {
-    "fedavg": FedAvg,
-    "fedavgm": FedAvgM,
-    "fedadagrad": FedAdagrad,
-    "fedyogi": FedYogi,
-    "fedadam": FedAdam,
-}
-
-
-def make_server_optimizer(values: Mapping[str, Any]) -> ServerOptimizer:
-    """The optimiser of a configuration's `server` section; `ConfigError` says which key is wrong."""
-    return build("server", ServerOptimizer, SERVER_OPTIMIZERS, values)

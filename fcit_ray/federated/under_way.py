@@ -4,22 +4,18 @@ Between two steps that is: the values trained so far, the optimiser's moments, t
 local rule has counted. All else follows from the job. It is kept as checkpoints are: plain files, checksummed.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from fcit_ray.federated.local_optim import LocalRule
+from fcit_ray.federated.local_run import LocalRun
 from fcit_ray.params import params_sha256
 from fcit_ray.types import ServerState
-
-if TYPE_CHECKING:
-    from fcit_ray.federated.client import LocalRun
 
 _TELL_S = 0.5
 

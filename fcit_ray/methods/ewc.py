@@ -36,8 +36,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fcit_ray.federated.client import LocalRun
+from fcit_ray.federated.local_run import LocalRun
 from fcit_ray.federated.method import Method
+from fcit_ray.federated.traits import Trait
 from fcit_ray.params import weighted_mean
 from fcit_ray.types import ClientUpdate, Params, Tree
 
@@ -55,6 +56,8 @@ class Ewc(Method):
         num_fisher: records, at most, from which a client estimates its Fisher; the default is Prism's.
         projector: whether the penalty holds the projector too; by default, as in Prism, only the adapter.
     """
+
+    declares = frozenset({Trait.KEEPS_MODELS, Trait.ANCHORS_VALUES, Trait.LEARNS_FROM_REPORTS})
 
     strength: Annotated[float, Field(ge=0)] = 5000.0
     gamma: Annotated[float, Field(ge=0, le=1)] = 1.0

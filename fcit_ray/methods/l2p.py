@@ -25,20 +25,16 @@ Legend: B samples, D features, M prompts in the pool, k taken for a sample.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from fcit_ray.federated.client import LocalRun
+from fcit_ray.federated.local_run import LocalRun
 from fcit_ray.federated.method import Method
-from fcit_ray.lora import FactorAverage
 from fcit_ray.models.bank import AdapterBank
 from fcit_ray.types import Assignment, Client, Setting, Tree
-
-if TYPE_CHECKING:
-    from fcit_ray.experiment.algorithm import Algorithm
 
 PROMPTS, KEYS = "pool.prompts", "pool.keys"
 
@@ -94,8 +90,3 @@ class L2P(Method):
         # Not a matrix product, whose last bits, and so a close choice, may depend on the rest of the batch.
         similarity, chosen = cosine_similarity(queries[:, None], keys[None], dim=2).topk(self.top_k, dim=1)
         return chosen, similarity
-
-    def conflict(self, algorithm: "Algorithm") -> str | None:
-        if type(algorithm.aggregation.lora) is not FactorAverage:
-            return "it trains no LoRA; lora.name must be factors"
-        return None

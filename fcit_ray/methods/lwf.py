@@ -24,8 +24,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
-from fcit_ray.federated.client import LocalRun
+from fcit_ray.federated.local_run import LocalRun
 from fcit_ray.federated.method import Method
+from fcit_ray.federated.traits import Trait
 from fcit_ray.types import Params, Tree
 
 
@@ -37,6 +38,8 @@ class Lwf(Method):
         strength: lambda, weight of the teacher; at 0 LwF is Finetune, and nothing is kept or sent.
         temperature: T; above 1 the answers that the teacher thinks less likely count more.
     """
+
+    declares = frozenset({Trait.KEEPS_MODELS})
 
     strength: Annotated[float, Field(ge=0)] = 0.5
     temperature: Annotated[float, Field(gt=0)] = 2.0

@@ -27,21 +27,18 @@ Legend: B samples, D features, T stages learned so far, N embeddings of a prompt
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, linear, silu
 
-from fcit_ray.federated.client import LocalRun
+from fcit_ray.federated.local_run import LocalRun
 from fcit_ray.federated.method import Method
-from fcit_ray.lora import FactorAverage
+from fcit_ray.federated.traits import Trait
 from fcit_ray.models.bank import AdapterBank
 from fcit_ray.types import Assignment, Client, Params, Setting, Tree
-
-if TYPE_CHECKING:
-    from fcit_ray.experiment.algorithm import Algorithm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +49,8 @@ class ModalPrompt(Method):
         prompt_length: N, embeddings of one stage's prompt.
         num_prompts: K, prompts of a sample, its stage's own among them while it is learned.
     """
+
+    declares = frozenset({Trait.KEEPS_MODELS})
 
     prompt_length: Annotated[int, Field(ge=1)] = 10
     num_prompts: Annotated[int, Field(ge=1)] = 3
@@ -104,11 +103,6 @@ class ModalPrompt(Method):
     def prompts(self, bank: AdapterBank, knowledge: Tree, features: Tensor) -> Tensor | None:
         """In answering: the K nearest of the finished stages, the nearest last; None before the first is finished."""
         return nearest_prompts(knowledge, features, self.num_prompts)
-
-    def conflict(self, algorithm: "Algorithm") -> str | None:
-        if type(algorithm.aggregation.lora) is not FactorAverage:
-            return "it trains no LoRA; lora.name must be factors"
-        return None
 
 
 def nearest_prompts(knowledge: Tree, features: Tensor, count: int) -> Tensor | None:

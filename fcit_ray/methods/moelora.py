@@ -20,7 +20,7 @@ Legend: B samples, L tokens, K experts.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -28,11 +28,9 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from fcit_ray.federated.method import Method
+from fcit_ray.federated.traits import Trait
 from fcit_ray.models.bank import AdapterBank
 from fcit_ray.types import Assignment, Client, Setting, Tree
-
-if TYPE_CHECKING:
-    from fcit_ray.experiment.algorithm import Algorithm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +41,8 @@ class MoELoRA(Method):
         num_experts: K, experts that the total rank is shared out over. With one, MoELoRA is Finetune.
         router_std: standard deviation of the routers' weights at the start; 0 starts with equal weights.
     """
+
+    declares = frozenset({Trait.ROUTES_ADAPTERS})
 
     num_experts: Annotated[int, Field(ge=1)] = 8
     router_std: Annotated[float, Field(ge=0)] = 0.01
@@ -63,11 +63,6 @@ class MoELoRA(Method):
     def assign(self, knowledge: Tree, stage: int, clients: Sequence[Client]) -> list[Assignment]:
         """Everybody trains every expert."""
         return [Assignment(train=tuple(range(self.num_experts))) for _ in clients]
-
-    def conflict(self, algorithm: "Algorithm") -> str | None:
-        if algorithm.aggregation.lora.keeps_residual:
-            return "lora.name puts products of factors beside the frozen weights, where no router weighs them"
-        return None
 
 
 def router_weights(router: Tensor, x: Tensor) -> Tensor:

@@ -20,20 +20,17 @@ What differs from the released code, on purpose:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from fcit_ray.federated.client import LocalRun
-from fcit_ray.federated.lora.ranks import UnequalRanks
+from fcit_ray.federated.local_run import LocalRun
+from fcit_ray.federated.traits import Trait, Traits
 from fcit_ray.methods.per_stage import AdapterPerStage, of_adapter
-from fcit_ray.models.names import adapter_index, adapter_name, lora_factor
+from fcit_ray.models.names import adapter_index, lora_factor
 from fcit_ray.types import Assignment, Client, Tree
-
-if TYPE_CHECKING:
-    from fcit_ray.experiment.algorithm import Algorithm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +42,14 @@ class OLora(AdapterPerStage):
         l2: weight of the Euclidean norms of the current factors, one norm a tensor (lambda_2).
     """
 
+    declares = frozenset({Trait.TURNS_A, Trait.STANDS_ON_EARLIER})
+
     l1: Annotated[float, Field(ge=0)] = 0.5
     l2: Annotated[float, Field(ge=0)] = 0.0
+
+    @property
+    def traits(self) -> Traits:
+        return super().traits if self.l1 else super().traits - {Trait.TURNS_A}
 
     def assign(self, knowledge: Tree, stage: int, clients: Sequence[Client]) -> list[Assignment]:
         return [Assignment(train=(stage,), frozen=tuple(range(stage))) for _ in clients]
@@ -66,14 +69,6 @@ class OLora(AdapterPerStage):
             norms = [torch.linalg.vector_norm(value) for value in own.values()]
             loss = loss + self.l2 * torch.stack(norms).sum()
         return loss
-
-    def conflict(self, algorithm: "Algorithm") -> str | None:
-        if self.l1 and not algorithm.aggregation.lora.trains(f"layer.lora_A.{adapter_name(0)}.weight"):
-            return "its l1 turns the A of a stage away from the earlier ones, and this lora rule does not train A"
-        lora = algorithm.aggregation.lora
-        if isinstance(lora, UnequalRanks) and lora.ranks:
-            return "its clients train on top of the earlier adapters, and one of few ranks would have another base"
-        return super().conflict(algorithm)
 
 
 def overlap(a: Tensor, earlier: Tensor) -> Tensor:

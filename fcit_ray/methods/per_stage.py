@@ -7,17 +7,14 @@ Legend: K adapters, r rank of each.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from fcit_ray.federated.method import Method
+from fcit_ray.federated.traits import Trait
 from fcit_ray.models.names import adapter_index, adapter_name, layer_of, lora_factor
 from fcit_ray.types import Assignment, Client, Params, Setting, Tree
-
-if TYPE_CHECKING:
-    from fcit_ray.experiment.algorithm import Algorithm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +33,7 @@ class AdapterPerStage(Method):
 class MergedPerStage(AdapterPerStage):
     """Of these, the ones that answer with adapters that never met in training."""
 
-    def conflict(self, algorithm: "Algorithm") -> str | None:
-        # Such a rule (an exact or a stacking one) writes part of every stage beside the adapters, where no weight
-        # of the merge reaches it.
-        if algorithm.aggregation.lora.keeps_residual:
-            return "it merges adapters, and this lora rule puts part of what is learned elsewhere"
-        return super().conflict(algorithm)
+    declares = frozenset({Trait.MERGES_ADAPTERS})
 
 
 def merge_factors(

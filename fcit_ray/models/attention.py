@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from fcit_ray.config.schema import Config, ConfigError
+from fcit_ray.config.schema import Config
+from fcit_ray.errors import ConfigError
 from fcit_ray.models.structure import skeleton
 
 FLASH = "flash_attention_2"

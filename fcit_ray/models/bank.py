@@ -18,7 +18,8 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
 
-from fcit_ray.config.schema import ConfigError, Model
+from fcit_ray.config.schema import Model
+from fcit_ray.errors import ConfigError
 from fcit_ray.models.names import adapter_index, adapter_name, residual_of
 from fcit_ray.models.structure import find_structure, keeps_logits, language_targets
 from fcit_ray.seeds import derive_seed

@@ -7,7 +7,7 @@ its answer, and up to each answer: the one must continue the other, and what it 
 from collections.abc import Sequence
 from typing import Any
 
-from fcit_ray.config.schema import ConfigError
+from fcit_ray.errors import ConfigError
 from fcit_ray.models.load import load_processor, takes_squares
 from fcit_ray.models.prompt import IMAGE_TOKEN, Turn
 

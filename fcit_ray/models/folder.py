@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-from fcit_ray.errors import UserError
+from fcit_ray.errors import ModelError
 from fcit_ray.storage.files import misfit, read_json
 
 TINY = Path(__file__).parent.parent / "assets" / "tiny_llava"
@@ -30,10 +30,6 @@ _OTHERS = (
 """What is read beside the settings: looked at from outside, as it is up to gigabytes and says nothing of code."""
 _STRANGER_BYTES = 2**22
 """A JSON file of another name is looked through for code up to this size: some are logs of a training."""
-
-
-class ModelError(UserError):
-    """A model folder that cannot be used: which, what was found, what was expected."""
 
 
 def in_one_line(error: Exception) -> str:

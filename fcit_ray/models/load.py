@@ -22,9 +22,9 @@ from transformers import (
     PreTrainedModel,
 )
 
-from fcit_ray.errors import UserError
+from fcit_ray.errors import ModelError, UserError
 from fcit_ray.models.attention import choose_attention
-from fcit_ray.models.folder import ModelError, check_weights, model_folder, read_header, weight_files, why_not_read
+from fcit_ray.models.folder import check_weights, model_folder, read_header, weight_files, why_not_read
 from fcit_ray.models.identity.encoder import TextEncoder, TokenEmbeddingEncoder, VisionTowerEncoder
 from fcit_ray.models.plain_text import keep_plain
 from fcit_ray.models.processor import pads_to_square, processor_class, read_processor

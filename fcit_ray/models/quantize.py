@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from transformers import BitsAndBytesConfig
 
-from fcit_ray.config.schema import Config, ConfigError
+from fcit_ray.config.schema import Config
+from fcit_ray.errors import ConfigError
 from fcit_ray.models.structure import find_language_model, skeleton
 
 BYTES_A_WEIGHT = 0.5 + 1 / 64 + 4 / (64 * 256)

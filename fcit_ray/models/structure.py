@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
-from fcit_ray.config.schema import ConfigError
+from fcit_ray.errors import ConfigError
 from fcit_ray.models.folder import in_one_line
 
 _INNER_PROJECTORS = ("merger", "merger_list", "deepstack_merger_list")

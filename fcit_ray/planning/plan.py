@@ -15,8 +15,9 @@ from fcit_ray.config.schema import Config
 from fcit_ray.data.loading.batches import num_steps
 from fcit_ray.data.loading.lengths import Lengths
 from fcit_ray.data.partition.stream import Stream, schedule_of
-from fcit_ray.experiment.algorithm import Algorithm, make_algorithm
+from fcit_ray.experiment.algorithm import make_algorithm
 from fcit_ray.experiment.opening import Experiment, equip, local_training, make_setting
+from fcit_ray.federated.algorithm import Algorithm
 from fcit_ray.federated.federation import Federation
 from fcit_ray.federated.local_optim import LocalRule
 from fcit_ray.federated.method import Method

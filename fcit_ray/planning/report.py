@@ -6,12 +6,11 @@ from dataclasses import dataclass, replace
 from rich import box
 from rich.table import Table
 
-from fcit_ray.config.schema import Config, ConfigError
+from fcit_ray.config.schema import Config
 from fcit_ray.data.loading.lengths import Lengths, assumed_lengths, measure_lengths
 from fcit_ray.data.loading.samples import SampleEncoder
-from fcit_ray.data.records.layout import DataError
+from fcit_ray.errors import ConfigError, DataError, ModelError
 from fcit_ray.experiment.opening import Experiment, local_training
-from fcit_ray.models.folder import ModelError
 from fcit_ray.planning.fitting import TIGHT, smallest_change
 from fcit_ray.planning.memory import FLOAT, Load, Memory, memory, tiles_of
 from fcit_ray.planning.plan import Outline, blind_experiment, efficiency, load_of, outline

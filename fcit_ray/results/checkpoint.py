@@ -23,7 +23,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from fcit_ray.errors import UserError
+from fcit_ray.errors import CheckpointError
 from fcit_ray.storage import durable
 from fcit_ray.storage.files import parse_json
 from fcit_ray.storage.safe_tensors import save_tensors
@@ -45,10 +45,6 @@ _NATIVE: Final = {
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.bool,
     torch.int64, torch.int32, torch.int16, torch.int8, torch.uint64, torch.uint32, torch.uint16, torch.uint8,
 }  # fmt: skip
-
-
-class CheckpointError(UserError):
-    """A state that cannot be saved, or a checkpoint that cannot be trusted."""
 
 
 def save(state: ServerState, folder: Path, beside: Mapping[str, Any] | None = None) -> None:

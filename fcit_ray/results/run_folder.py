@@ -35,11 +35,10 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from fcit_ray.config.mistakes import describe
-from fcit_ray.config.schema import Config, ConfigError, dump_config, read_settings
-from fcit_ray.errors import FULL, RunFolderError, disk_reason
+from fcit_ray.config.schema import Config, dump_config, read_settings
+from fcit_ray.errors import FULL, CheckpointError, ConfigError, RunFolderError, disk_reason
 from fcit_ray.results import checkpoint
 from fcit_ray.results import lock as run_lock
-from fcit_ray.results.checkpoint import CheckpointError
 from fcit_ray.results.cover import PARTITION, cover, json_sha256
 from fcit_ray.results.session import this_session
 from fcit_ray.results.whole import check_whole

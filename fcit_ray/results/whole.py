@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fcit_ray.config.schema import Config, dump_config
-from fcit_ray.errors import RunFolderError
+from fcit_ray.errors import CheckpointError, RunFolderError
 from fcit_ray.results import checkpoint
-from fcit_ray.results.checkpoint import CheckpointError
 from fcit_ray.results.cover import (
     CONFIG,
     DECIDES_BITS,

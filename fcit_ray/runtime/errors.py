@@ -2,13 +2,17 @@
 
 import ray.exceptions
 
-from fcit_ray.config.schema import ConfigError
-from fcit_ray.data.records.layout import DataError
-from fcit_ray.data.scoring.coco_java import JavaError
-from fcit_ray.errors import RunFailed, blame, place
-from fcit_ray.models.folder import ModelError
-from fcit_ray.results.checkpoint import CheckpointError
-from fcit_ray.results.run_folder import RunFolderError
+from fcit_ray.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    JavaError,
+    ModelError,
+    RunFailed,
+    RunFolderError,
+    blame,
+    place,
+)
 from fcit_ray.runtime.messages import AnswerWork, TrainWork
 
 MENDABLE = (ConfigError, DataError, ModelError, RunFolderError, CheckpointError, RunFailed, JavaError)

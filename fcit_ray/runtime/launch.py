@@ -13,9 +13,9 @@ from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fcit_ray.cli.display import Status
-from fcit_ray.config.schema import Config, ConfigError
+from fcit_ray.config.schema import Config
 from fcit_ray.data.partition.writing import partition_counts, plot_counts
-from fcit_ray.errors import ClusterLost, RunFailed
+from fcit_ray.errors import ClusterLost, ConfigError, RunFailed
 from fcit_ray.experiment.opening import Experiment, open_experiment
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.cluster import may_grow, redirect_logs, watch_head

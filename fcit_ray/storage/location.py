@@ -3,16 +3,8 @@
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fcit_ray.errors import DataError
-
-if TYPE_CHECKING:  # pyarrow takes a while to load, and a root in the authors' layout needs none of it
-    from fcit_ray.data.parquet.reading import ParquetRoot
-
-MANIFEST = "parquet.json"
-"""Written last by `prepare.py parquet`: its presence makes a folder a Parquet root."""
-
 
 # A secret may hold a slash; outside of buckets, what follows a colon up to the first slash may also be a port.
 _LOGIN = re.compile(r"((?:s3|gs|gcs)://|\w+://(?![^/@:\s]+:\d+/))[^@\s'\"]*:[^@\s'\"]*@")
@@ -62,16 +54,3 @@ def is_folder(root: Path | str) -> bool:
 def file_in(root: Path | str, name: str) -> str:
     """A file's path or URI, for messages."""
     return f"{str(root).rstrip('/')}/{name}"
-
-
-def parquet_at(root: Path | str) -> "ParquetRoot | None":
-    """The Parquet root at a place; None if this is a folder in the authors' layout, or no folder.
-
-    Raises:
-        DataError: a URI without Parquet of ours, or Parquet that cannot be read.
-    """
-    if not is_uri(root) and not (Path(root) / MANIFEST).is_file():
-        return None
-    from fcit_ray.data.parquet.reading import open_parquet
-
-    return open_parquet(absolute(str(root)))

@@ -13,10 +13,11 @@ from repository import ROOT
 
 from fcit_ray.config import schema as config_module
 from fcit_ray.config.catalog import CATALOG
-from fcit_ray.config.schema import Config, ConfigError, dump_config, load_config, parse_config
+from fcit_ray.config.schema import Config, dump_config, load_config, parse_config
 from fcit_ray.config.sweep import load_sweep
-from fcit_ray.experiment.opening import local_training, make_setting
-from fcit_ray.methods import METHODS, make_method
+from fcit_ray.errors import ConfigError
+from fcit_ray.experiment.components import AXES, make, part_class
+from fcit_ray.experiment.opening import local_training, make_setting, open_experiment
 from fcit_ray.methods.disco import Disco
 
 MINIMAL = {"benchmark": {"tasks": ["ArxivQA", "OCRVQA"]}}
@@ -162,15 +163,6 @@ def test_files_that_are_none(tmp_path, write):
         ({**MINIMAL, "seed": -1}, "seed: "),
         ({**MINIMAL, "runtime": {"num_workers": 0}}, "runtime.num_workers: "),
         ({**MINIMAL, "method": "disco"}, "method: expected a name and its keys; write method.name=disco"),
-        ({**MINIMAL, "method": {}}, f"method.name: missing; one of {', '.join(METHODS)}, or module:Class of your own"),
-        ({**MINIMAL, "method": {"name": "fintune"}}, f"method.name: unknown 'fintune'; one of {', '.join(METHODS)}"),
-        (
-            {**MINIMAL, "method": {"name": "finetune", "num_subspaces": 8}},
-            "method.num_subspaces: unknown key; finetune",
-        ),
-        ({**MINIMAL, "method": {"name": "disco", "tau": 0.9}}, "disco takes: num_subspaces, threshold, temperature"),
-        ({**MINIMAL, "method": {"name": "disco", "num_subspaces": 0}}, "method.num_subspaces: "),
-        ({**MINIMAL, "server": {"name": "fedsgd"}}, "server.name: unknown 'fedsgd'; one of fedavg"),
         (with_benchmark(tasks=[]), "benchmark.tasks: "),
         (with_benchmark(tasks="ArxivQA"), "benchmark.tasks: "),
         (with_benchmark(tasks=["ArxiveQA"]), "benchmark.tasks.0.datasets: unknown dataset 'ArxiveQA'; known: ArxivQA"),
@@ -214,6 +206,33 @@ def test_files_that_are_none(tmp_path, write):
 def test_a_mistake_is_told_by_its_key(values, message):
     with pytest.raises(ConfigError) as error:
         parse_config(values)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {**MINIMAL, "method": {}},
+            f"method.name: missing; one of {', '.join(AXES['method'].parts)}, or module:Class of your own",
+        ),
+        (
+            {**MINIMAL, "method": {"name": "fintune"}},
+            f"method.name: unknown 'fintune'; one of {', '.join(AXES['method'].parts)}",
+        ),
+        (
+            {**MINIMAL, "method": {"name": "finetune", "num_subspaces": 8}},
+            "method.num_subspaces: unknown key; finetune",
+        ),
+        ({**MINIMAL, "method": {"name": "disco", "tau": 0.9}}, "disco takes: num_subspaces, threshold, temperature"),
+        ({**MINIMAL, "method": {"name": "disco", "num_subspaces": 0}}, "method.num_subspaces: "),
+        ({**MINIMAL, "server": {"name": "fedsgd"}}, "server.name: unknown 'fedsgd'; one of fedavg"),
+    ],
+)
+def test_a_mistake_in_the_algorithm_is_told_where_a_run_is_opened(values, message):
+    config = parse_config(values)
+    with pytest.raises(ConfigError) as error:
+        open_experiment(config)
     assert message in str(error.value)
 
 
@@ -276,7 +295,8 @@ def test_every_shipped_file_opens_with_a_command_that_names_it_and_loads(file):
 
 
 def test_every_method_has_a_shipped_file_that_says_all_its_keys():
-    for name, cls in METHODS.items():
+    for name in AXES["method"].parts:
+        cls = part_class("method", name)
         section = yaml.safe_load((ROOT / "configs" / "methods" / f"{name}.yaml").read_text())["method"]
         assert section["name"] == name
         assert section.keys() - {"name"} == {field.name for field in dataclasses.fields(cls)}
@@ -307,7 +327,7 @@ def test_an_ablation_differs_from_disco_in_one_choice_alone(base, name, key, val
     ablation = load_config([*files, ROOT / "configs" / "methods" / f"disco_{name}.yaml"]).model_dump()
     assert ablation.pop("name") != disco.pop("name")
     for config in (disco, ablation):
-        config["method"] = dataclasses.asdict(make_method(config["method"]))
+        config["method"] = dataclasses.asdict(make("method", config["method"]))
     section = "method" if key == "activation" else "model"
     assert ablation[section][key] == value
     ablation[section][key] = disco[section][key]

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from repository import ROOT
 
-from fcit_ray.config.schema import ConfigError, load_config, parse_config
+from fcit_ray.config.schema import load_config, parse_config
 from fcit_ray.config.sweep import load_sweep
+from fcit_ray.errors import ConfigError
+from fcit_ray.experiment.algorithm import make_algorithm
 from fcit_ray.storage.file_names import MOST_BYTES, file_name
 
 BASE = [ROOT / "configs/miniature.yaml", ROOT / "configs/methods/disco.yaml"]
@@ -64,8 +66,9 @@ def test_a_mistake_is_one_line_that_says_what_was_meant(override: str, line: str
     ],
 )
 def test_a_misspelled_name_is_told_with_the_nearest(override: str, end: str) -> None:
+    config = load_config(BASE, [override])
     with pytest.raises(ConfigError) as caught:
-        load_config(BASE, [override])
+        make_algorithm(config)
     assert str(caught.value).endswith(end)
     assert "\n" not in str(caught.value)
 

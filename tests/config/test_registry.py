@@ -8,10 +8,11 @@ from typing import Annotated
 import pytest
 from pydantic import Field
 
-from fcit_ray.config.component import build
-from fcit_ray.config.schema import ConfigError, parse_config
+from fcit_ray.config.schema import parse_config
+from fcit_ray.errors import ConfigError
+from fcit_ray.experiment.algorithm import make_algorithm
+from fcit_ray.experiment.components import AXES, build, make
 from fcit_ray.federated.method import Method
-from fcit_ray.methods import METHODS, make_method
 from fcit_ray.methods.disco import Disco
 
 OWN = """
@@ -42,16 +43,16 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_a_built_in_is_built_with_its_hyper_parameters():
-    assert make_method({"name": "disco", "num_subspaces": 4}) == Disco(num_subspaces=4)
+    assert make("method", {"name": "disco", "num_subspaces": 4}) == Disco(num_subspaces=4)
 
 
 def test_a_number_that_yaml_reads_as_text_is_a_number():
     # YAML 1.1 has no number 5e-2, only 5.0e-2; users write the former.
-    assert make_method({"name": "disco", "temperature": "5e-2"}) == Disco(temperature=0.05)
+    assert make("method", {"name": "disco", "temperature": "5e-2"}) == Disco(temperature=0.05)
 
 
 def test_a_users_own_class_travels_to_the_workers(own):
-    method = make_method({"name": f"{own}:Mine", "strength": 2})
+    method = make("method", {"name": f"{own}:Mine", "strength": 2})
     assert isinstance(method, Method)
     assert (method.strength, method.steps) == (2.0, 3)  # type: ignore[attr-defined]
     assert pickle.loads(pickle.dumps(method)) == method
@@ -70,12 +71,12 @@ def test_a_users_own_class_travels_to_the_workers(own):
 )
 def test_a_users_own_class_is_checked_like_a_built_in(own, values, message):
     with pytest.raises(ConfigError, match=message):
-        make_method({"name": f"{own}:Mine", **values})
+        make("method", {"name": f"{own}:Mine", **values})
 
 
 def test_several_mistakes_are_told_together():
     with pytest.raises(ConfigError) as error:
-        make_method({"name": "disco", "threshold": 2, "temperature": 0})
+        make("method", {"name": "disco", "threshold": 2, "temperature": 0})
     assert "method.threshold" in str(error.value)
     assert "method.temperature" in str(error.value)
 
@@ -83,9 +84,12 @@ def test_several_mistakes_are_told_together():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        (None, f"method.name: missing; one of {', '.join(METHODS)}, or module:Class of your own"),
+        (None, f"method.name: missing; one of {', '.join(AXES['method'].parts)}, or module:Class of your own"),
         (3, "method.name: missing"),
-        ("discoo", f"method.name: unknown 'discoo'; one of {', '.join(METHODS)}, or module:Class of your own"),
+        (
+            "discoo",
+            f"method.name: unknown 'discoo'; one of {', '.join(AXES['method'].parts)}, or module:Class of your own",
+        ),
         ("no.such.module:Mine", "cannot import 'no.such.module:Mine': No module named 'no'"),
         ("OWN:Yours", "has no attribute 'Yours'"),
         ("OWN:", "cannot import"),
@@ -98,14 +102,14 @@ def test_several_mistakes_are_told_together():
 )
 def test_a_name_that_will_not_do_says_why(own, name, message):
     with pytest.raises(ConfigError) as error:
-        make_method({"name": name.replace("OWN", own) if isinstance(name, str) else name})
+        make("method", {"name": name.replace("OWN", own) if isinstance(name, str) else name})
     assert message in str(error.value)
 
 
 def test_the_whole_configuration_checks_the_users_class_too(own):
     values = {"benchmark": {"tasks": ["ArxivQA"]}, "method": {"name": f"{own}:Mine", "strength": "a lot"}}
     with pytest.raises(ConfigError, match=r"method\.strength: expected a number \(got 'a lot'\)"):
-        parse_config(values)
+        make_algorithm(parse_config(values))
 
 
 def test_truth_is_taken_where_truth_is_asked_for():
@@ -115,8 +119,6 @@ def test_truth_is_taken_where_truth_is_asked_for():
         count: Annotated[int, Field(ge=0)] = 1
         names: tuple[str, ...] = field(default=())
 
-    assert build("part", Component, {"c": Component}, {"name": "c", "flag": True, "names": ["x"]}) == Component(
-        True, 1, ("x",)
-    )
+    assert build("part", Component, {"name": "c", "flag": True, "names": ["x"]}) == Component(True, 1, ("x",))
     with pytest.raises(ConfigError, match=r"part\.count: expected a finite number \(got True\)"):
-        build("part", Component, {"c": Component}, {"name": "c", "count": True})
+        build("part", Component, {"name": "c", "count": True})

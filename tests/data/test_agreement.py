@@ -18,10 +18,10 @@ from tiny_llava15 import write_tiny_llava15
 from fcit_ray.config.schema import parse_config
 from fcit_ray.data.checking.agreement import check_agreement
 from fcit_ray.data.checking.check import TokenLimit, check_root
+from fcit_ray.errors import ModelError
 from fcit_ray.experiment.opening import open_experiment
 from fcit_ray.models import load
 from fcit_ray.models.chat import check_prompt
-from fcit_ray.models.folder import ModelError
 
 TABLE = "language_model.model.embed_tokens.weight"
 

@@ -19,7 +19,8 @@ from pycocoevalcap.rouge.rouge import Rouge
 from fcit_ray.data.records.layout import Record
 from fcit_ray.data.scoring import coco_java, scores
 from fcit_ray.data.scoring.captions import CaptionMetrics, full_metrics, portable_metrics, split_words
-from fcit_ray.data.scoring.coco_java import JavaError, meteor, tokenize
+from fcit_ray.data.scoring.coco_java import meteor, tokenize
+from fcit_ray.errors import JavaError
 from fcit_ray.models.prompt import Turn
 from fcit_ray.types import Prediction
 

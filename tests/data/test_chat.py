@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from fcit_ray.config.schema import ConfigError
+from fcit_ray.errors import ConfigError
 from fcit_ray.models.chat import render_chat
 from fcit_ray.models.prompt import Turn
 

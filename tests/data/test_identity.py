@@ -18,11 +18,12 @@ from fcit_ray.data.loading import samples
 from fcit_ray.data.loading.samples import SampleEncoder, normalise, pixel_scaling
 from fcit_ray.data.loading.shards import LocalShards
 from fcit_ray.data.miniature import write_miniature
-from fcit_ray.data.records.layout import DataError, Record, load_train
+from fcit_ray.data.records.layout import Record, load_train
+from fcit_ray.errors import DataError, ModelError
 from fcit_ray.experiment.opening import open_experiment
 from fcit_ray.models.folder import TINY
 from fcit_ray.models.identity.encoder import VisionTowerEncoder, join
-from fcit_ray.models.load import ModelError, find_vision_tower, load_base, load_image_encoder, load_processor
+from fcit_ray.models.load import find_vision_tower, load_base, load_image_encoder, load_processor
 from fcit_ray.models.prompt import Turn
 from fcit_ray.runtime.data import sample_encoder
 

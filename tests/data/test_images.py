@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from fcit_ray.data.records.images import image_faults
-from fcit_ray.data.records.layout import DataError, Record, check_images
+from fcit_ray.data.records.layout import Record, check_images
+from fcit_ray.errors import DataError
 from fcit_ray.models.prompt import Turn
 
 

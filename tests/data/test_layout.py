@@ -11,8 +11,9 @@ from stand_in import question, training
 
 from fcit_ray.config.catalog import CATALOG
 from fcit_ray.data.miniature.writing import write_miniature
-from fcit_ray.data.records.layout import DataError, Record, check_images, load_test, load_train, parse_box
+from fcit_ray.data.records.layout import Record, check_images, load_test, load_train, parse_box
 from fcit_ray.data.records.parsing import holds_box
+from fcit_ray.errors import DataError
 from fcit_ray.models.prompt import Turn
 
 REAL = Path(__file__).parents[3] / "shared" / "real"

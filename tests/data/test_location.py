@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from fcit_ray.config.schema import ConfigError, load_config
+from fcit_ray.config.schema import load_config
 from fcit_ray.data.parquet.writing import write_parquet
 from fcit_ray.data.records.layout import load_train
-from fcit_ray.errors import DataError
+from fcit_ray.errors import ConfigError, DataError
 from fcit_ray.storage.location import check_uri, redact
 from fcit_ray.storage.object_store import Store
 

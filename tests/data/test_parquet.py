@@ -17,14 +17,8 @@ from fcit_ray.data.parquet import writing as parquet_write
 from fcit_ray.data.parquet.reading import RECORD_SCHEMA, open_parquet
 from fcit_ray.data.parquet.writing import write_parquet
 from fcit_ray.data.records.images import image_faults, open_image
-from fcit_ray.data.records.layout import (
-    DataError,
-    check_images,
-    load_test,
-    load_train,
-    num_set_aside,
-    positions_set_aside,
-)
+from fcit_ray.data.records.layout import check_images, load_test, load_train, num_set_aside, positions_set_aside
+from fcit_ray.errors import DataError
 from fcit_ray.storage.object_store import Store
 
 DATASET = "ImageNet-R"

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from stand_in import training
 
-from fcit_ray.config.schema import Config, ConfigError, parse_config
+from fcit_ray.config.schema import Config, parse_config
 from fcit_ray.data.miniature import write_miniature
-from fcit_ray.data.parquet.reading import Manifest, Plan
+from fcit_ray.data.parquet.manifest import Manifest, Plan
 from fcit_ray.data.partition.files import dataset_of, load_partition
 from fcit_ray.data.partition.stream import open_stream
 from fcit_ray.data.partition.writing import partition_counts, write_partition
-from fcit_ray.data.records.layout import DataError
 from fcit_ray.data.records.quarantine import Entry, read_quarantine, record_sha256, write_quarantine
+from fcit_ray.errors import ConfigError, DataError
 from fcit_ray.models.prompt import Turn
 from fcit_ray.results.majority import majority_results
 

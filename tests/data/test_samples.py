@@ -17,7 +17,8 @@ from fcit_ray.config.catalog import CATALOG
 from fcit_ray.data.loading.collate import Collator
 from fcit_ray.data.loading.samples import SampleEncoder, pad_to_square, to_rgb
 from fcit_ray.data.miniature.writing import write_miniature
-from fcit_ray.data.records.layout import DataError, Record, check_images, load_test, load_train
+from fcit_ray.data.records.layout import Record, check_images, load_test, load_train
+from fcit_ray.errors import DataError
 from fcit_ray.models.load import load_base, load_processor
 from fcit_ray.models.prompt import Turn
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from stand_in import question, training
 
-from fcit_ray.config.schema import Config, ConfigError, parse_config
+from fcit_ray.config.schema import Config, parse_config
 from fcit_ray.data.partition.stream import StreamPopulation, open_stream
-from fcit_ray.data.records.layout import DataError
+from fcit_ray.errors import ConfigError, DataError
 from fcit_ray.experiment.opening import local_training, make_setting, open_experiment
 from fcit_ray.types import Setting
 

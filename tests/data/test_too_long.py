@@ -14,7 +14,8 @@ from fcit_ray.data.checking.too_long import _Lengths, check_lengths, too_long
 from fcit_ray.data.loading.lengths import LengthEncoder
 from fcit_ray.data.parquet.writing import write_parquet
 from fcit_ray.data.records.images import picture_size
-from fcit_ray.data.records.layout import DataError, Record, load_train
+from fcit_ray.data.records.layout import Record, load_train
+from fcit_ray.errors import DataError
 from fcit_ray.experiment.opening import open_experiment
 from fcit_ray.models.prompt import Turn
 

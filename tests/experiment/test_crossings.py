@@ -6,16 +6,12 @@ from typing import Any
 import pytest
 from small import COLLATOR, END, MODEL, PAD, SmallPopulation, job_batches, sample, small_bank, small_setting
 
-from fcit_ray.config.schema import ConfigError, Train, parse_config
+from fcit_ray.config.schema import Train, parse_config
+from fcit_ray.errors import ConfigError
 from fcit_ray.experiment.algorithm import Algorithm, make_algorithm
+from fcit_ray.experiment.components import AXES
 from fcit_ray.federated.client import run_client
 from fcit_ray.federated.federation import Federation, simulate
-from fcit_ray.federated.local_optim import LOCAL_RULES
-from fcit_ray.federated.privacy import PRIVACY
-from fcit_ray.federated.robust import RULES
-from fcit_ray.federated.server_optim import SERVER_OPTIMIZERS
-from fcit_ray.lora import LORA_RULES
-from fcit_ray.methods import METHODS
 from fcit_ray.params import norm, params_sha256
 from fcit_ray.types import ServerState
 
@@ -82,24 +78,26 @@ def learned(algorithm: Algorithm, num_rounds: int) -> ServerState:
     return state
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", AXES["method"].parts)
 def test_every_server_optimiser_makes_something_else_of_every_method(method: str) -> None:
     # Two rounds a stage, so that momentum and moments are used and not only filled.
-    digests = {name: params_sha256(learned(algorithm_of(method, server=name), 2).params) for name in SERVER_OPTIMIZERS}
-    assert len(set(digests.values())) == len(SERVER_OPTIMIZERS)
+    digests = {
+        name: params_sha256(learned(algorithm_of(method, server=name), 2).params) for name in AXES["server"].parts
+    }
+    assert len(set(digests.values())) == len(AXES["server"].parts)
 
 
 @pytest.mark.parametrize(
     ("axis", "name"),
     [
-        *(("local", name) for name in LOCAL_RULES),
-        *(("lora", name) for name in LORA_RULES),
-        *(("robust", name) for name in RULES),
-        *(("privacy", name) for name in PRIVACY),
+        *(("local", name) for name in AXES["local"].parts),
+        *(("lora", name) for name in AXES["lora"].parts),
+        *(("robust", name) for name in AXES["robust"].parts),
+        *(("privacy", name) for name in AXES["privacy"].parts),
     ],
 )
 def test_every_method_trains_with_a_choice_or_is_refused_for_a_known_reason(axis: str, name: str) -> None:
-    for method in METHODS:
+    for method in AXES["method"].parts:
         if method in REFUSED.get(name, set()):
             # at the door: which axis, and a reason that is a sentence
             with pytest.raises(ConfigError, match=rf"^(method|{axis})\.name: (\S+ ){{5}}"):

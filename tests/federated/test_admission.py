@@ -10,11 +10,12 @@ import torch
 from small import SmallPopulation, client, small_setting
 
 from fcit_ray.errors import RunFailed
+from fcit_ray.experiment.components import part_class
 from fcit_ray.federated.aggregation import Aggregation
 from fcit_ray.federated.federation import Federation, simulate
 from fcit_ray.federated.method import Method
 from fcit_ray.federated.server_optim import FedAvg
-from fcit_ray.lora import LORA_RULES
+from fcit_ray.federated.traits import Trait
 from fcit_ray.methods.finetune import Finetune
 from fcit_ray.types import Assignment, ClientJob, ClientUpdate
 
@@ -28,7 +29,7 @@ WHERE = "stage 0, round 0, client 1 (counted from 0): the client's update is ref
 
 
 def federation(method: Method | None = None, lora: str = "factors") -> Federation:
-    aggregation = Aggregation(lora=LORA_RULES[lora]())
+    aggregation = Aggregation(lora=part_class("lora", lora)())
     return Federation(
         method or Finetune(), FedAvg(), SmallPopulation(((0, 0),)), small_setting(1, 2, 2), aggregation=aggregation
     )
@@ -163,7 +164,7 @@ def test_a_servers_hook_that_raises_is_named_with_its_place(hook: str, where: st
     def fail(self: Method, *arguments: Any) -> Any:
         return 1 // 0
 
-    broken = type("Broken", (Finetune,), {hook: fail})()
+    broken = type("Broken", (Finetune,), {hook: fail, "declares": frozenset({Trait.KEEPS_MODELS})})()
     with pytest.raises(RunFailed) as caught:
         simulate(federation(broken), PARAMS, good)
     line = fail.__code__.co_firstlineno + 1

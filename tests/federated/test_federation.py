@@ -18,6 +18,7 @@ from small import (
 from fcit_ray.federated.federation import Federation, simulate, travelling
 from fcit_ray.federated.method import Method
 from fcit_ray.federated.server_optim import FedAvg
+from fcit_ray.federated.traits import Trait
 from fcit_ray.methods.disco import Disco
 from fcit_ray.methods.finetune import Finetune
 from fcit_ray.params import num_bytes, params_sha256
@@ -149,6 +150,8 @@ def test_a_client_finds_its_own_memory_again():
 def test_a_stage_is_consolidated_once_after_its_last_round():
     @dataclass(frozen=True, kw_only=True)
     class Counting(Method):
+        declares = frozenset({Trait.KEEPS_MODELS})
+
         def init(self, params, setting):
             return {"stages": []}
 

@@ -13,16 +13,19 @@ import yaml
 from repository import ROOT
 from small import TRAIN, SmallPopulation, client, job_batches, small_bank, small_setting
 
-from fcit_ray.config.schema import ConfigError
+from fcit_ray.errors import ConfigError
 from fcit_ray.experiment.algorithm import Algorithm
+from fcit_ray.experiment.components import AXES, make
 from fcit_ray.federated.aggregation import Aggregation
 from fcit_ray.federated.client import run_client
+from fcit_ray.federated.crossing import reasons
 from fcit_ray.federated.federation import Federation, simulate
-from fcit_ray.federated.local_optim import LOCAL_RULES, FedProx, Plain, Scaffold, make_local_rule
+from fcit_ray.federated.local_optim import FedProx, Plain, Scaffold
 from fcit_ray.federated.lora.base import LoraRule
 from fcit_ray.federated.privacy import Privacy
 from fcit_ray.federated.robust import Rule
 from fcit_ray.federated.server_optim import FedAvg
+from fcit_ray.federated.traits import Trait
 from fcit_ray.methods.disco import Disco
 from fcit_ray.methods.finetune import Finetune
 from fcit_ray.params import norm, params_sha256
@@ -283,6 +286,8 @@ def test_a_federation_with_scaffold_resumes_to_the_same_bits(tmp_path):
 
 @dataclass(frozen=True, kw_only=True)
 class Clipping(Privacy):
+    declares = frozenset({Trait.CLIPS})
+
     def clip(self, updates):
         return list(updates)
 
@@ -300,6 +305,8 @@ class Median(Rule):
 
 @dataclass(frozen=True, kw_only=True)
 class KeepB(LoraRule):
+    declares = frozenset({Trait.KEEPS_FACTORS})
+
     def stays(self, name):
         return ".lora_B." in name
 
@@ -316,9 +323,9 @@ class KeepB(LoraRule):
 )
 def test_scaffold_is_refused_where_its_variates_would_undo_another_choice(parts, reason):
     algorithm = Algorithm(method=Finetune(), local=Scaffold(), server=FedAvg(), aggregation=Aggregation(**parts))
-    told = Scaffold().conflict(algorithm)
+    told = reasons(algorithm).get("local")
     assert told is None if reason is None else reason in str(told)
-    assert FedProx().conflict(algorithm) is None
+    assert "local" not in reasons(replace(algorithm, local=FedProx()))
 
 
 # Configuration
@@ -326,10 +333,10 @@ def test_scaffold_is_refused_where_its_variates_would_undo_another_choice(parts,
 
 def test_a_negative_pull_is_refused():
     with pytest.raises(ConfigError, match=r"local\.mu: expected at least 0 \(got -1\)"):
-        make_local_rule({"name": "fedprox", "mu": -1})
+        make("local", {"name": "fedprox", "mu": -1})
 
 
-@pytest.mark.parametrize("name", [name for name in LOCAL_RULES if name != "plain"])
+@pytest.mark.parametrize("name", [name for name in AXES["local"].parts if name != "plain"])
 def test_the_shipped_file_says_the_sources_values(name):
     section = yaml.safe_load((ROOT / "configs" / "methods" / f"{name}.yaml").read_text())["local"]
-    assert make_local_rule(section) == {"fedprox": FedProx(mu=0.01), "scaffold": Scaffold()}[name]
+    assert make("local", section) == {"fedprox": FedProx(mu=0.01), "scaffold": Scaffold()}[name]

@@ -7,16 +7,20 @@ import pytest
 import torch
 from small import SmallPopulation, client, small_bank, small_setting, trainer
 
-from fcit_ray.config.schema import ConfigError, parse_config
-from fcit_ray.experiment.algorithm import Algorithm
+from fcit_ray.config.schema import parse_config
+from fcit_ray.errors import ConfigError
+from fcit_ray.experiment.algorithm import Algorithm, make_algorithm
+from fcit_ray.experiment.components import AXES, make, part_class
 from fcit_ray.federated.aggregation import Aggregation
+from fcit_ray.federated.crossing import reasons
 from fcit_ray.federated.federation import Federation, simulate
 from fcit_ray.federated.local_optim import LocalRule, Plain
+from fcit_ray.federated.lora.base import FactorAverage, LoraRule
 from fcit_ray.federated.method import Method
-from fcit_ray.federated.privacy import PRIVACY, DpFedAvg, NoPrivacy, TokenNoise, epsilon, make_privacy
+from fcit_ray.federated.privacy import DpFedAvg, NoPrivacy, TokenNoise, epsilon
 from fcit_ray.federated.robust import Mean, Median
 from fcit_ray.federated.server_optim import FedAvg
-from fcit_ray.lora import FactorAverage, LoraRule
+from fcit_ray.federated.traits import Trait
 from fcit_ray.methods.disco import Disco
 from fcit_ray.methods.finetune import Finetune
 from fcit_ray.params import norm, params_sha256
@@ -289,7 +293,7 @@ def test_the_documented_noise_keeps_two_hidden_copies_just_similar_enough_for_di
 
 def configured(weights="uniform", **sections):
     values = {"benchmark": {"tasks": ["ArxivQA"]}, "weights": weights, "privacy": {"name": "dp_fedavg"}, **sections}
-    return parse_config(values)
+    return make_algorithm(parse_config(values))
 
 
 def test_a_mean_weighted_by_samples_is_refused():
@@ -306,6 +310,8 @@ def test_rules_of_unknown_sensitivity_are_refused():
 
 
 class Stacking(LoraRule):
+    declares = frozenset({Trait.OTHER_COMBINATION})
+
     def combine(self, params, updates, weights, rule):
         return {}
 
@@ -316,6 +322,8 @@ class SendsOneFactor(LoraRule):
 
 
 class LearnsFromReports(Method):
+    declares = frozenset({Trait.LEARNS_FROM_REPORTS})
+
     def report(self, run):
         return {"fisher": 1.0}, {}
 
@@ -329,16 +337,20 @@ class KeepsAtTheClient(Method):
 
 
 class LearnsFromClients(LocalRule):
+    declares = frozenset({Trait.LEARNS_FROM_REPORTS})
+
     def absorb(self, memory, updates, setting):
         return {"control": updates[0].local["change"]}
 
 
 def conflict(privacy=None, method=None, local=None, rule=None, lora=None, weights="uniform"):
-    aggregation = Aggregation(weights=weights, lora=lora or FactorAverage(), rule=rule or Mean())
+    aggregation = Aggregation(
+        weights=weights, lora=lora or FactorAverage(), rule=rule or Mean(), privacy=privacy or DpFedAvg()
+    )
     algorithm = Algorithm(
         method=method or Finetune(), local=local or Plain(), server=FedAvg(), aggregation=aggregation
     )  # fmt: skip
-    return (privacy or DpFedAvg()).conflict(algorithm)
+    return reasons(algorithm).get("privacy")
 
 
 def test_what_reaches_the_server_unclipped_is_refused_and_what_does_not_is_not():
@@ -348,7 +360,7 @@ def test_what_reaches_the_server_unclipped_is_refused_and_what_does_not_is_not()
     assert "Median" in conflict(rule=Median())
     assert conflict(lora=SendsOneFactor(), method=KeepsAtTheClient()) is None
     assert conflict(method=Disco()) is None
-    assert TokenNoise().conflict(None) is None
+    assert conflict(TokenNoise(), LearnsFromReports(), LearnsFromClients(), Median(), Stacking(), "samples") is None
 
 
 def test_noise_is_refused_where_anybody_knows_who_was_drawn():
@@ -357,11 +369,11 @@ def test_noise_is_refused_where_anybody_knows_who_was_drawn():
     seeded, released = (
         config | {"benchmark": {"tasks": ["ArxivQA"], "selection": selection}} for selection in ("seeded", "released")
     )
-    parse_config(seeded)
+    make_algorithm(parse_config(seeded))
     with pytest.raises(ConfigError, match=r"privacy\.name: epsilon counts on nobody knowing.*selection=seeded"):
-        parse_config(released)
+        make_algorithm(parse_config(released))
     clipped = released | {"privacy": {"name": "dp_fedavg", "noise_multiplier": 0.0}}
-    parse_config(clipped)  # which promises nothing
+    make_algorithm(parse_config(clipped))  # which promises nothing
 
 
 def test_without_the_accountant_a_run_that_needs_it_is_refused(monkeypatch):
@@ -379,7 +391,7 @@ def test_values_out_of_range_are_refused(key, value):
         configured(privacy={"name": "dp_fedavg", key: value})
 
 
-@pytest.mark.parametrize("name", PRIVACY)
+@pytest.mark.parametrize("name", AXES["privacy"].parts)
 def test_every_privacy_rule_has_sound_defaults(name):
     configured(privacy={"name": name})
-    assert make_privacy({"name": name}) == PRIVACY[name]()
+    assert make("privacy", {"name": name}) == part_class("privacy", name)()

@@ -6,20 +6,13 @@ import pytest
 import torch
 from small import SmallPopulation, client, small_bank, small_setting, trainer
 
-from fcit_ray.config.schema import ConfigError, parse_config
+from fcit_ray.config.schema import parse_config
+from fcit_ray.errors import ConfigError
+from fcit_ray.experiment.algorithm import make_algorithm
+from fcit_ray.experiment.components import AXES, make, part_class
 from fcit_ray.federated.aggregation import Aggregation
 from fcit_ray.federated.federation import Federation, simulate
-from fcit_ray.federated.robust import (
-    RULES,
-    ClippedMean,
-    Krum,
-    Mean,
-    Median,
-    MultiKrum,
-    TrimmedMean,
-    krum_scores,
-    make_rule,
-)
+from fcit_ray.federated.robust import ClippedMean, Krum, Mean, Median, MultiKrum, TrimmedMean, krum_scores
 from fcit_ray.federated.server_optim import FedAvg
 from fcit_ray.methods.finetune import Finetune
 from fcit_ray.params import clip_to_norm, norm, params_sha256, weighted_mean
@@ -322,7 +315,7 @@ def test_a_name_that_nobody_sent_is_absent_and_a_lone_sender_is_believed(rule):
 
 def configured(robust, clients=5, **values):
     benchmark = {"tasks": ["ArxivQA"], "num_clients": 10, "clients_per_round": clients}
-    return parse_config({"benchmark": benchmark, "robust": robust, **values})
+    return make_algorithm(parse_config({"benchmark": benchmark, "robust": robust, **values}))
 
 
 def test_krum_among_too_few_clients_is_refused():
@@ -344,7 +337,7 @@ def test_shares_that_leave_nothing_are_refused():
         configured({"name": "clipped_mean", "clip_norm": 0})
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", AXES["robust"].parts)
 def test_every_rule_has_sound_defaults(name):
     configured({"name": name})
-    assert make_rule({"name": name}) == RULES[name]()
+    assert make("robust", {"name": name}) == part_class("robust", name)()

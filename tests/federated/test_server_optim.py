@@ -9,17 +9,12 @@ import yaml
 from repository import ROOT
 from small import SmallPopulation, small_bank, small_setting, trainer
 
-from fcit_ray.config.schema import ConfigError, parse_config
+from fcit_ray.config.schema import parse_config
+from fcit_ray.errors import ConfigError
+from fcit_ray.experiment.algorithm import make_algorithm
+from fcit_ray.experiment.components import AXES, make, part_class
 from fcit_ray.federated.federation import Federation, simulate
-from fcit_ray.federated.server_optim import (
-    SERVER_OPTIMIZERS,
-    FedAdagrad,
-    FedAdam,
-    FedAvg,
-    FedAvgM,
-    FedYogi,
-    make_server_optimizer,
-)
+from fcit_ray.federated.server_optim import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedYogi
 from fcit_ray.methods.disco import Disco
 from fcit_ray.params import params_sha256
 from fcit_ray.results import checkpoint
@@ -282,14 +277,14 @@ def test_moments_that_are_kept_carry_on(optimizer):
 
 
 def test_the_default_section_is_fedavg():
-    assert make_server_optimizer({"name": "fedavg"}) == FedAvg()
+    assert make("server", {"name": "fedavg"}) == FedAvg()
 
 
 def test_another_name_is_refused_with_the_choices():
     with pytest.raises(ConfigError, match=r"server\.name: unknown 'fedadgrad'; one of fedavg"):  # OpenFedLLM's slip
-        make_server_optimizer({"name": "fedadgrad"})
+        make("server", {"name": "fedadgrad"})
     with pytest.raises(ConfigError, match=r"server\.lr: unknown key; fedavg takes: none"):
-        make_server_optimizer({"name": "fedavg", "lr": 1.0})
+        make("server", {"name": "fedavg", "lr": 1.0})
 
 
 @pytest.mark.parametrize(
@@ -307,23 +302,23 @@ def test_another_name_is_refused_with_the_choices():
 )
 def test_a_value_that_makes_no_sense_is_refused(values, message):
     with pytest.raises(ConfigError, match=message):
-        make_server_optimizer(values)
+        make("server", values)
 
 
 @pytest.mark.parametrize("name", ["fedadagrad", "fedyogi", "fedadam"])
 def test_openfedllms_unweighted_mean_is_asked_for_and_never_taken_silently(name):
     values = {"benchmark": {"tasks": ["ArxivQA"]}, "server": {"name": name, "variant": "openfedllm"}}
     with pytest.raises(ConfigError, match=r"server\.name: variant openfedllm .*set weights: uniform"):
-        parse_config(values)
-    parse_config({**values, "weights": "uniform"})
-    parse_config({**values, "server": {"name": name}})  # the paper's takes both
+        make_algorithm(parse_config(values))
+    make_algorithm(parse_config({**values, "weights": "uniform"}))
+    make_algorithm(parse_config({**values, "server": {"name": name}}))  # the paper's takes both
 
 
-@pytest.mark.parametrize("name", [name for name in SERVER_OPTIMIZERS if name != "fedavg"])
+@pytest.mark.parametrize("name", [name for name in AXES["server"].parts if name != "fedavg"])
 def test_the_shipped_file_says_all_keys_and_openfedllms_values(name):
     section = yaml.safe_load((ROOT / "configs" / "methods" / f"{name}.yaml").read_text())["server"]
-    optimizer = make_server_optimizer(section)
-    cls = SERVER_OPTIMIZERS[name]
+    optimizer = make("server", section)
+    cls = part_class("server", name)
     assert section.keys() - {"name"} == {field.name for field in dataclasses.fields(cls)}
     theirs = {} if cls is FedAvgM else {"lr": 1e-3}
     assert optimizer == cls(variant="openfedllm", **theirs)

@@ -9,11 +9,11 @@ import pytest
 import torch
 from small import COLLATOR, END, PAD, SmallPopulation, client, random_params, sample, small_bank, small_setting, trainer
 
-from fcit_ray.config.schema import ConfigError
+from fcit_ray.errors import ConfigError
+from fcit_ray.experiment.components import make
 from fcit_ray.federated.aggregation import Aggregation
 from fcit_ray.federated.federation import Federation, simulate
 from fcit_ray.federated.server_optim import FedAvg
-from fcit_ray.methods import make_method
 from fcit_ray.methods.disco import Disco
 from fcit_ray.methods.finetune import Finetune
 from fcit_ray.types import Assignment, Client, ClientUpdate, Setting
@@ -309,7 +309,7 @@ def test_no_ablation_gates_before_anything_is_learned(activation):
 
 def test_an_activation_nobody_has_heard_of_is_refused():
     with pytest.raises(ConfigError, match=r"method\.activation: expected softmax, argmax, cosine or concatenation"):
-        make_method({"name": "disco", "activation": "nearest"})
+        make("method", {"name": "disco", "activation": "nearest"})
 
 
 def answers(method, knowledge, params=None):

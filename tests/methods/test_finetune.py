@@ -4,10 +4,10 @@ import pytest
 import torch
 from small import SmallPopulation, client, small_bank, small_setting, trainer
 
+from fcit_ray.experiment.components import AXES, make, part_class
 from fcit_ray.federated.aggregation import Aggregation
 from fcit_ray.federated.federation import Federation, simulate
 from fcit_ray.federated.server_optim import FedAvg
-from fcit_ray.methods import METHODS, make_method
 from fcit_ray.methods.disco import Disco
 from fcit_ray.methods.finetune import Finetune
 from fcit_ray.params import params_sha256
@@ -60,9 +60,9 @@ def test_disco_with_two_subspaces_is_not():
     assert not torch.equal(disco.params[projector], finetune.params[projector])
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", AXES["method"].parts)
 def test_a_methods_page_opens_with_its_source(name):
-    doc = __import__(METHODS[name].__module__, fromlist=["x"]).__doc__
+    doc = __import__(part_class("method", name).__module__, fromlist=["x"]).__doc__
     assert "Source:" in doc
     assert "arXiv" in doc
-    assert make_method({"name": name}) == METHODS[name]()
+    assert make("method", {"name": name}) == part_class("method", name)()

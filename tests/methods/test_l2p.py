@@ -8,17 +8,18 @@ import torch
 from small import COLLATOR, TRAIN, SmallPopulation, sample, small_bank, small_setting, trainer
 from torch.nn.functional import cosine_similarity
 
-from fcit_ray.config.schema import ConfigError
 from fcit_ray.data.loading.shards import LocalShard, training_batches
+from fcit_ray.errors import ConfigError
 from fcit_ray.experiment.algorithm import Algorithm
+from fcit_ray.experiment.components import make
 from fcit_ray.federated.aggregation import Aggregation
 from fcit_ray.federated.client import run_client
+from fcit_ray.federated.crossing import reasons
 from fcit_ray.federated.federation import Federation, simulate
 from fcit_ray.federated.local_optim import Plain
+from fcit_ray.federated.lora.base import LoraRule
 from fcit_ray.federated.method import Method
 from fcit_ray.federated.server_optim import FedAvg
-from fcit_ray.lora import LoraRule
-from fcit_ray.methods import make_method
 from fcit_ray.methods.l2p import KEYS, L2P, PROMPTS
 from fcit_ray.params import params_sha256
 from fcit_ray.types import Assignment
@@ -145,7 +146,7 @@ def test_chosen_keys_move_towards_their_queries_and_idle_ones_do_not_move_at_all
 
 def test_more_prompts_than_the_pool_has_are_refused():
     with pytest.raises(ConfigError, match=r"method: top_k=11 exceeds pool_size=10"):
-        make_method({"name": "l2p", "top_k": 11})
+        make("method", {"name": "l2p", "top_k": 11})
 
 
 def test_a_lora_rule_makes_no_sense_without_lora():
@@ -154,5 +155,5 @@ def test_a_lora_rule_makes_no_sense_without_lora():
         pass
 
     plain = Algorithm(L2P(), Plain(), FedAvg(), Aggregation())
-    assert L2P().conflict(plain) is None
-    assert "no LoRA" in L2P().conflict(replace(plain, aggregation=Aggregation(lora=Other())))
+    assert not reasons(plain)
+    assert "no LoRA" in reasons(replace(plain, aggregation=Aggregation(lora=Other())))["method"]

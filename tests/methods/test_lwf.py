@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from fcit_ray.federated.local_run import LocalRun
 from small import (
     COLLATOR,
     FLOATS_PER_RANK,
@@ -20,7 +21,7 @@ from small import (
     trainer,
 )
 
-from fcit_ray.federated.client import LocalRun, run_client
+from fcit_ray.federated.client import run_client
 from fcit_ray.federated.federation import Federation, simulate
 from fcit_ray.federated.server_optim import FedAvg
 from fcit_ray.methods.finetune import Finetune

@@ -10,10 +10,11 @@ from torch.nn.functional import cosine_similarity
 
 from fcit_ray.experiment.algorithm import Algorithm
 from fcit_ray.federated.aggregation import Aggregation
+from fcit_ray.federated.crossing import reasons
 from fcit_ray.federated.federation import Federation, simulate
 from fcit_ray.federated.local_optim import Plain
+from fcit_ray.federated.lora.base import LoraRule
 from fcit_ray.federated.server_optim import FedAvg
-from fcit_ray.lora import LoraRule
 from fcit_ray.methods.modal_prompt import ModalPrompt, nearest_prompts, prototype
 from fcit_ray.models.names import adapter_index
 from fcit_ray.results.checkpoint import load, save
@@ -165,5 +166,5 @@ def test_a_lora_rule_makes_no_sense_without_lora():
         pass
 
     plain = Algorithm(ModalPrompt(), Plain(), FedAvg(), Aggregation())
-    assert ModalPrompt().conflict(plain) is None
-    assert "no LoRA" in ModalPrompt().conflict(replace(plain, aggregation=Aggregation(lora=Other())))
+    assert not reasons(plain)
+    assert "no LoRA" in reasons(replace(plain, aggregation=Aggregation(lora=Other())))["method"]

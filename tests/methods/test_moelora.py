@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import pytest
 import torch
@@ -11,10 +10,12 @@ from small import COLLATOR, END, MODEL, PAD, SmallPopulation, random_params, sam
 
 from fcit_ray.experiment.algorithm import Algorithm
 from fcit_ray.federated.aggregation import Aggregation
+from fcit_ray.federated.crossing import reasons
 from fcit_ray.federated.federation import Federation, simulate
 from fcit_ray.federated.local_optim import Plain
+from fcit_ray.federated.lora.base import FactorAverage, LoraRule
 from fcit_ray.federated.server_optim import FedAvg
-from fcit_ray.lora import FactorAverage, LoraRule
+from fcit_ray.federated.traits import Trait
 from fcit_ray.methods.finetune import Finetune
 from fcit_ray.methods.moelora import MoELoRA, router_weights
 from fcit_ray.models.names import adapter_index
@@ -172,12 +173,12 @@ def test_an_answer_is_what_was_trained():
 def test_a_rule_that_leaves_products_where_no_router_weighs_them_is_refused():
     @dataclass(frozen=True, kw_only=True)
     class Residual(LoraRule):
-        keeps_residual: ClassVar[bool] = True
+        declares = frozenset({Trait.ADDS_RESIDUAL})
 
         def install(self, bank):
             bank.add_residuals()
 
     plain = Algorithm(TWO, Plain(), FedAvg(), Aggregation())
-    assert TWO.conflict(plain) is None
+    assert not reasons(plain)
     assert isinstance(plain.aggregation.lora, FactorAverage)
-    assert "no router" in TWO.conflict(replace(plain, aggregation=Aggregation(lora=Residual())))
+    assert "no router" in reasons(replace(plain, aggregation=Aggregation(lora=Residual())))["method"]

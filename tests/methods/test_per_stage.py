@@ -1,18 +1,19 @@
 """What methods with an adapter per stage share, and the merge of factors."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import pytest
 import torch
 from small import client, small_bank, small_setting
 
-from fcit_ray.config.schema import ConfigError
+from fcit_ray.errors import ConfigError
 from fcit_ray.experiment.algorithm import Algorithm
 from fcit_ray.federated.aggregation import Aggregation
+from fcit_ray.federated.crossing import reasons
 from fcit_ray.federated.local_optim import Plain
+from fcit_ray.federated.lora.base import LoraRule
 from fcit_ray.federated.server_optim import FedAvg
-from fcit_ray.lora import LoraRule
+from fcit_ray.federated.traits import Trait
 from fcit_ray.methods.hide import Hide
 from fcit_ray.methods.merged_loras import MergedLoras
 from fcit_ray.methods.olora import OLora
@@ -30,14 +31,14 @@ class TrainsB(LoraRule):
 
 @dataclass(frozen=True, kw_only=True)
 class Adds(LoraRule):
-    keeps_residual: ClassVar[bool] = True
+    declares = frozenset({Trait.ADDS_RESIDUAL})
 
     def install(self, bank):
         bank.add_residuals()
 
 
 def reason(method, rule):
-    return method.conflict(Algorithm(method, Plain(), FedAvg(), Aggregation(lora=rule)))
+    return reasons(Algorithm(method, Plain(), FedAvg(), Aggregation(lora=rule))).get("method")
 
 
 @pytest.mark.parametrize("method", ALL)

@@ -25,7 +25,8 @@ from small import (
 )
 from torch import nn
 
-from fcit_ray.config.schema import ConfigError, Model
+from fcit_ray.config.schema import Model
+from fcit_ray.errors import ConfigError
 from fcit_ray.models.bank import PACKED, AdapterBank
 from fcit_ray.models.load import load_base, load_text_encoder
 from fcit_ray.models.names import adapter_index

@@ -9,7 +9,8 @@ import transformers as hf
 from families import FAMILIES, LAYERS
 from transformers.quantizers.quantizers_utils import should_convert_module
 
-from fcit_ray.config.schema import ConfigError, parse_config
+from fcit_ray.config.schema import parse_config
+from fcit_ray.errors import ConfigError
 from fcit_ray.models import quantize
 from fcit_ray.models.attention import check_attention, choose_attention, unfit_for_flash
 from fcit_ray.models.folder import TINY

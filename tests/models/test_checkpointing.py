@@ -4,7 +4,7 @@ import pytest
 import torch
 from small import COLLATOR, MODEL, TRAIN, job_batches, random_params, sample, small_bank, small_setting
 
-from fcit_ray.config.schema import ConfigError
+from fcit_ray.errors import ConfigError
 from fcit_ray.federated.client import run_client
 from fcit_ray.federated.method import Method
 from fcit_ray.methods.lwf import Lwf

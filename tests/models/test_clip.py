@@ -17,6 +17,7 @@ from fcit_ray.config.schema import parse_config, with_absolute_paths
 from fcit_ray.data.loading.samples import SampleEncoder
 from fcit_ray.data.miniature import write_miniature
 from fcit_ray.data.records.layout import load_train
+from fcit_ray.errors import ModelError
 from fcit_ray.experiment.algorithm import make_algorithm
 from fcit_ray.experiment.opening import make_bank, open_experiment
 from fcit_ray.models import load
@@ -28,7 +29,6 @@ from fcit_ray.models.identity.clip import (
     load_clip_image_encoder,
     load_clip_text_encoder,
 )
-from fcit_ray.models.load import ModelError
 from fcit_ray.runtime.data import sample_encoder
 
 QUESTION = "what colour is the dog ?"  # <|startoftext|>, six words, <|endoftext|>: 8 tokens, of which 6 are read

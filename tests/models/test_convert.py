@@ -23,11 +23,12 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 
+from fcit_ray.errors import ModelError
 from fcit_ray.models.conversion import convert as conversion
 from fcit_ray.models.conversion.convert import check, convert
 from fcit_ray.models.conversion.llava_format import make_plan
 from fcit_ray.models.identity.clip import load_clip_text_encoder
-from fcit_ray.models.load import ModelError, load_base, load_image_encoder, load_processor
+from fcit_ray.models.load import load_base, load_image_encoder, load_processor
 
 TOWER = "model.vision_tower.vision_tower.vision_model."
 LLAMA = {

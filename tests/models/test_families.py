@@ -11,13 +11,14 @@ from families import FAMILIES, LAYERS, Family
 from PIL import Image
 from small import small_setting
 
-from fcit_ray.config.schema import ConfigError, Evaluation, Model, Train
+from fcit_ray.config.schema import Evaluation, Model, Train
 from fcit_ray.data.loading.collate import Collator
 from fcit_ray.data.loading.lengths import measure_lengths
 from fcit_ray.data.loading.samples import SampleEncoder
 from fcit_ray.data.loading.shards import LocalShard, training_batches
 from fcit_ray.data.partition.stream import Stream
-from fcit_ray.data.records.layout import DataError, Record
+from fcit_ray.data.records.layout import Record
+from fcit_ray.errors import ConfigError, DataError, ModelError
 from fcit_ray.federated.answering import answer
 from fcit_ray.federated.client import run_client
 from fcit_ray.federated.federation import Federation, simulate
@@ -26,14 +27,7 @@ from fcit_ray.methods.ewc import Ewc
 from fcit_ray.methods.finetune import Finetune
 from fcit_ray.models.bank import AdapterBank
 from fcit_ray.models.chat import check_prompt, stop_tokens
-from fcit_ray.models.load import (
-    ModelError,
-    find_vision_tower,
-    load_base,
-    load_processor,
-    load_text_encoder,
-    takes_squares,
-)
+from fcit_ray.models.load import find_vision_tower, load_base, load_processor, load_text_encoder, takes_squares
 from fcit_ray.models.names import lora_factor
 from fcit_ray.models.prompt import Turn
 from fcit_ray.models.structure import find_structure

@@ -11,17 +11,10 @@ from clip_like import save_clip
 from safetensors.torch import load_file
 
 from fcit_ray.config.schema import parse_config
+from fcit_ray.errors import ModelError
 from fcit_ray.experiment.opening import open_experiment
 from fcit_ray.models.conversion.llava_format import make_plan
-from fcit_ray.models.folder import (
-    TINY,
-    ModelError,
-    check_folder,
-    check_weights,
-    model_folder,
-    read_header,
-    weight_files,
-)
+from fcit_ray.models.folder import TINY, check_folder, check_weights, model_folder, read_header, weight_files
 from fcit_ray.models.identity.clip import check_clip, load_clip_text_encoder
 from fcit_ray.models.load import load_base, load_processor, load_text_encoder
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from fcit_ray.errors import ModelError
 from fcit_ray.models import folder as model_folders
 from fcit_ray.models import load
-from fcit_ray.models.folder import TINY, ModelError, model_folder
+from fcit_ray.models.folder import TINY, model_folder
 from fcit_ray.models.load import (
     load_base,
     load_image_encoder,

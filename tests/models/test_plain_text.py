@@ -19,16 +19,15 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from fcit_ray.config.catalog import CATALOG
-from fcit_ray.config.schema import ConfigError
 from fcit_ray.data.checking.agreement import check_agreement
 from fcit_ray.data.loading import samples
 from fcit_ray.data.loading.lengths import LengthEncoder
 from fcit_ray.data.loading.samples import SampleEncoder
 from fcit_ray.data.miniature import write_miniature
-from fcit_ray.data.records.layout import DataError, Record, load_train
+from fcit_ray.data.records.layout import Record, load_train
+from fcit_ray.errors import ConfigError, DataError, ModelError
 from fcit_ray.models import plain_text
 from fcit_ray.models.chat import check_prompt
-from fcit_ray.models.folder import ModelError
 from fcit_ray.models.identity.clip import count_cut, load_clip_text_encoder
 from fcit_ray.models.load import load_processor, load_text_encoder
 from fcit_ray.models.plain_text import keep_plain

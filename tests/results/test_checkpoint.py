@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
+from fcit_ray.errors import CheckpointError
 from fcit_ray.results import checkpoint
-from fcit_ray.results.checkpoint import CheckpointError
 from fcit_ray.storage import durable
 from fcit_ray.types import ServerState
 

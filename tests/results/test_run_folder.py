@@ -13,8 +13,7 @@ import pytest
 import yaml
 from run_folders import begin, make_config, make_state, resume, start
 
-from fcit_ray.errors import RunFolderError
-from fcit_ray.results.checkpoint import CheckpointError
+from fcit_ray.errors import CheckpointError, RunFolderError
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.storage import durable
 

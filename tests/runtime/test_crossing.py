@@ -12,14 +12,9 @@ from conftest import Configure
 
 from fcit_ray.config.schema import Config
 from fcit_ray.data.loading.shards import LocalShards
+from fcit_ray.experiment.components import AXES
 from fcit_ray.experiment.opening import open_experiment
 from fcit_ray.federated.federation import simulate
-from fcit_ray.federated.local_optim import LOCAL_RULES
-from fcit_ray.federated.privacy import PRIVACY
-from fcit_ray.federated.robust import RULES
-from fcit_ray.federated.server_optim import SERVER_OPTIMIZERS
-from fcit_ray.lora import LORA_RULES
-from fcit_ray.methods import METHODS
 from fcit_ray.params import norm, params_sha256
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.data import sample_encoder
@@ -64,28 +59,28 @@ def check(config: Config, worker: Worker | None = None, first: Params | None = N
     return state
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", AXES["method"].parts)
 def test_every_method_runs_with_every_server_optimiser(configure: Configure, method: str) -> None:
     # a worker knows nothing of the server, so one base serves them all; the first run's bits show that none is left
     worker = Worker(configure(method={"name": method}, benchmark=SMALL), DirectStore())
     first = worker.initial_params()
     digests: dict[str, str] = {}
-    for server in [*SERVER_OPTIMIZERS, "fedavg"]:
+    for server in [*AXES["server"].parts, "fedavg"]:
         state = check(configure(method={"name": method}, server={"name": server}, benchmark=SMALL), worker, first)
         digest = params_sha256(state.params)
         assert digests.setdefault(server, digest) == digest
     # With one round a stage FedAvgM, which forgets its momentum at a new one, is FedAvg; no other two are the same.
     assert digests["fedavgm"] == digests["fedavg"]
-    assert len(set(digests.values())) == len(SERVER_OPTIMIZERS) - 1
+    assert len(set(digests.values())) == len(AXES["server"].parts) - 1
 
 
 @pytest.mark.parametrize(
     ("axis", "name"),
     [
-        *(("local", name) for name in LOCAL_RULES),
-        *(("lora", name) for name in LORA_RULES),
-        *(("robust", name) for name in RULES),
-        *(("privacy", name) for name in PRIVACY),
+        *(("local", name) for name in AXES["local"].parts),
+        *(("lora", name) for name in AXES["lora"].parts),
+        *(("robust", name) for name in AXES["robust"].parts),
+        *(("privacy", name) for name in AXES["privacy"].parts),
     ],
 )
 def test_every_choice_runs_under_finetune(configure: Configure, axis: str, name: str) -> None:
@@ -93,14 +88,14 @@ def test_every_choice_runs_under_finetune(configure: Configure, axis: str, name:
     check(configure(method={"name": "finetune"}, benchmark=SMALL | ROBUST, **{axis: {"name": name}}, **weights))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", AXES["method"].parts)
 def test_every_method_runs_on_the_pictures_features(configure: Configure, method: str) -> None:
     # Of another length than the texts', 96 for 128.
     check(configure(method={"name": method}, benchmark=SMALL, model={"identity": "image"}))
 
 
 @pytest.mark.usefixtures("cluster")
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", AXES["method"].parts)
 def test_every_method_runs_on_ray(configure: Configure, method: str, tmp_path: Path) -> None:
     # all of the method travels, in both directions: else the bits of one process could not be had
     config = configure(method={"name": method}, benchmark=SMALL, runtime={"num_workers": 1})

@@ -11,7 +11,7 @@ from conftest import Configure
 
 from fcit_ray.data.loading.samples import Sample
 from fcit_ray.data.loading.shards import LocalShards
-from fcit_ray.data.records.layout import DataError
+from fcit_ray.errors import DataError
 from fcit_ray.experiment.opening import Experiment, open_experiment
 from fcit_ray.runtime.data import CachedShard, RayShards, StreamedShard, from_table, sample_encoder, to_table
 from fcit_ray.runtime.errors import RunFailed

@@ -5,8 +5,7 @@ import pickle
 import pytest
 import ray.exceptions
 
-from fcit_ray.data.records.layout import DataError
-from fcit_ray.errors import RunFailed
+from fcit_ray.errors import DataError, RunFailed
 from fcit_ray.runtime.errors import failure, origin
 
 

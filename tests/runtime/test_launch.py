@@ -13,10 +13,9 @@ import pytest
 from conftest import Configure
 
 from fcit_ray.cli.display import Status
-from fcit_ray.config.schema import Config, ConfigError
+from fcit_ray.config.schema import Config
 from fcit_ray.data.loading.shards import LocalShards
-from fcit_ray.data.records.layout import DataError
-from fcit_ray.errors import RunFailed
+from fcit_ray.errors import ConfigError, DataError, RunFailed
 from fcit_ray.experiment.opening import open_experiment
 from fcit_ray.federated.federation import simulate
 from fcit_ray.params import params_sha256

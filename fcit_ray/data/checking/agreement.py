@@ -14,8 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from fcit_ray.data.loading.samples import Sample, encode_picture
+from fcit_ray.errors import ModelError
 from fcit_ray.models.chat import render_chat
-from fcit_ray.models.folder import ModelError, check_weights, in_one_line, model_folder, read_header, weight_files
+from fcit_ray.models.folder import check_weights, in_one_line, model_folder, read_header, weight_files
 from fcit_ray.models.load import load_processor
 from fcit_ray.models.processor import pads_to_square
 from fcit_ray.models.prompt import Turn, render

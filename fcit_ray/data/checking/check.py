@@ -26,13 +26,14 @@ from fcit_ray.data.checking.check_file import (
     pieces_in,
     sound_records,
 )
+from fcit_ray.data.parquet.place import parquet_at
 from fcit_ray.data.records import quarantine
 from fcit_ray.data.records.images import image_faults
 from fcit_ray.data.records.layout import num_set_aside, read_items
 from fcit_ray.data.records.quarantine import Entry
 from fcit_ray.errors import DataError, UserError, disk_reason
 from fcit_ray.storage import durable
-from fcit_ray.storage.location import is_folder, is_uri, parquet_at
+from fcit_ray.storage.location import is_folder, is_uri
 
 _IMAGES_A_TASK = 256
 _RECORDS_A_TASK = 500

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from fcit_ray.data.loading.tokens import Sample, num_image_tokens, run_processor, tokenise
 from fcit_ray.data.records.images import fault_of, open_image, opened
-from fcit_ray.data.records.layout import DataError, Record
+from fcit_ray.data.records.layout import Record
+from fcit_ray.errors import DataError
 from fcit_ray.models.chat import render_chat
 from fcit_ray.models.identity.clip import load_clip_image_encoder, load_clip_processor, load_clip_text_encoder
 from fcit_ray.models.identity.encoder import Identity, TextEncoder, VisionTowerEncoder, join

@@ -12,9 +12,10 @@ from typing import Any
 
 from fcit_ray.config.catalog import CATALOG, IMAGE_FOLDERS
 from fcit_ray.config.schema import Benchmark, Task
-from fcit_ray.data.records.layout import DataError, Record, read_json, training_records
+from fcit_ray.data.records.layout import Record, read_json, training_records
 from fcit_ray.data.records.parsing import Items, holds_box
 from fcit_ray.data.records.quarantine import PartitionQuarantine
+from fcit_ray.errors import DataError
 from fcit_ray.models.prompt import Turn
 from fcit_ray.storage.location import spellings
 

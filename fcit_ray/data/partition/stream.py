@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from fcit_ray.config.schema import Benchmark, Config, ConfigError, Task
+from fcit_ray.config.schema import Benchmark, Config, Task
 from fcit_ray.data.partition.files import load_partition
 from fcit_ray.data.partition.selection import Selection, released_schedule, seeded
 from fcit_ray.data.partition.splits import dirichlet_split, equal_split, group_split, label_split
-from fcit_ray.data.records.layout import DataError, Record, field_values, load_train
+from fcit_ray.data.records.layout import Record, field_values, load_train
+from fcit_ray.errors import ConfigError, DataError
 from fcit_ray.seeds import derive_seed
 from fcit_ray.types import Client, Setting
 

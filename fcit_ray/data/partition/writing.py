@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from fcit_ray.config.schema import Config, ConfigError
+from fcit_ray.config.schema import Config
+from fcit_ray.data.parquet.place import parquet_at
 from fcit_ray.data.partition.files import MANIFEST, sha256
 from fcit_ray.data.partition.stream import Stream, open_stream
-from fcit_ray.data.records.layout import DataError, positions_set_aside, read_items, read_json
-from fcit_ray.errors import UserError, disk_reason
+from fcit_ray.data.records.layout import positions_set_aside, read_items, read_json
+from fcit_ray.errors import ConfigError, DataError, UserError, disk_reason
 from fcit_ray.results.plots import plot_partition
 from fcit_ray.storage import durable
-from fcit_ray.storage.location import parquet_at
 
 FORMAT = "fcit_ray partition"
 

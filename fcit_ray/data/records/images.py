@@ -9,8 +9,8 @@ from typing import IO
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from fcit_ray.data.parquet.place import parquet_at
 from fcit_ray.storage.files import NUM_BYTES, misfit, misfit_content
-from fcit_ray.storage.location import parquet_at
 
 MAX_PIXELS = 2**27
 """134 million, 0.4 GB as RGB: more than a photograph has. A few hundred bytes of PNG can claim any number."""

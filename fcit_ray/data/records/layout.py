@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fcit_ray.config.catalog import CATALOG, VALIDATION_FILE, Dataset
+from fcit_ray.data.parquet.place import parquet_at
 from fcit_ray.data.records import quarantine
 from fcit_ray.data.records.fields import text_of
 from fcit_ray.data.records.images import image_faults
@@ -17,7 +18,7 @@ from fcit_ray.data.records.parsing import Box, Captions, Items, Record, parse_bo
 from fcit_ray.errors import DataError
 from fcit_ray.models.prompt import Turn
 from fcit_ray.storage import files
-from fcit_ray.storage.location import file_in, is_folder, parquet_at
+from fcit_ray.storage.location import file_in, is_folder
 
 __all__ = [
     "Box",

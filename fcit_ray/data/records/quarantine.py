@@ -13,11 +13,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from fcit_ray.data.parquet.place import parquet_at
 from fcit_ray.data.records.parsing import Items
 from fcit_ray.errors import DataError, disk_reason
 from fcit_ray.storage import durable
 from fcit_ray.storage.files import misfit
-from fcit_ray.storage.location import is_folder, parquet_at, spellings
+from fcit_ray.storage.location import is_folder, spellings
 
 QUARANTINE_FILE = "quarantine.json"
 

@@ -18,6 +18,8 @@ from typing import IO
 from pycocoevalcap.meteor import meteor as _meteor
 from pycocoevalcap.tokenizer import ptbtokenizer as _ptb
 
+from fcit_ray.errors import JavaError
+
 _TOKENIZER = Path(_ptb.__file__).with_name(_ptb.STANFORD_CORENLP_3_4_1_JAR)
 _METEOR = Path(_meteor.__file__).with_name(_meteor.METEOR_JAR)
 # One thread that collects garbage: on busy cores METEOR started within a minute with it and in ten without. Text is
@@ -25,10 +27,6 @@ _METEOR = Path(_meteor.__file__).with_name(_meteor.METEOR_JAR)
 _JAVA = ("java", "-XX:+UseSerialGC", "-Xmx2G", "-Dfile.encoding=UTF-8", "-Duser.language=en", "-Duser.country=US")
 _LINE_BREAKS = re.compile("[\n\r\x0b\x0c\u2028\u2029]")  # all that the tokenizer takes for one
 _INSTALL = "install a Java runtime, 8 or later (Debian: apt install default-jre-headless; conda: openjdk)"
-
-
-class JavaError(RuntimeError):
-    """Java is not there, or one of its programs failed: which one, what it said, what to do."""
 
 
 def tokenize(captions: Sequence[str]) -> list[str]:

@@ -1,38 +1,46 @@
 """How LoRA factors are trained, sent and combined. The average of factors is not the average of their products."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
+from fcit_ray.federated.traits import Implied, Part, Promised, Trait, Traits
+from fcit_ray.models.bank import AdapterBank
+from fcit_ray.models.names import adapter_name
 from fcit_ray.params import num_bytes
 from fcit_ray.types import Client, ClientUpdate, Params, Tree
-
-if TYPE_CHECKING:
-    from fcit_ray.experiment.algorithm import Algorithm
-    from fcit_ray.models.bank import AdapterBank
 
 Combine = Callable[[Sequence[Params], Sequence[float]], dict[str, Tensor]]
 """A rule over clients (mean, median ...): items and their weights to one mapping; each name over who has it."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoraRule:
+class LoraRule(Part):
     """Base of all LoRA rules; overriding nothing averages each factor on its own, as FedAvg does.
 
     The server's values are `params`; a client starts from `give(params, client)`, trains the names that `trains`
     admits, keeps those that `stays` names and sends the change of the others.
     """
 
-    keeps_residual: ClassVar[bool] = False
-    """Whether part of what is learned goes into a matrix beside the frozen weights, where no adapter's gate is."""
+    implied: ClassVar[Implied] = {
+        ("combine",): Trait.OTHER_COMBINATION,
+        ("stays",): Trait.KEEPS_FACTORS,
+        ("give",): Trait.UNEQUAL_RANKS,
+    }
+    promised: ClassVar[Promised] = {Trait.PLAIN_FACTORS: ("install", "give", "trains", "stays", "combine", "views")}
+
+    @property
+    def traits(self) -> Traits:
+        """What the class declares, and whether A is trained, which `trains` says by itself."""
+        if self.trains(f"layer.lora_A.{adapter_name(0)}.weight"):
+            return self.declares
+        return self.declares | {Trait.FREEZES_A}
 
     def install(self, bank: AdapterBank) -> None:
         """Once, when a bank is made: parameters that the rule needs beside the adapters."""
-        if self.keeps_residual:
+        if Trait.ADDS_RESIDUAL in self.traits:
             bank.add_residuals()
 
     def give(self, params: Params, client: Client) -> Params:
@@ -82,10 +90,6 @@ class LoraRule:
         """Why this rule cannot work on adapters of this rank, or None."""
         return None
 
-    def conflict(self, algorithm: Algorithm) -> str | None:
-        """Why this rule makes no sense with the rest of the algorithm, or None."""
-        return None
-
 
 @dataclass(frozen=True, kw_only=True)
 class FactorAverage(LoraRule):
@@ -93,3 +97,5 @@ class FactorAverage(LoraRule):
 
     The product of the averages is not the average of the products: exact only if all clients agree on A or on B.
     """
+
+    declares = frozenset({Trait.PLAIN_FACTORS})

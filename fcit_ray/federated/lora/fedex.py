@@ -19,18 +19,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
-from fcit_ray.federated.lora import conflicts
 from fcit_ray.federated.lora.base import Combine, LoraRule
 from fcit_ray.federated.lora.products import pairs
+from fcit_ray.federated.traits import Trait
 from fcit_ray.types import ClientUpdate, Params
-
-if TYPE_CHECKING:
-    from fcit_ray.experiment.algorithm import Algorithm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +38,7 @@ class FedEx(LoraRule):
     the last round's as factors, 4 n r (in + out) of n clients, which each client must have had from every round.
     """
 
-    keeps_residual: ClassVar[bool] = True
+    declares = frozenset({Trait.OTHER_COMBINATION, Trait.ADDS_RESIDUAL, Trait.CORRECTS_MEAN})
 
     def combine(
         self, params: Params, updates: Sequence[ClientUpdate], weights: Sequence[float], rule: Combine, seed: int
@@ -56,16 +52,3 @@ class FedEx(LoraRule):
                 residual.addmm_(b_k - b, a_k - a, alpha=share)
             delta[lora.residual] = residual
         return delta
-
-    def conflict(self, algorithm: Algorithm) -> str | None:
-        if conflicts.several_adapters(algorithm):
-            return "its residual belongs to no adapter, so the method must have a single one"
-        if conflicts.not_fedavg(algorithm):
-            return "its residual fits the mean of the factors, so server.name must be fedavg"
-        if conflicts.not_mean(algorithm):
-            return "its residual fits the mean of the factors, so robust.name must be mean"
-        if conflicts.noised(algorithm):
-            return "a residual of products is not bounded by clipping the factors, so privacy must not add noise"
-        if conflicts.anchors_values(algorithm):
-            return "the method holds the factors to old values while the residual moves the model past it"
-        return None

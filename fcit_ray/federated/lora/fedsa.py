@@ -14,16 +14,12 @@ part of the server's checkpoint here, where a deployment would leave it on the c
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from fcit_ray.federated.lora import conflicts
 from fcit_ray.federated.lora.base import LoraRule
+from fcit_ray.federated.traits import Trait
 from fcit_ray.models.names import lora_factor
 from fcit_ray.params import num_bytes
 from fcit_ray.types import Client, Params, Tree
-
-if TYPE_CHECKING:
-    from fcit_ray.experiment.algorithm import Algorithm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +28,8 @@ class FedSA(LoraRule):
 
     Bytes of a layer of (in, out) in a round, for each client: 4 r in down and 4 r in up; B never travels.
     """
+
+    declares = frozenset({Trait.KEEPS_FACTORS})
 
     def stays(self, name: str) -> bool:
         return lora_factor(name) == "B"
@@ -44,10 +42,3 @@ class FedSA(LoraRule):
 
     def bytes_down(self, params: Params, client: Client) -> int:
         return num_bytes({name: value for name, value in params.items() if not self.stays(name)})
-
-    def conflict(self, algorithm: Algorithm) -> str | None:
-        if conflicts.keeps_models(algorithm):
-            return "the method keeps the global model of a stage, and there is none: every client has its own B"
-        if conflicts.steers_values(algorithm):
-            return "the local rule steers clients to one another, and B is to be each client's own"
-        return None

@@ -18,21 +18,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
-from fcit_ray.federated.lora import conflicts
 from fcit_ray.federated.lora.base import Combine
 from fcit_ray.federated.lora.products import pairs, without_factors
 from fcit_ray.federated.lora.ranks import UnequalRanks
+from fcit_ray.federated.traits import Trait
 from fcit_ray.params import num_bytes
 from fcit_ray.seeds import derive_seed
 from fcit_ray.types import Client, ClientUpdate, Params
-
-if TYPE_CHECKING:
-    from fcit_ray.experiment.algorithm import Algorithm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +40,7 @@ class FLoRA(UnequalRanks):
     stacks instead, 4 (sum of r_k) (in + out), which each client must have had from every round.
     """
 
-    keeps_residual: ClassVar[bool] = True
+    declares = UnequalRanks.declares | {Trait.OTHER_COMBINATION, Trait.ADDS_RESIDUAL, Trait.STACKS_PRODUCTS}
 
     def combine(
         self, params: Params, updates: Sequence[ClientUpdate], weights: Sequence[float], rule: Combine, seed: int
@@ -62,21 +58,6 @@ class FLoRA(UnequalRanks):
 
     def bytes_down(self, params: Params, client: Client) -> int:
         return num_bytes(without_factors(params))
-
-    def conflict(self, algorithm: Algorithm) -> str | None:
-        if conflicts.several_adapters(algorithm):
-            return "its sum of products belongs to no adapter, so the method must have a single one"
-        if conflicts.not_fedavg(algorithm):
-            return "its sum of products is added as it is, so server.name must be fedavg"
-        if conflicts.not_mean(algorithm):
-            return "the stacked factors are a weighted mean of products, so robust.name must be mean"
-        if conflicts.noised(algorithm):
-            return "a mean of products is not bounded by clipping the factors, so privacy must not add noise"
-        if conflicts.anchors_values(algorithm):
-            return "the method holds factors to old values that are drawn anew in every round"
-        if conflicts.steers_values(algorithm):
-            return "the local rule remembers something of factors that are drawn anew in every round"
-        return super().conflict(algorithm)
 
 
 def _redraw(value: Tensor, seed: int) -> Tensor:

@@ -19,24 +19,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from fcit_ray.federated.lora import conflicts
 from fcit_ray.federated.lora.base import Combine
 from fcit_ray.federated.lora.products import pairs, without_factors
 from fcit_ray.federated.lora.ranks import UnequalRanks
+from fcit_ray.federated.traits import Trait
 from fcit_ray.types import ClientUpdate, Params
-
-if TYPE_CHECKING:
-    from fcit_ray.experiment.algorithm import Algorithm
 
 
 @dataclass(frozen=True, kw_only=True)
 class HLoRA(UnequalRanks):
     """HLoRA; `ranks` and bytes as in `UnequalRanks`: 4 r_k (in + out) of a layer down, and as many up."""
+
+    declares = UnequalRanks.declares | {Trait.OTHER_COMBINATION, Trait.FACTORS_PRODUCTS}
 
     def combine(
         self, params: Params, updates: Sequence[ClientUpdate], weights: Sequence[float], rule: Combine, seed: int
@@ -50,19 +48,6 @@ class HLoRA(UnequalRanks):
             a, b = best_factors(left, right, params[lora.a].shape[0])
             delta[lora.a], delta[lora.b] = a - params[lora.a], b - params[lora.b]
         return delta
-
-    def conflict(self, algorithm: Algorithm) -> str | None:
-        if conflicts.not_fedavg(algorithm):
-            return "factors of a product are not moved by parts of their change, so server.name must be fedavg"
-        if conflicts.not_mean(algorithm):
-            return "it factors the weighted mean of products, so robust.name must be mean"
-        if conflicts.noised(algorithm):
-            return "factors of a mean product are not bounded by clipping, so privacy must not add noise"
-        if conflicts.anchors_values(algorithm):
-            return "the method holds factors to old values while their basis changes in every round"
-        if conflicts.steers_values(algorithm):
-            return "the local rule remembers something of factors whose basis changes in every round"
-        return super().conflict(algorithm)
 
 
 def best_factors(left: Tensor, right: Tensor, rank: int) -> tuple[Tensor, Tensor]:

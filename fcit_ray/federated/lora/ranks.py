@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor
 
-from fcit_ray.federated.lora import conflicts
 from fcit_ray.federated.lora.base import LoraRule
+from fcit_ray.federated.traits import Trait, Traits
 from fcit_ray.models.names import lora_factor
 from fcit_ray.types import Client, ClientUpdate, Params
-
-if TYPE_CHECKING:
-    from fcit_ray.experiment.algorithm import Algorithm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +30,13 @@ class UnequalRanks(LoraRule):
             None may exceed the rank of the bank's adapters.
     """
 
+    declares = frozenset({Trait.UNEQUAL_RANKS})
+
     ranks: tuple[Annotated[int, Field(ge=1)], ...] = ()
+
+    @property
+    def traits(self) -> Traits:
+        return super().traits if self.ranks else super().traits - {Trait.UNEQUAL_RANKS}
 
     def misfit(self, rank: int) -> str | None:
         if self.ranks and max(self.ranks) > rank:
@@ -52,13 +55,6 @@ class UnequalRanks(LoraRule):
 
     def bytes_up(self, update: ClientUpdate) -> int:
         return sum(self._bytes(name, value, update.client) for name, value in update.delta.items())
-
-    def conflict(self, algorithm: Algorithm) -> str | None:
-        if self.ranks and conflicts.anchors_values(algorithm):
-            return "the method would pull a client's missing ranks to the values of the server's"
-        if self.ranks and conflicts.steers_values(algorithm):
-            return "the local rule would move the ranks that a client does not have"
-        return None
 
     def _given(self, params: Params, updates: Sequence[ClientUpdate]) -> list[Params]:
         """What each client started from, of the factors."""

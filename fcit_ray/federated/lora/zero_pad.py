@@ -17,20 +17,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from fcit_ray.federated.lora import conflicts
 from fcit_ray.federated.lora.base import Combine
 from fcit_ray.federated.lora.products import without_factors
 from fcit_ray.federated.lora.ranks import UnequalRanks, cut, full_rank, ranks_of
+from fcit_ray.federated.traits import Trait, Traits
 from fcit_ray.models.names import lora_factor, partner
 from fcit_ray.types import ClientUpdate, Params
-
-if TYPE_CHECKING:
-    from fcit_ray.experiment.algorithm import Algorithm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +41,13 @@ class ZeroPad(UnequalRanks):
             counts for nothing in any of them.
     """
 
+    declares = UnequalRanks.declares | {Trait.OTHER_COMBINATION, Trait.OWN_WEIGHTS}
+
     weights: Literal["samples", "norm", "dimension"] = "samples"
+
+    @property
+    def traits(self) -> Traits:
+        return super().traits - {Trait.OWN_WEIGHTS} if self.weights == "samples" else super().traits
 
     def combine(
         self, params: Params, updates: Sequence[ClientUpdate], weights: Sequence[float], rule: Combine, seed: int
@@ -65,15 +68,6 @@ class ZeroPad(UnequalRanks):
             own = [{name: item[name] for name in (a, b) if name in item} for item in padded]
             delta.update(rule(own, norms if any(norms) else weights))
         return self._without_lost(delta, updates, weights)
-
-    def conflict(self, algorithm: Algorithm) -> str | None:
-        if self.weights != "samples" and conflicts.not_mean(algorithm):
-            return f"weights: {self.weights} is a weighted mean of its own, so robust.name must be mean"
-        if self.weights != "samples" and conflicts.noised(algorithm):
-            return f"weights: {self.weights} gives some clients more say than noise is meant for, so take samples"
-        if self.ranks and conflicts.noised(algorithm):
-            return "zeros for the ranks that a client lacks change a mean by more than clipping allows; no noise fits"
-        return super().conflict(algorithm)
 
     def _padded(self, params: Params, update: ClientUpdate) -> dict[str, Tensor]:
         """What a client would have sent, had it the full rank and zeros in the ranks that it lacks."""

@@ -15,8 +15,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from fcit_ray.errors import ModelError
 from fcit_ray.models.conversion.tensor_files import reading
-from fcit_ray.models.folder import ModelError, weight_files
+from fcit_ray.models.folder import weight_files
 from fcit_ray.storage import durable
 from fcit_ray.storage.safe_tensors import save_tensors
 

@@ -28,10 +28,11 @@ from transformers import (
     LlavaConfig,
 )
 
+from fcit_ray.errors import ModelError
 from fcit_ray.models.conversion.convert import Plan, report
 from fcit_ray.models.conversion.llava_processor import load_tokenizer, write_processor
 from fcit_ray.models.conversion.tensor_files import reading, tensor_files
-from fcit_ray.models.folder import ModelError, check_folder, model_folder
+from fcit_ray.models.folder import check_folder, model_folder
 from fcit_ray.models.identity.clip import load_clip_processor
 from fcit_ray.storage.files import read_json
 

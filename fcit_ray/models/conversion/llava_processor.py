@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from fcit_ray.models.folder import ModelError
+from fcit_ray.errors import ModelError
 from fcit_ray.models.load import load_processor
 from fcit_ray.models.prompt import IMAGE_TOKEN, SYSTEM
 from fcit_ray.storage.files import read_json

@@ -16,7 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from fcit_ray.models.folder import ModelError, read_header, read_index
+from fcit_ray.errors import ModelError
+from fcit_ray.models.folder import read_header, read_index
 from fcit_ray.storage.files import misfit
 
 _WHOLE = ("model.safetensors", "pytorch_model.bin")

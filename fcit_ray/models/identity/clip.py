@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoProcessor, PreTrainedTokenizerBase
 
-from fcit_ray.models.folder import ModelError, check_weights, in_one_line, model_folder, weight_files, why_not_read
+from fcit_ray.errors import ModelError
+from fcit_ray.models.folder import check_weights, in_one_line, model_folder, weight_files, why_not_read
 from fcit_ray.models.identity.encoder import Identity, VisionTowerEncoder
 from fcit_ray.models.load import load_tower
 from fcit_ray.models.plain_text import SpelledError, keep_plain

@@ -11,10 +11,13 @@ from peft.tuners.lora import LoraLayer
 from repository import ROOT
 from small import COLLATOR, MODEL, SmallPopulation, sample, small_bank
 
-from fcit_ray.config.schema import ConfigError, parse_config
-from fcit_ray.experiment.algorithm import Algorithm
+from fcit_ray.config.schema import parse_config
+from fcit_ray.errors import ConfigError
+from fcit_ray.experiment.algorithm import Algorithm, make_algorithm
+from fcit_ray.experiment.components import AXES, make, part_class
 from fcit_ray.experiment.opening import open_experiment
 from fcit_ray.federated.aggregation import Aggregation
+from fcit_ray.federated.crossing import reasons
 from fcit_ray.federated.local_optim import LocalRule, Plain
 from fcit_ray.federated.lora.base import FactorAverage
 from fcit_ray.federated.lora.fedex import FedEx
@@ -27,7 +30,7 @@ from fcit_ray.federated.method import Method
 from fcit_ray.federated.privacy import NoPrivacy, Privacy
 from fcit_ray.federated.robust import Mean, Rule
 from fcit_ray.federated.server_optim import FedAvg, ServerOptimizer
-from fcit_ray.lora import LORA_RULES, make_lora_rule
+from fcit_ray.federated.traits import Trait
 from fcit_ray.methods.disco import Disco
 from fcit_ray.methods.finetune import Finetune
 from fcit_ray.params import params_sha256, weighted_mean
@@ -189,27 +192,27 @@ def test_rules_without_a_residual_work_on_every_subspace_of_disco(rule):
 # Registry, configuration, other axes
 
 
-@pytest.mark.parametrize("name", [name for name in LORA_RULES if name != "factors"])
+@pytest.mark.parametrize("name", [name for name in AXES["lora"].parts if name != "factors"])
 def test_every_rule_says_its_source_and_has_a_file_with_all_its_keys(name):
-    cls = LORA_RULES[name]
+    cls = part_class("lora", name)
     doc = __import__(cls.__module__, fromlist=["x"]).__doc__
     assert "Source:" in doc
     assert "arXiv" in doc
     assert "bytes" in cls.__doc__.lower()
     section = yaml.safe_load((ROOT / "configs" / "methods" / f"{name}.yaml").read_text())["lora"]
     assert section.keys() - {"name"} == {field.name for field in dataclasses.fields(cls)}
-    assert isinstance(make_lora_rule(section), cls)
+    assert isinstance(make("lora", section), cls)
 
 
 @pytest.mark.parametrize("values", [{"ranks": [0]}, {"ranks": 3}, {"ranks": [1.5]}, {"weights": "votes"}, {"rank": 2}])
 def test_a_wrong_hyper_parameter_is_told(values):
     with pytest.raises(ConfigError, match=f"lora.{next(iter(values))}"):
-        make_lora_rule({"name": "zero_pad", **values})
+        make("lora", {"name": "zero_pad", **values})
 
 
 @pytest.mark.parametrize("name", ["zero_pad", "hlora", "flora"])
 def test_a_rank_beyond_the_adapters_is_refused_before_anything_is_read(name):
-    rule = make_lora_rule({"name": name, "ranks": [2, 5]})
+    rule = make("lora", {"name": name, "ranks": [2, 5]})
     assert rule.misfit(4) == "lora.ranks: 5 exceeds the rank of an adapter, 4"
     assert rule.misfit(5) is None
 
@@ -236,18 +239,24 @@ class Median(Rule):
 
 @dataclass(frozen=True, kw_only=True)
 class Noise(Privacy):
+    declares = frozenset({Trait.NOISES})
+
     def noise(self, delta, updates, seed):
         return dict(delta)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Teacher(Method):
+    declares = frozenset({Trait.KEEPS_MODELS})
+
     def consolidate(self, knowledge, params, stage):
         return {"teacher": params}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Anchor(Teacher):
+    declares = Teacher.declares | {Trait.ANCHORS_VALUES}
+
     def report(self, run):
         return {"fisher": {}}, {}
 
@@ -260,6 +269,8 @@ class PerStage(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class Variates(LocalRule):
+    declares = frozenset({Trait.STEERS_VALUES})
+
     def init(self, params):
         return {"c": params}
 
@@ -297,22 +308,23 @@ def test_what_does_not_cross_is_refused_and_nothing_else(rule, refused):
         plain = {"method": Finetune(), "local": Plain(), "server": FedAvg(), "rule": Mean(), "privacy": NoPrivacy()}
         axes = {**plain, **parts}
         aggregation = Aggregation(lora=rule, rule=axes.pop("rule"), privacy=axes.pop("privacy"))
-        if rule.conflict(Algorithm(**axes, aggregation=aggregation)):
+        if "lora" in reasons(Algorithm(**axes, aggregation=aggregation)):
             found.add(name)
     assert found == refused
 
 
+def crossed(name, **keys):
+    method = {"name": name, **keys}
+    return make_algorithm(
+        parse_config({"benchmark": {"tasks": ["ArxivQA"]}, "lora": {"name": "fedex"}, "method": method})
+    )
+
+
 def test_a_refused_crossing_names_both_sides():
     with pytest.raises(ConfigError, match=r"lora\.name: .*single one"):
-        parse_config({"benchmark": {"tasks": ["ArxivQA"]}, "lora": {"name": "fedex"}, "method": {"name": "disco"}})
+        crossed("disco")
     # DISCO with one subspace has one adapter.
-    parse_config(
-        {
-            "benchmark": {"tasks": ["ArxivQA"]},
-            "lora": {"name": "fedex"},
-            "method": {"name": "disco", "num_subspaces": 1},
-        }
-    )
+    assert crossed("disco", num_subspaces=1).method == Disco(num_subspaces=1)
 
 
 # Bytes: a layer of 7 inputs and 5 outputs at rank 4, and three more numbers that all share, of four bytes each.
