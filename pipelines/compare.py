@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--overwrite", action="store_true", help="delete the runs there and start anew")
     args = parser.parse_intermixed_args()
     with exit_on_error():
-        from fcit_ray.config.schema import load_config
+        from fcit_ray.config.reading import load_config
         from fcit_ray.experiment.components import check_names
         from fcit_ray.storage.file_names import file_name
 
@@ -47,17 +47,18 @@ def main() -> None:
         from fcit_ray.errors import ClusterLost, RunFailed
         from fcit_ray.experiment.opening import open_experiment
         from fcit_ray.results.diagnostics import diagnostics_markdown, diagnostics_table
+        from fcit_ray.results.figures import matrix_from_results
         from fcit_ray.results.majority import majority_results
+        from fcit_ray.results.opening import open_run
         from fcit_ray.results.plots import plot_comparison, plot_curves
-        from fcit_ray.results.run_folder import RunFolder
-        from fcit_ray.results.tables import comparison_table, markdown_table, matrix_from_results, row_from_results
+        from fcit_ray.results.tables import comparison_table, markdown_table, row_from_results
         from fcit_ray.runtime.cluster import start_ray
         from fcit_ray.runtime.launch import launch
 
         experiments = {name: open_experiment(config) for name, config in configs.items()}
         usable_folder(args.out)
         folders = {
-            name: RunFolder.open(args.out / name, config, resume=args.resume, overwrite=args.overwrite)
+            name: open_run(args.out / name, config, resume=args.resume, overwrite=args.overwrite)
             for name, config in configs.items()
         }
         results: dict[str, dict[str, Any]] = {}

@@ -39,7 +39,7 @@ def add_miniature(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def run_miniature(args: argparse.Namespace) -> int:
-    from fcit_ray.data.miniature import write_miniature
+    from fcit_ray.data.miniature.writing import write_miniature
 
     with exit_on_error("start it again to complete it"):
         write_miniature(args.out, num_train=args.num_train, seed=args.seed)
@@ -62,14 +62,15 @@ def add_partition(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def run_partition(args: argparse.Namespace) -> int:
-    from fcit_ray.config.schema import load_config
+    from fcit_ray.config.reading import load_config
     from fcit_ray.data.partition.writing import write_partition
     from fcit_ray.experiment.components import check_names
+    from fcit_ray.results.plots import plot_counts
 
     with exit_on_error("start it again to complete it"):
         config = load_config(*split_overrides(args.config))
         check_names(config)
-        manifest = write_partition(config, args.out)
+        manifest = write_partition(config, args.out, plot_counts)
         checked = manifest["checked"]
         console.print(f"Partition     {args.out}: {len(manifest['tasks'])} tasks, {manifest['num_clients']} clients")
         console.print(f"Records       {checked['records']}, none held twice, none missing")
@@ -106,8 +107,10 @@ def add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 
 def run_check(args: argparse.Namespace) -> int:
-    from fcit_ray.data.checking.check import TokenLimit, check_root, emptied, report_file, set_aside, usable_cpus
+    from fcit_ray.data.checking.check import TokenLimit, check_root, emptied, set_aside
     from fcit_ray.data.checking.check_table import report_lines
+    from fcit_ray.data.checking.processes import usable_cpus
+    from fcit_ray.data.checking.report import report_file
 
     with exit_on_error("nothing was written"):
         if (args.model is None) != (args.max_length is None):

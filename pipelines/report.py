@@ -18,7 +18,7 @@ def main() -> None:
     args = parser.parse_intermixed_args()
     with exit_on_error("the run folders were only read"):
         from fcit_ray.results.diagnostics import diagnostics_markdown, diagnostics_table
-        from fcit_ray.results.run_folder import find_runs
+        from fcit_ray.results.finding import find_runs
         from fcit_ray.results.tables import comparison_table, markdown_table, row_from_results
         from fcit_ray.results.tell_apart import tell_apart
 

@@ -37,7 +37,7 @@ def main() -> None:
     if not args.plan and (args.gpus or args.gpu or args.gpu_memory_gb):
         parser.error("--gpus, --gpu and --gpu-memory-gb go with --plan")
     with exit_on_error():
-        from fcit_ray.config.schema import load_config
+        from fcit_ray.config.reading import load_config
         from fcit_ray.experiment.components import check_names
 
         config = load_config(*split_overrides(args.config))
@@ -48,7 +48,7 @@ def main() -> None:
         from fcit_ray.cli.display import Display
         from fcit_ray.experiment.opening import open_experiment
         from fcit_ray.results.diagnostics import diagnostics_table
-        from fcit_ray.results.run_folder import RunFolder
+        from fcit_ray.results.opening import open_run
         from fcit_ray.results.tables import comparison_table, row_from_results
         from fcit_ray.runtime.cluster import start_ray
         from fcit_ray.runtime.launch import launch
@@ -61,7 +61,7 @@ def main() -> None:
         path = args.out or Path("runs") / file_name(called)
         if path.name != called and not args.out:
             tell(f"run folder: {path}, as the name {config.name!r} is none that a file can have")
-        folder = RunFolder.open(path, config, resume=args.resume, overwrite=args.overwrite)
+        folder = open_run(path, config, resume=args.resume, overwrite=args.overwrite)
         start_ray(folder.log_file)
         with Display() as display:
             results = launch(config, folder, on_status=display.update, experiment=experiment)

@@ -15,7 +15,7 @@ from transformers import AutoProcessor, CLIPModel
 
 from fcit_ray.config.schema import parse_config, with_absolute_paths
 from fcit_ray.data.loading.samples import SampleEncoder
-from fcit_ray.data.miniature import write_miniature
+from fcit_ray.data.miniature.writing import write_miniature
 from fcit_ray.data.records.layout import load_train
 from fcit_ray.errors import ModelError
 from fcit_ray.experiment.algorithm import make_algorithm
