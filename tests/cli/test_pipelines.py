@@ -125,7 +125,7 @@ def test_a_name_gives_a_folder_below_runs_whatever_it_holds(monkeypatch, capsys,
     def stop(path, *_, **__):
         raise RunFolderError(f"opened {path}")
 
-    monkeypatch.setattr(RunFolder, "open", stop)
+    monkeypatch.setattr("fcit_ray.results.opening.open_run", stop)
     with pytest.raises(SystemExit):
         call(monkeypatch, "run.py", *BASE, f"benchmark.root={data}", f"name={name}")
     message = capsys.readouterr().err
