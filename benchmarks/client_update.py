@@ -45,8 +45,10 @@ from fcit_ray.config.schema import Model, Train
 from fcit_ray.federated.client import run_client
 from fcit_ray.methods.disco import Disco
 from fcit_ray.models.attention import choose_attention
-from fcit_ray.models.bank import AdapterBank, recompute_layers
-from fcit_ray.planning.memory import Load, memory, read_shapes
+from fcit_ray.models.bank import AdapterBank
+from fcit_ray.models.values import recompute_layers
+from fcit_ray.planning.memory import Load, memory
+from fcit_ray.planning.shapes import read_shapes
 from fcit_ray.planning.speed import step_flops
 from fcit_ray.storage.durable import write_text
 from fcit_ray.types import Assignment, Client, ClientJob, Setting

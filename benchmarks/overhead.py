@@ -30,9 +30,10 @@ from rich.table import Table
 from fcit_ray.cli.common import console
 from fcit_ray.config.schema import Config, parse_config
 from fcit_ray.data.loading.shards import LocalShard
-from fcit_ray.data.miniature import write_miniature
+from fcit_ray.data.miniature.writing import write_miniature
 from fcit_ray.experiment.opening import open_experiment
 from fcit_ray.params import add, weighted_mean
+from fcit_ray.results.opening import open_run
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.cluster import start_ray
 from fcit_ray.runtime.driver import Driver
@@ -85,7 +86,7 @@ class BenchDriver(Driver):
     def __init__(self, config: Config, path: Path):
         share_tensors()
         torch.set_num_threads(1)
-        RunFolder.open(path, config, resume=False, overwrite=True)
+        open_run(path, config, resume=False, overwrite=True)
         self._bench_folder = TimedFolder(path)
         super().__init__(open_experiment(config), self._bench_folder, NoShards(), RayStore())
         self._state: ServerState | None = None

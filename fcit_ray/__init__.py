@@ -10,6 +10,8 @@ What is listed here is public; importing it costs nothing until it is used:
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from fcit_ray.version import __version__
+
 if TYPE_CHECKING:
     from fcit_ray.cli.running import run as run
     from fcit_ray.config.schema import Config as Config
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from fcit_ray.experiment.loading import load_config as load_config
     from fcit_ray.results.reading import Results as Results
     from fcit_ray.results.reading import open_results as open_results
-
-__version__ = "0.1.0"
 
 _PLACES = {
     "load_config": "experiment.loading",

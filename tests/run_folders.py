@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from fcit_ray.config.schema import Config
+from fcit_ray.results.opening import open_run
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.types import ServerState
 
@@ -20,7 +21,7 @@ def make_state(stage: int, round: int) -> ServerState:
 
 
 def start(path: Path, **values: Any) -> RunFolder:
-    return RunFolder.open(path, make_config(**values), resume=False, overwrite=False)
+    return open_run(path, make_config(**values), resume=False, overwrite=False)
 
 
 def begin(path: Path, **values: Any) -> RunFolder:
@@ -32,4 +33,4 @@ def begin(path: Path, **values: Any) -> RunFolder:
 
 
 def resume(path: Path, **values: Any) -> RunFolder:
-    return RunFolder.open(path, make_config(**values), resume=True, overwrite=False)
+    return open_run(path, make_config(**values), resume=True, overwrite=False)

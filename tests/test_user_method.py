@@ -7,7 +7,7 @@ import torch
 from repository import ROOT
 from small import SmallPopulation, small_bank, small_setting, trainer
 
-from fcit_ray.config.schema import load_config
+from fcit_ray.config.reading import load_config
 from fcit_ray.experiment.components import make
 from fcit_ray.federated.federation import Federation, simulate
 from fcit_ray.federated.server_optim import FedAvg

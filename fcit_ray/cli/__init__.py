@@ -1,1 +1,4 @@
-"""What a user types, and what the terminal shows. May import all rooms; what is heavy, inside the commands."""
+"""What a user types and what the terminal shows live here.
+
+May import every room; what is heavy, inside the commands.
+"""

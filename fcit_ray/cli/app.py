@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-import fcit_ray
 from fcit_ray.cli.arguments import ManyValues
 from fcit_ray.cli.common import tell
 from fcit_ray.cli.compare import compare
@@ -15,6 +14,7 @@ from fcit_ray.cli.prepare import prepare
 from fcit_ray.cli.report import report
 from fcit_ray.cli.run import run
 from fcit_ray.cli.sweep import sweep
+from fcit_ray.version import __version__
 
 app = typer.Typer(
     name="fcit-ray",
@@ -30,7 +30,7 @@ app.add_typer(prepare, name="prepare")
 
 def _version(asked: bool) -> None:
     if asked:
-        typer.echo(f"fcit-ray {fcit_ray.__version__}")
+        typer.echo(f"fcit-ray {__version__}")
         raise typer.Exit
 
 

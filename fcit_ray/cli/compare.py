@@ -43,18 +43,18 @@ def compare(
         from fcit_ray.errors import ClusterLost, RunFailed
         from fcit_ray.experiment.opening import open_experiment
         from fcit_ray.results.diagnostics import diagnostics_markdown, diagnostics_table
+        from fcit_ray.results.figures import matrix_from_results
         from fcit_ray.results.majority import majority_results
+        from fcit_ray.results.opening import open_run
         from fcit_ray.results.plots import plot_comparison, plot_curves
-        from fcit_ray.results.run_folder import RunFolder
-        from fcit_ray.results.tables import comparison_table, markdown_table, matrix_from_results, row_from_results
+        from fcit_ray.results.tables import comparison_table, markdown_table, row_from_results
         from fcit_ray.runtime.cluster import start_ray
         from fcit_ray.runtime.launch import launch
 
         experiments = {name: open_experiment(config) for name, config in configs.items()}
         usable_folder(out)
         folders = {
-            name: RunFolder.open(out / name, config, resume=resume, overwrite=overwrite)
-            for name, config in configs.items()
+            name: open_run(out / name, config, resume=resume, overwrite=overwrite) for name, config in configs.items()
         }
         results: dict[str, dict[str, Any]] = {}
         failures: list[str] = []

@@ -39,7 +39,7 @@ def miniature(
     """
     with exit_on_error("start it again to complete it"):
         tell(f"drawing {out} ...")
-        from fcit_ray.data.miniature import write_miniature
+        from fcit_ray.data.miniature.writing import write_miniature
 
         write_miniature(out, num_train=num_train, seed=seed)
         console.print(f"Miniature benchmark: {out}")
@@ -65,8 +65,9 @@ def partition(
         loaded = load_config(*names, overrides=overrides)
         tell(f"sharing {loaded.benchmark.root} out over {loaded.benchmark.num_clients} clients ...")
         from fcit_ray.data.partition.writing import write_partition
+        from fcit_ray.results.plots import plot_counts
 
-        manifest = write_partition(loaded, out)
+        manifest = write_partition(loaded, out, plot_counts)
         checked = manifest["checked"]
         console.print(f"Partition     {out}: {len(manifest['tasks'])} tasks, {manifest['num_clients']} clients")
         console.print(f"Records       {checked['records']}, none held twice, none missing")
@@ -112,8 +113,10 @@ def check(
         if report and (report.is_dir() or not report.parent.is_dir()):
             raise UserError(f"--report {report}: expected a file in a folder that is there")
         tell(f"looking over {root} ...")
-        from fcit_ray.data.checking.check import TokenLimit, check_root, emptied, report_file, set_aside, usable_cpus
+        from fcit_ray.data.checking.check import TokenLimit, check_root, emptied, set_aside
         from fcit_ray.data.checking.check_table import report_lines
+        from fcit_ray.data.checking.processes import usable_cpus
+        from fcit_ray.data.checking.report import report_file
 
         limit = TokenLimit(model, max_length, template) if model and max_length else None
         with _bars() as progress:

@@ -25,7 +25,7 @@ def report(
     with exit_on_error("the run folders were only read"):
         tell(f"reading {', '.join(map(str, runs))} ...")
         from fcit_ray.results.diagnostics import diagnostics_markdown, diagnostics_table
-        from fcit_ray.results.run_folder import find_runs
+        from fcit_ray.results.finding import find_runs
         from fcit_ray.results.tables import comparison_table, markdown_table, row_from_results
         from fcit_ray.results.tell_apart import tell_apart
 

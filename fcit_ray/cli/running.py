@@ -43,8 +43,8 @@ def run(
         tell(f"{config.name}: checking configuration and data ...")
     from fcit_ray.cli.display import Display
     from fcit_ray.experiment.opening import open_experiment
+    from fcit_ray.results.opening import open_run
     from fcit_ray.results.reading import Results
-    from fcit_ray.results.run_folder import RunFolder
     from fcit_ray.runtime.cluster import start_ray
     from fcit_ray.runtime.launch import launch
     from fcit_ray.storage.file_names import file_name
@@ -56,7 +56,7 @@ def run(
     path = Path(out) if out else Path("runs") / file_name(called)
     if path.name != called and not out:
         tell(f"run folder: {path}, as the name {config.name!r} is none that a file can have")
-    folder = RunFolder.open(path, config, resume=resume, overwrite=overwrite)
+    folder = open_run(path, config, resume=resume, overwrite=overwrite)
     start_ray(folder.log_file)
     with Display() if progress else nullcontext() as display:
         tell_status = display.update if display else lambda status: None

@@ -43,6 +43,9 @@ def sweep(
             check_names(trial.config)
         tell(f"{len(trials)} trials: checking configurations ...")
         from fcit_ray.experiment.algorithm import make_algorithm
+
+        for trial in trials:
+            make_algorithm(trial.config)  # refused now, not when its turn comes
         from fcit_ray.results.diagnostics import diagnostics_markdown, diagnostics_table
         from fcit_ray.results.majority import majority_results
         from fcit_ray.results.tables import comparison_table, markdown_table, row_from_results
@@ -50,8 +53,6 @@ def sweep(
         from fcit_ray.runtime.cluster import start_ray
         from fcit_ray.runtime.tune import run_sweep
 
-        for trial in trials:
-            make_algorithm(trial.config)  # refused now, not when its turn comes
         out = usable_folder(out or Path("runs") / f"sweep-{path.stem}")
         majority = [majority_results(trial.config) for trial in trials[: len(described.seeds)]]
         start_ray(out / "logs" / "ray.log")

@@ -1,4 +1,4 @@
-"""The configuration: its schema, reading it, the facts about data sets that it names, and what to say of mistakes.
+"""The configuration: its schema, reading and merging files, sweep files, the catalog of data sets, words for mistakes.
 
-Imports the storage room, and the modules that lie beside the rooms.
+May import `storage` and the top; what a section's `name` stands for it does not know.
 """

@@ -1,205 +1,25 @@
-"""The configuration schema: YAML files and `key.path=value` overrides into checked, frozen, documented values.
+"""The configuration schema: checked, frozen, documented values; what a run is, section by section.
 
 Every error is a `ConfigError` that names the dotted key, the value given and what was expected.
 """
 
-import difflib
-import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
-from fcit_ray.config.catalog import CATALOG, Captions, Scoring
-from fcit_ray.config.mistakes import describe, nearest
-from fcit_ray.errors import ConfigError, disk_reason
-from fcit_ray.storage.location import absolute, check_uri, is_uri
-from fcit_ray.storage.plain_yaml import MAX_BYTES, YamlError, read_yaml
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        use_attribute_docstrings=True,
-        allow_inf_nan=False,
-        validate_default=True,  # a default may contradict what was given: clients_per_round more than num_clients
-    )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_truth_for_numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        """`epochs: yes` would count as 1."""
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
-            raise ValueError("expected a value other than true or false")
-        return value
+from fcit_ray.config.benchmark import Benchmark
+from fcit_ray.config.catalog import Captions, Scoring
+from fcit_ray.config.mistakes import describe
+from fcit_ray.config.section import MOST_LETTERS, Section, printable
+from fcit_ray.errors import ConfigError
+from fcit_ray.storage.location import absolute
 
 
-MOST_LETTERS = 100
-"""Of a name in tables."""
-
-
-def _printable(name: str) -> str:
-    if odd := [letter for letter in name if not letter.isprintable()]:
-        raise ValueError(f"expected letters that can be printed; {odd[0]!r} cannot")
-    return name
-
-
-class Task(_Section):
-    """One task of the stream: a dataset, or several learned together (capability-related settings)."""
-
-    name: str = Field(min_length=1, max_length=MOST_LETTERS)
-    """Name in tables."""
-    datasets: tuple[str, ...] = Field(min_length=1)
-    """Folders of the authors' layout."""
-
-    _printable_name = field_validator("name")(_printable)
-
-    @field_validator("datasets")
-    @classmethod
-    def _known(cls, datasets: tuple[str, ...]) -> tuple[str, ...]:
-        if unknown := [name for name in datasets if name not in CATALOG]:
-            raise ValueError(
-                f"unknown dataset {unknown[0]!r}; known: {', '.join(CATALOG)}{nearest(unknown[0], CATALOG)}"
-            )
-        return datasets
-
-
-class Benchmark(_Section):
-    """The stream of tasks and who holds which data."""
-
-    root: str = "data/miniature"
-    """Data root: a folder in the authors' layout (`instructions/` and `datasets/`), or what `prepare.py parquet` made
-    of one, as a folder or a URI (`s3://bucket/fcit`)."""
-    tasks: tuple[Task, ...] = Field(min_length=1)
-    """In the order of the stages. A plain string names a task of one dataset."""
-    num_clients: int = Field(10, ge=1)
-    """K, clients in the federation."""
-    clients_per_round: int = Field(5, ge=1)
-    """Selected at random without replacement in each round."""
-    selection: Literal["seeded", "released"] = "seeded"
-    """How they are drawn: by `seed`, stage and round, or as the released code does, by stage and round alone."""
-    schedule: Literal["homogeneous", "released"] | tuple[tuple[int, ...], ...] = "homogeneous"
-    """`homogeneous`, or for each stage the task (from 0) of every selected client by position (heterogeneous);
-    `released` draws such a list, with as many stages as tasks, as the released code does where it is given none."""
-    num_rounds: int = Field(3, ge=1)
-    """Communication rounds a stage."""
-    partition: Literal["dirichlet", "labels", "equal", "field", "files"] = "dirichlet"
-    """How a task's records are shared out: `dirichlet` (unequal sizes), `labels` (each answer unequally, hence skewed
-    labels), `equal` (sizes differ by at most one), `field` (a natural split: all records of one site, author ... stay
-    together) or `files` (one that is there, such as the authors' `partitioned_data`)."""
-    beta: float = Field(1.0, gt=0)
-    """Dirichlet concentration of `dirichlet` and `labels`: the smaller, the more unequal the clients."""
-    min_samples: int = Field(10, ge=1)
-    """Every client has at least this many records of every task; `files` are taken as they are. The paper's intent:
-    50."""
-    partition_field: str | None = Field(None, min_length=1)
-    """For `field`: the key of the training records whose values are dealt to the clients."""
-    partition_files: Path | None = None
-    """For `files`: the folder that holds `Task<k>/client_<i>.json` (k from 1, i from 0), relative to `root` or
-    absolute; in the authors' data `partitioned_data/Task-related/seq/<beta>`."""
-    partition_tasks: tuple[int, ...] | None = None
-    """For `files`: the k of each task's folder, in the order of `tasks`; null finds them by what the files hold."""
-    max_test_records: int | None = Field(None, ge=1)
-    """Evaluate only this many records of each dataset, in file order; null evaluates all."""
-    transfer: tuple[str, ...] = ()
-    """Datasets that nobody trains on, answered once at the end: zero-shot transfer to unseen tasks."""
-    split: Literal["test", "validation"] = "test"
-    """What evaluation answers. Tune on `validation` (miniature only: the authors ship none)."""
-
-    @field_validator("root", mode="before")
-    @classmethod
-    def _path_as_text(cls, root: Any) -> Any:
-        return os.fspath(root) if isinstance(root, os.PathLike) else root
-
-    @field_validator("root")
-    @classmethod
-    def _spelled_once(cls, root: str) -> str:
-        """One spelling of a path (`a/b`, not `./a/b/`), as runs are compared by their configurations."""
-        check_uri(root)
-        return root if is_uri(root) else str(Path(root))
-
-    @field_validator("tasks", mode="before")
-    @classmethod
-    def _plain_names(cls, tasks: Any) -> Any:
-        if isinstance(tasks, list | tuple):
-            return [{"name": task, "datasets": [task]} if isinstance(task, str) else task for task in tasks]
-        return tasks
-
-    @field_validator("tasks")
-    @classmethod
-    def _names_differ(cls, tasks: tuple[Task, ...]) -> tuple[Task, ...]:
-        names = [task.name for task in tasks]
-        if len(set(names)) < len(names):
-            raise ValueError(f"names must differ, got {names}")
-        return tasks
-
-    # The checks below see only the fields above theirs, and those only if they are sound themselves.
-
-    @field_validator("transfer")
-    @classmethod
-    def _unseen(cls, transfer: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        if unknown := [name for name in transfer if name not in CATALOG]:
-            raise ValueError(
-                f"unknown dataset {unknown[0]!r}; known: {', '.join(CATALOG)}{nearest(unknown[0], CATALOG)}"
-            )
-        if len(set(transfer)) < len(transfer):
-            raise ValueError("names a dataset twice")
-        trained = {name for task in info.data.get("tasks", ()) for name in task.datasets}
-        if seen := [name for name in transfer if name in trained]:
-            raise ValueError(f"{seen[0]!r} is trained on in benchmark.tasks; transfer is to unseen datasets")
-        return transfer
-
-    @field_validator("partition_field", "partition_files", "partition_tasks")
-    @classmethod
-    def _belongs_to_the_partition(cls, value: Any, info: ValidationInfo) -> Any:
-        name = str(info.field_name)
-        needed = {"partition_field": "field", "partition_files": "files"}.get(name)
-        partition = info.data.get("partition")
-        if value is None and needed and partition == needed:
-            raise ValueError(f"needed by benchmark.partition={partition}")
-        if value is not None and partition not in (None, needed or "files"):
-            raise ValueError(f"has no meaning with benchmark.partition={partition}")
-        return value
-
-    @field_validator("partition_tasks")
-    @classmethod
-    def _one_folder_a_task(cls, folders: tuple[int, ...] | None, info: ValidationInfo) -> tuple[int, ...] | None:
-        tasks = info.data.get("tasks")
-        if folders is None or tasks is None:
-            return folders
-        if len(folders) != len(tasks) or len(set(folders)) < len(folders) or min(folders) < 1:
-            raise ValueError(f"expected {len(tasks)} different numbers from 1, one a task")
-        return folders
-
-    @field_validator("clients_per_round")
-    @classmethod
-    def _enough_clients(cls, clients_per_round: int, info: ValidationInfo) -> int:
-        num_clients = info.data.get("num_clients", clients_per_round)
-        if clients_per_round > num_clients:
-            raise ValueError(f"{clients_per_round} exceeds num_clients={num_clients}")
-        return clients_per_round
-
-    @field_validator("schedule")
-    @classmethod
-    def _fits(cls, schedule: Any, info: ValidationInfo) -> Any:
-        if isinstance(schedule, str) or not {"tasks", "clients_per_round"} <= info.data.keys():
-            return schedule
-        if not schedule:
-            raise ValueError("names no stage; the regime zero_shot trains nothing")
-        clients_per_round, num_tasks = info.data["clients_per_round"], len(info.data["tasks"])
-        for stage, row in enumerate(schedule):
-            if len(row) != clients_per_round:
-                raise ValueError(f"stage {stage} names {len(row)} tasks for clients_per_round={clients_per_round}")
-            if bad := [task for task in row if not 0 <= task < num_tasks]:
-                raise ValueError(f"stage {stage} names task {bad[0]}; there are {num_tasks}, from 0")
-        return schedule
-
-
-class Model(_Section):
+class Model(Section):
     """The frozen base and the adapters it carries."""
 
     path: str = "tiny"
@@ -247,7 +67,7 @@ class Model(_Section):
         return projector
 
 
-class Train(_Section):
+class Train(Section):
     """One client's local training."""
 
     epochs: int = Field(1, ge=1)
@@ -273,7 +93,7 @@ class Train(_Section):
     about a third more time (Chen et al. 2016, arXiv 1604.06174)."""
 
 
-class Evaluation(_Section):
+class Evaluation(Section):
     """Answering the test sets."""
 
     batch_size: int = Field(16, ge=1)
@@ -300,7 +120,7 @@ class Evaluation(_Section):
         return captions
 
 
-class Runtime(_Section):
+class Runtime(Section):
     """How the run is laid over the Ray cluster."""
 
     num_workers: int = Field(2, ge=1)
@@ -323,7 +143,7 @@ class Runtime(_Section):
     goes on in it, to the same bits."""
 
 
-class Config(_Section):
+class Config(Section):
     """A whole run."""
 
     name: str = Field("run", min_length=1, max_length=MOST_LETTERS)
@@ -352,72 +172,7 @@ class Config(_Section):
     evaluation: Evaluation = Evaluation()
     runtime: Runtime = Runtime()
 
-    _printable_name = field_validator("name")(_printable)
-
-
-def load_config(files: Sequence[Path | str], overrides: Sequence[str] = ()) -> Config:
-    """Merge YAML files from left to right, then the overrides, and check the result.
-
-    Mappings merge key by key, anything else is replaced; a section with a `name` (`method`, `server`, `local` ...) is
-    replaced as a whole when the later file names another one, since its hyper-parameters belong to the name.
-    Overrides count as one more file, so their order does not matter unless they give the same key.
-
-    A top-level `tuned` maps run names to keys that this benchmark wants for a run of that name (a learning rate chosen
-    on its validation split). They are merged after all files and before the overrides.
-
-    Args:
-        files: YAML files, each a mapping.
-        overrides: `key.path=value`, the value read as YAML.
-
-    Raises:
-        ConfigError: names every offending key.
-    """
-    merged: dict[str, Any] = {}
-    for file in files:
-        path = Path(file)
-        loaded = read_settings(path)
-        if loaded is None:
-            continue
-        if not isinstance(loaded, Mapping):
-            raise ConfigError(f"{path}: expected keys and values, got {type(loaded).__name__}")
-        merged = _merge(merged, loaded)
-    given: dict[str, Any] = {}
-    for override in overrides:
-        given = _merge(given, _parse_override(override), by_name=False)
-    tuned = merged.pop("tuned", {})
-    if not isinstance(tuned, Mapping) or not all(isinstance(keys, Mapping) for keys in tuned.values()):
-        raise ConfigError("tuned: expected a mapping from run names to keys and their values")
-    return parse_config(_merge(_merge(merged, tuned.get(str(merged.get("name")), {})), given))
-
-
-def read_settings(path: Path) -> Any:
-    """The values of a YAML file.
-
-    Raises:
-        ConfigError: no such file, or none that is taken.
-    """
-    try:
-        if not path.is_file():
-            raise ConfigError(_no_file(path))
-        if (size := path.stat().st_size) > MAX_BYTES:
-            raise ConfigError(f"{path}: holds {size} bytes; a file of settings has at most {MAX_BYTES}")
-        return read_yaml(path.read_bytes())
-    except YamlError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {disk_reason(error, path)}") from None
-
-
-def _no_file(path: Path) -> str:
-    """What to say of a path that is no file, with the file that was probably meant."""
-    if path.exists():
-        return f"{path}: is no file; expected a YAML file"
-    if re.fullmatch(r"[a-z_]+(\.[a-z_]+)*", str(path)):
-        return f"{path}: no such file; expected a YAML file, or an override, which reads key.path=value"
-    beside = sorted(file.name for file in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-    close = difflib.get_close_matches(path.name, beside, n=1)
-    meant = f"; did you mean {path.with_name(close[0])}?" if close else ""
-    return f"{path}: no such file; expected a YAML file{meant}"
+    _printable_name = field_validator("name")(printable)
 
 
 def parse_config(values: Mapping[str, Any]) -> Config:
@@ -451,31 +206,3 @@ def with_absolute_paths(config: Config) -> Config:
 def dump_config(config: Config) -> str:
     """YAML that `load_config` reads back to an equal configuration."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-
-
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any], by_name: bool = True) -> dict[str, Any]:
-    """`over` on top of `base`; with `by_name`, a section under another name replaces the one that was there."""
-    merged = dict(base)
-    for key, value in over.items():
-        old = merged.get(key)
-        if not (isinstance(old, Mapping) and isinstance(value, Mapping)):
-            merged[key] = value
-        elif by_name and "name" in old and value.get("name", old["name"]) != old["name"]:
-            merged[key] = dict(value)
-        else:
-            merged[key] = _merge(old, value, by_name)
-    return merged
-
-
-def _parse_override(text: str) -> dict[str, Any]:
-    path, equals, value = text.partition("=")
-    keys = path.split(".")
-    if not equals or not all(keys):
-        raise ConfigError(f"{text!r}: an override reads key.path=value")
-    try:
-        tree: Any = read_yaml(value)
-    except YamlError as error:
-        raise ConfigError(f"{text!r}: the value: {error}") from None
-    for key in reversed(keys):
-        tree = {key: tree}
-    return dict(tree)

@@ -11,7 +11,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fcit_ray.config.mistakes import describe
-from fcit_ray.config.schema import MOST_LETTERS, Config, load_config, read_settings, with_absolute_paths
+from fcit_ray.config.reading import load_config, read_settings
+from fcit_ray.config.schema import Config, with_absolute_paths
+from fcit_ray.config.section import MOST_LETTERS
 from fcit_ray.config.shipped import find_config
 from fcit_ray.errors import ConfigError
 from fcit_ray.storage.file_names import file_name

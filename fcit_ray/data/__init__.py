@@ -1,4 +1,4 @@
-"""From the files of a benchmark to batches and scores; each step has a room.
+"""From the files of a benchmark to batches and scores; each step has a room of its own.
 
-Imports `config`, `storage` and `models` (a record becomes tokens by a model's processor).
+May import `models` (a record becomes tokens by a model's processor), `config`, `storage` and the top.
 """

@@ -1,4 +1,4 @@
-"""From a configuration to the parts of a run: the algorithm by name, what does not cross, sizes, data, the bank.
+"""From a configuration to the parts of a run: the algorithm by name, sizes, data, the bank.
 
-Imports all rooms below it, `methods` the last.
+May import `federated`, `data`, `models`, `config`, `storage` and the top; parts come by the names in `components`.
 """

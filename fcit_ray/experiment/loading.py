@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from fcit_ray.config import schema
+from fcit_ray.config import reading
 from fcit_ray.config.schema import Config
 from fcit_ray.config.shipped import find_config
 from fcit_ray.experiment.components import check_names
@@ -25,6 +25,6 @@ def load_config(*names: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: names every key, name or file that cannot be used, and what was probably meant.
     """
-    config = schema.load_config([find_config(name) for name in names], overrides)
+    config = reading.load_config([find_config(name) for name in names], overrides)
     check_names(config)
     return config

@@ -38,10 +38,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Experiment:
-    """A checked run: configuration, sizes, data.
+    """A checked run: configuration, algorithm, sizes, data.
 
     Attributes:
         config: as resolved, with absolute paths.
+        algorithm: that it chooses.
         setting: sizes in the regime chosen.
         stream: training data by stage and client.
         tests: the records to answer, by dataset.
@@ -49,6 +50,7 @@ class Experiment:
     """
 
     config: Config
+    algorithm: Algorithm
     setting: Setting
     stream: Stream
     tests: dict[str, list[Record]]
@@ -71,7 +73,7 @@ class Experiment:
         Args:
             feature: the identity token of a client's shard by (task, client), (D,).
         """
-        algorithm = make_algorithm(self.config)
+        algorithm = self.algorithm
         return Federation(
             method=algorithm.method,
             server=algorithm.server,
@@ -130,7 +132,7 @@ def open_experiment(config: Config, *, for_plan: bool = False) -> Experiment:
         texts = [instruction_text(record.turns) for record in everything]
         if cut := count_cut(model.identity_encoder, texts):
             _log.warning("identity tokens: %d of %d instructions are longer than CLIP reads, and cut", cut, len(texts))
-    return Experiment(with_absolute_paths(config), setting, stream, tests, quarantined)
+    return Experiment(with_absolute_paths(config), algorithm, setting, stream, tests, quarantined)
 
 
 def check_scoring(config: Config) -> None:

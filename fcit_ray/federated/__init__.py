@@ -1,4 +1,4 @@
-"""One federated run: the server's two functions, a client's training, and the axes that cross (FedAvg and its kin).
+"""One federated run: the server's two functions, a client's training, the axes and what does not cross.
 
-Imports `config`, `data` and `models`; what a continual method may do is `method`, the methods are a room above.
+May import `data`, `models`, `config` and the top; of continual methods it knows what one may do (`method`), and none.
 """

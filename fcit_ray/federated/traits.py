@@ -80,9 +80,8 @@ class Part:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        kind = next(c for c in reversed(cls.__mro__) if issubclass(c, Part) and c is not Part)
         for hooks, trait in cls.implied.items():
-            if trait not in cls.declares and all(getattr(cls, hook) is not getattr(kind, hook) for hook in hooks):
+            if trait not in cls.declares and all(cls.overrides(hook) for hook in hooks):
                 raise TypeError(
                     f"{cls.__name__} overrides {_listed(hooks)}, as a part does that {trait.value}. It has to say so, "
                     "for others to see whether they go together; in the class: "
@@ -97,6 +96,12 @@ class Part:
                     f"{cls.__name__} overrides {_listed(again)} of a class that {trait.value}. Say whether that is "
                     f"still so; in the class: declares = frozenset({{Trait.{trait.name}}}), or without it"
                 )
+
+    @classmethod
+    def overrides(cls, hook: str) -> bool:
+        """Whether the class has this hook of its own, and not as all parts of its kind have it by default."""
+        kind = next(c for c in reversed(cls.__mro__) if issubclass(c, Part) and c is not Part)
+        return getattr(cls, hook) is not getattr(kind, hook)
 
     @property
     def traits(self) -> Traits:

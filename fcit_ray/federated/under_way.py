@@ -134,5 +134,4 @@ class UnderWay:
 
 def _can_go_on(local: LocalRule) -> bool:
     """Whether all that the local rule counts over the steps can be kept."""
-    rule = type(local)
-    return rule.after_step is LocalRule.after_step or rule.pause is not LocalRule.pause
+    return not local.overrides("after_step") or local.overrides("pause")

@@ -1,4 +1,4 @@
-"""The continual methods, one file each.
+"""The continual methods live here, one file each, with their sources.
 
-May import `federated`, the bank and names of parameters in `models`, and the top; knows neither files nor Ray.
+May import `federated`, what `models` has of the bank and its names, and the top; they know neither files nor Ray.
 """

@@ -1,4 +1,4 @@
-"""The frozen base and what it carries: loading, structure, prompts, the adapter bank.
+"""The frozen base and what it carries: loading, structure, prompts, identity features, the bank of adapters.
 
-Imports `config` and `storage`.
+May import `config`, `storage` and the top; knows nothing of records or clients.
 """

@@ -7,41 +7,24 @@ y = W x + scaling * B_cat diag(gate_1 I_r ... gate_K I_r) A_cat x (DISCO's subsp
 Legend: B samples, L tokens, K adapters, r rank of each.
 """
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import torch
-from peft import LoraConfig, PeftModel
-from peft.tuners.lora import LoraLayer
-from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
 
 from fcit_ray.config.schema import Model
 from fcit_ray.errors import ConfigError
+from fcit_ray.models import peft_adapters
+from fcit_ray.models.gating import Gating, Route
 from fcit_ray.models.names import adapter_index, adapter_name, residual_of
+from fcit_ray.models.prompting import UNLABELLED, labelled_span, make_room, prompted
 from fcit_ray.models.structure import find_structure, keeps_logits, language_targets
-from fcit_ray.seeds import derive_seed
+from fcit_ray.models.values import begin, drawn, holding, recompute_layers
 from fcit_ray.types import Assignment, Params
 
-PACKED = "packed"
 _PREFIX = "base_model.model."
-_UNLABELLED = -100  # what the language model's loss leaves out
-
-Route = Callable[[str, Tensor, Tensor | None], Tensor | None]
-"""Weights of the adapters in one layer: its module path, its input (B, L, in) and the samples' gate (B, K), if any, to
-(B, L, K) or (B, 1, K); None adds all adapters with weight one."""
-
-
-def recompute_layers(model: Any, enabled: bool) -> None:
-    """Switch a transformers model's gradient checkpointing on or off."""
-    # transformers renames both in version 6, and warns of the old names before.
-    kind = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
-    if enabled:
-        getattr(model, f"{kind}_checkpointing_enable")({"use_reentrant": False, "preserve_rng_state": True})
-    else:
-        getattr(model, f"{kind}_checkpointing_disable")()
 
 
 class AdapterBank:
@@ -66,7 +49,6 @@ class AdapterBank:
             raise ConfigError(f"model.rank: {config.rank} cannot be shared out over {num_adapters} adapters")
         structure = find_structure(base, config.projector)
         targets = language_targets(base, structure.language, config.targets)
-        self._language = structure.language
         self._projector = frozenset(structure.projector)
         self._keeps_logits = keeps_logits(base)
         self.num_adapters = num_adapters
@@ -76,40 +58,19 @@ class AdapterBank:
         base.requires_grad_(False)
         self.model: Any = base
         if num_adapters:
-            self._lora = LoraConfig(
-                r=self.rank,
-                lora_alpha=self.scaling * self.rank,  # type: ignore[arg-type]  # PEFT divides by r: any will do
-                lora_dropout=config.dropout,
-                target_modules=targets,
-                bias="none",
-            )
-            with warnings.catch_warnings():  # PEFT asks for what transformers renamed, and does without
-                warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-                self.model = PeftModel(cast(Any, base), self._lora, adapter_name=adapter_name(0))
-                for index in range(1, num_adapters):
-                    self.model.add_adapter(adapter_name(index), self._lora)
+            self._lora = peft_adapters.lora_config(self.rank, self.scaling, config.dropout, targets)
+            self.model = peft_adapters.carry_adapters(base, self._lora, num_adapters)
         self._named = {
             name.removeprefix(_PREFIX): parameter
             for name, parameter in self.model.named_parameters()
             if adapter_index(name) is not None or name.removeprefix(_PREFIX) in self._projector
         }
-        for name, parameter in self._named.items():
-            parameter.data = parameter.data.float()
-            if adapter_index(name) is None or parameter.is_meta:
-                continue
-            if ".lora_B." in name:
-                nn.init.zeros_(parameter)
-            else:
-                draw = torch.Generator().manual_seed(derive_seed(seed, "adapter", name))
-                value = torch.randn(parameter.shape, generator=draw, device="cpu") * config.init_std
-                parameter.data.copy_(value)
+        begin(self._named, seed, config.init_std)
         self._seed = seed
         self._paths = {module: name.removeprefix(_PREFIX) for name, module in self.model.named_modules()}
+        self._language = next(module for module, name in self._paths.items() if name == structure.language)
         self._fixed: set[str] = set()
-        self._route: Route | None = None
-        self._weights: dict[nn.Module, Tensor | None] = {}
-        self._gate: Tensor | None = None
-        self._packed_gate: Tensor | None = None
+        self._gating = Gating(num_adapters, self.rank, self._paths)
         self._hooked = False
         self._recompute = False
         self.feature_dim = feature_dim or self.width
@@ -141,7 +102,7 @@ class AdapterBank:
     @property
     def layers(self) -> dict[str, tuple[int, int]]:
         """Inputs and outputs of every adapted layer, by its module path."""
-        return {self._paths[m]: (m.in_features, m.out_features) for m in self._modules()}
+        return {self._paths[m]: (m.in_features, m.out_features) for m in peft_adapters.adapted_layers(self.model)}
 
     def add(self, name: str, shape: tuple[int, ...], *, std: float = 0.0, low: float | None = None) -> None:
         """Give the bank a parameter of the method's own; drawn from (seed, name), so equal in every worker.
@@ -155,12 +116,7 @@ class AdapterBank:
             low: instead of that, uniform between `low` and `-low`.
         """
         assert name not in self._named, f"{name} is taken"
-        draw = torch.Generator().manual_seed(derive_seed(self._seed, "adapter", name))
-        if low is not None:
-            value = torch.rand(shape, generator=draw, device="cpu") * (-2 * low) + low
-        else:
-            value = torch.randn(shape, generator=draw, device="cpu") * std
-        self._named[name] = nn.Parameter(value.to(self.device))
+        self._named[name] = nn.Parameter(drawn(name, shape, self._seed, std=std, low=low).to(self.device))
 
     def parameter(self, name: str) -> nn.Parameter:
         """A trainable parameter by name, live."""
@@ -173,20 +129,14 @@ class AdapterBank:
         server need not know the scaling: y = W x + scaling * (residual + B A) x. It never meets the dropout, being
         part of the base by its meaning, and is added apart, as bfloat16 weights would round it away.
         """
-        for module in self._modules():
+        for module in peft_adapters.adapted_layers(self.model):
             name = residual_of(self._paths[module])
-            self._named[name] = nn.Parameter(torch.zeros(module.out_features, module.in_features, device=self.device))
+            self._named[name] = peft_adapters.add_residual(module, self.scaling, self.device)
             self._fixed.add(name)
-            module.register_forward_hook(self._add_residual)
 
     def route_by(self, route: Route) -> None:
         """Let `route` weigh the adapters in every layer, in training and in answering, instead of the gate alone."""
-        assert self._route is None, "one route a bank"
-        self._route = route
-        for module in self._modules():
-            module.register_forward_pre_hook(self._weigh_layer)
-            for k in range(self.num_adapters):
-                module.lora_A[adapter_name(k)].register_forward_hook(self._scale_by(module, k))
+        self._gating.route_by(route, peft_adapters.adapted_layers(self.model))
 
     @property
     def attention(self) -> str:
@@ -204,33 +154,16 @@ class AdapterBank:
         """
         if enabled == self._recompute:
             return
-        model: Any = self.model.get_base_model() if self.num_adapters else self.model
-        if not model.supports_gradient_checkpointing:
-            raise ConfigError(f"train.gradient_checkpointing: {type(model).__name__} does not support it")
+        recompute_layers(self.model.get_base_model() if self.num_adapters else self.model, enabled)
         self._recompute = enabled
-        recompute_layers(model, enabled)
 
-    @contextmanager
-    def holding(self, params: Params) -> Iterator[None]:
+    def holding(self, params: Params) -> AbstractContextManager[None]:
         """For a while, other values under the given names, without gradients and without dropout (a teacher).
 
         May stand between a forward pass and its backward: the parameters' own memory is put aside, not overwritten.
         The bank may alias `params` meanwhile, so load nothing within.
         """
-        before = {name: self._named[name].data for name in params}
-        modes = [(module, module.training) for module in self.model.modules()]
-        try:
-            for name, value in params.items():
-                assert value.shape == before[name].shape, f"{name}: {tuple(value.shape)} held instead of its own shape"
-                self._named[name].data = value.to(before[name])
-            self.model.eval()
-            with torch.no_grad():
-                yield
-        finally:
-            for name, own in before.items():
-                self._named[name].data = own
-            for module, training in modes:
-                module.training = training
+        return holding(self.model, self._named, params)
 
     def is_projector(self, name: str) -> bool:
         return name in self._projector
@@ -261,7 +194,7 @@ class AdapterBank:
         Trained are the assigned adapters, the projector if asked for, and what else the method added, of these the
         names that `trains` admits.
         """
-        self._gate = self._packed_gate = None
+        self._gating.set(None)
         self._use([adapter_name(k) for k in (*assignment.frozen, *assignment.train)])
         trained = {}
         for name, parameter in self._named.items():
@@ -287,14 +220,14 @@ class AdapterBank:
             batch: as the collator makes it.
             prompts: embeddings put behind every sample's first token, (B, P, width); their positions have no label.
         """
-        inputs, places = self._inputs(batch, prompts)
+        inputs, places = make_room(batch, prompts, self.model.config, self.device)
         if "labels" in inputs and self._keeps_logits:
             # One more, as the first of them is predicted a position earlier.
-            keep = _labelled_span(inputs["labels"]) + 1
+            keep = labelled_span(inputs["labels"]) + 1
             inputs |= {"labels": inputs["labels"][:, -keep:], "logits_to_keep": keep}  # type: ignore[dict-item]
         # A cache is of no use in training, and what is computed twice must not be put in it twice.
         cache = {"use_cache": False} if self._recompute else {}
-        with self._precision(), self._prompted(prompts, places):
+        with self._precision(), prompted(self._language, prompts, places):
             return self.model(**inputs, **cache)
 
     @staticmethod
@@ -304,29 +237,23 @@ class AdapterBank:
         A token is predicted one position before its own, as in the language model's loss; what stands in front of the
         labelled ones, prompts or questions, need not have logits.
         """
-        span = _labelled_span(batch["labels"])
+        span = labelled_span(batch["labels"])
         labels = batch["labels"][:, -span:].to(output.logits.device)  # (B, span)
         logits: Tensor = output.logits[:, -span - 1 : -1]
-        return logits[labels != _UNLABELLED].float()
+        return logits[labels != UNLABELLED].float()
 
     @torch.no_grad()
     def pack(self, params: Params) -> None:
         """Make the inference adapter of rank K*r from the global values."""
         self.load(params)
-        if self.num_adapters and PACKED not in self.model.peft_config:
-            packed = LoraConfig(**{**self._lora.to_dict(), "r": self.rank * self.num_adapters})
-            packed.lora_alpha = self.scaling * packed.r  # type: ignore[assignment]
-            self.model.add_adapter(PACKED, packed)
-        for layer in self._modules():
-            a: list[Any] = [layer.lora_A[adapter_name(k)].weight for k in range(self.num_adapters)]
-            b: list[Any] = [layer.lora_B[adapter_name(k)].weight for k in range(self.num_adapters)]
-            layer.lora_A[PACKED].weight.data = torch.cat(a)  # (K*r, in)
-            layer.lora_B[PACKED].weight.data = torch.cat(b, dim=1)  # (out, K*r)
+        if self.num_adapters:
+            peft_adapters.add_packed(self.model, self._lora, self.num_adapters)
+        for layer in peft_adapters.adapted_layers(self.model):
+            peft_adapters.pack_layer(layer, self.num_adapters)
             if not self._hooked:
-                hook = self._weigh if self._route is None else self._scale_by(layer, None)
-                layer.lora_A[PACKED].register_forward_hook(hook)
+                self._gating.hook_packed(layer, peft_adapters.PACKED)
         self._hooked = True
-        self._use([PACKED])
+        self._use([peft_adapters.PACKED])
         self.model.requires_grad_(False)
         self.model.eval()
 
@@ -351,110 +278,22 @@ class AdapterBank:
         Returns:
             New tokens only, (B, <= max_new_tokens).
         """
-        inputs, places = self._inputs(batch, prompts)
+        inputs, places = make_room(batch, prompts, self.model.config, self.device)
         if gate is not None:
             assert gate.shape == (len(inputs["input_ids"]), self.num_adapters), f"a gate of shape {tuple(gate.shape)}"
             gate = gate.to(self.device)
-            self._packed_gate = gate.repeat_interleave(self.rank, dim=1)[:, None]  # (B, 1, K*r)
-        self._gate = gate
+        self._gating.set(gate)
         try:
-            with self._precision(), self._prompted(prompts, places):
+            with self._precision(), prompted(self._language, prompts, places):
                 out = self.model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens, **tokens)
         finally:
-            self._gate = self._packed_gate = None
+            self._gating.set(None)
         return out[:, inputs["input_ids"].shape[1] :]
-
-    def _weigh(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-        return None if self._packed_gate is None else output * self._packed_gate  # (B, L, K*r)
-
-    def _weigh_layer(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        assert self._route is not None
-        self._weights[module] = self._route(self._paths[module], inputs[0], self._gate)  # (B, L or 1, K)
-
-    def _scale_by(self, module: nn.Module, adapter: int | None) -> Callable[..., Tensor | None]:
-        """A hook for the A of one adapter, or of the packed ones, that weighs its output as the layer's route says."""
-
-        def scale(a: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-            weights = self._weights[module]
-            if weights is None:
-                return None
-            if adapter is None:
-                return output * weights.repeat_interleave(self.rank, dim=2)  # (B, L, K*r)
-            return output * weights[:, :, adapter : adapter + 1]  # (B, L, r)
-
-        return scale
-
-    def _add_residual(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        residual = self._named[residual_of(self._paths[module])]
-        product = nn.functional.linear(inputs[0], residual.to(inputs[0].dtype))
-        return output + (self.scaling * product).to(output.dtype)
-
-    def _inputs(self, batch: Mapping[str, Tensor], prompts: Tensor | None) -> tuple[dict[str, Tensor], Tensor | None]:
-        """What the model takes, with room for the prompts; and which prompt embedding is where, (B, L + P), -1 none."""
-        inputs = {k: v.to(self.device) for k, v in batch.items() if k != "features"}
-        if prompts is None:
-            return inputs, None
-        shape, count = inputs["input_ids"].shape, prompts.shape[1]
-        first = inputs["attention_mask"].argmax(dim=1, keepdim=True)  # (B, 1): not 0 where padding is on the left
-        position = torch.arange(shape[1] + count, device=first.device).expand(shape[0], -1)  # (B, L + P)
-        within = (position > first) & (position <= first + count)
-        source = torch.where(position > first, position - count, position).clamp(min=0)
-        fill = {"attention_mask": 1, "labels": _UNLABELLED, "input_ids": self._filler}
-        for name, value in inputs.items():
-            if value.shape == shape:
-                inputs[name] = value.gather(1, source).masked_fill(within, fill.get(name, 0))
-        return inputs, torch.where(within, position - first - 1, -1)
-
-    @property
-    def _filler(self) -> int:
-        """A token id that stands where a prompt will; any will do that is not the image's."""
-        config: Any = self.model.config
-        image = getattr(config, "image_token_id", getattr(config, "image_token_index", None))
-        return 1 if image == 0 else 0
-
-    @contextmanager
-    def _prompted(self, prompts: Tensor | None, places: Tensor | None) -> Iterator[None]:
-        if prompts is None or places is None:
-            yield
-            return
-        language = next(m for m, name in self._paths.items() if name == self._language)
-
-        def put(
-            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-        ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-            embeddings = kwargs["inputs_embeds"]
-            if embeddings.shape[1] > 1:  # a single one is a step of generation, behind the prompts
-                ours = prompts.to(embeddings.device, embeddings.dtype)
-                # Without a cache each step of generation comes with all that was written so far.
-                written = embeddings.shape[1] - places.shape[1]
-                place = nn.functional.pad(places, (0, written), value=-1)[:, :, None]  # (B, L + P + written, 1)
-                chosen = ours.gather(1, place.clamp(min=0).expand(-1, -1, ours.shape[2]))
-                kwargs["inputs_embeds"] = torch.where(place < 0, embeddings, chosen)
-            return args, kwargs
-
-        handle = language.register_forward_pre_hook(put, with_kwargs=True)
-        try:
-            yield
-        finally:
-            handle.remove()
 
     def _use(self, names: list[str]) -> None:
         if self.num_adapters:
-            # Of the PeftModel itself, set_adapter takes one name; of the tuner inside it, several.
-            cast(BaseTuner, self.model.base_model).set_adapter(names)
-
-    def _modules(self) -> list[Any]:
-        return [module for module in self.model.modules() if isinstance(module, LoraLayer)]
+            peft_adapters.use_adapters(self.model, names)
 
     def _precision(self) -> torch.autocast:
         enabled = self.autocast is not None
         return torch.autocast(self.device.type, dtype=self.autocast or torch.bfloat16, enabled=enabled)
-
-
-def _labelled_span(labels: Tensor) -> int:
-    """Positions from the first that is labelled in any sample to the last of all, of (B, L): 1 to L - 1.
-
-    The first token of all has no position before it that could predict it; its label counts for nothing.
-    """
-    labelled = (labels[:, 1:] != _UNLABELLED).any(dim=0)  # (L - 1,)
-    return len(labelled) - int(labelled.to(torch.uint8).argmax())

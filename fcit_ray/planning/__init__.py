@@ -1,4 +1,4 @@
-"""What a run needs, before it starts: memory, time, traffic, and the smallest change that fits.
+"""What a run needs, told before it starts: memory, time, traffic, and the smallest change that fits.
 
-Imports `experiment` and what is below.
+May import `experiment`, `federated`, `data`, `models`, `config` and the top; nothing that runs.
 """

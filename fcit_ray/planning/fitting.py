@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from fcit_ray.planning.memory import Load, Memory, Shapes, memory
+from fcit_ray.planning.memory import Load, Memory, memory
+from fcit_ray.planning.shapes import Shapes
 
 TIGHT = 0.9
 """Share of the GPU's memory from which a user is warned: the formulas leave out what nobody can foresee."""

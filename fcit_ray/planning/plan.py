@@ -19,14 +19,13 @@ from fcit_ray.experiment.algorithm import make_algorithm
 from fcit_ray.experiment.opening import Experiment, equip, local_training, make_setting
 from fcit_ray.federated.algorithm import Algorithm
 from fcit_ray.federated.federation import Federation
-from fcit_ray.federated.local_optim import LocalRule
-from fcit_ray.federated.method import Method
 from fcit_ray.models.bank import AdapterBank
 from fcit_ray.models.folder import model_folder
 from fcit_ray.models.load import DTYPES
 from fcit_ray.models.structure import skeleton
 from fcit_ray.params import tree_bytes
-from fcit_ray.planning.memory import Load, Shapes, read_shapes, tiles_of
+from fcit_ray.planning.memory import Load
+from fcit_ray.planning.shapes import Shapes, read_shapes, tiles_of
 from fcit_ray.types import ClientJob, ClientUpdate, ServerState
 
 
@@ -79,7 +78,7 @@ class Outline:
     uncounted: str = ""
 
 
-def shape_bank(config: Config) -> tuple[AdapterBank, Shapes]:
+def shape_bank(config: Config, algorithm: Algorithm) -> tuple[AdapterBank, Shapes]:
     """The run's bank without values, and the sizes of its model. No weight is read.
 
     Raises:
@@ -88,7 +87,7 @@ def shape_bank(config: Config) -> tuple[AdapterBank, Shapes]:
     """
     base = skeleton(model_folder(config.model.path), DTYPES[config.model.dtype])
     with torch.device("meta"):
-        bank = equip(base, config, make_algorithm(config))
+        bank = equip(base, config, algorithm)
     return bank, read_shapes(base, bank.layers, config.model.projector)
 
 
@@ -104,15 +103,15 @@ def outline(experiment: Experiment, workers: int) -> Outline:
         workers: that train at once.
     """
     config, train = experiment.config, local_training(experiment.config)
-    bank, shapes = shape_bank(config)
-    algorithm = make_algorithm(config)
+    algorithm = experiment.algorithm
+    bank, shapes = shape_bank(config, algorithm)
     axes = torch.eye(max(1, len(experiment.stream.tasks)))
     federation = experiment.federation(lambda task, client: axes[task])
     method, lora = algorithm.method, algorithm.aggregation.lora
     params = bank.shapes()
     own = [value.numel() for name, value in params.items() if ".lora_A.s0." in name or ".lora_B.s0." in name]
     state = federation.start(params)
-    learns = type(method).report is Method.report  # what it learns of a round needs no report of the training
+    learns = not method.overrides("report")  # what it learns of a round needs no report of the training
     rounds, trained, told, ranks = [], 0, 0, (0, 0)
     while not federation.is_over(state):
         jobs = federation.plan(state)
@@ -137,14 +136,8 @@ def outline(experiment: Experiment, workers: int) -> Outline:
                 ranks = (len(job.assignment.train) * bank.rank, len(job.assignment.frozen) * bank.rank)
             told = max(told, tree_bytes(job.knowledge, job.local))
         state = _after(state, federation, updates, learns)
-    reports = [
-        name
-        for name, own_report, base_report in (
-            ("method", type(method).report, Method.report),
-            ("local rule", type(algorithm.local).report, LocalRule.report),
-        )
-        if own_report is not base_report
-    ]
+    reporting = {"method": method, "local rule": algorithm.local}
+    reports = [name for name, part in reporting.items() if part.overrides("report")]
     return Outline(
         shapes=shapes,
         held=sum(value.numel() for value in params.values()),
@@ -178,7 +171,7 @@ def _after(state: ServerState, federation: Federation, updates: Sequence[ClientU
 
 def blind_experiment(config: Config) -> Experiment:
     """A run whose data is not here: every client has one record."""
-    return Experiment(config, make_setting(config), _blind_stream(config), {})
+    return Experiment(config, make_algorithm(config), make_setting(config), _blind_stream(config), {})
 
 
 def _blind_stream(config: Config) -> Stream:

@@ -12,8 +12,9 @@ from fcit_ray.data.loading.samples import SampleEncoder
 from fcit_ray.errors import ConfigError, DataError, ModelError
 from fcit_ray.experiment.opening import Experiment, local_training
 from fcit_ray.planning.fitting import TIGHT, smallest_change
-from fcit_ray.planning.memory import FLOAT, Load, Memory, memory, tiles_of
+from fcit_ray.planning.memory import Load, Memory, memory
 from fcit_ray.planning.plan import Outline, blind_experiment, efficiency, load_of, outline
+from fcit_ray.planning.shapes import FLOAT, tiles_of
 from fcit_ray.planning.speed import UTILISATION, Device, answer_seconds, step_flops
 
 

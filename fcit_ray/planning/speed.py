@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from fcit_ray.planning.memory import Load, Shapes
+from fcit_ray.planning.memory import Load
+from fcit_ray.planning.shapes import Shapes
 
 UTILISATION = 0.4
 """Assumed: share of a device's peak that a step of a frozen base reaches; benchmarks/client_update.py measures it."""

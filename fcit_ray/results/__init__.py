@@ -1,4 +1,4 @@
 """What a run leaves: its folder, checkpoints, figures, tables and pictures.
 
-Imports `config`, `storage` and `data`; nothing that trains.
+May import `data` (for the reference row), `config`, `storage` and the top; nothing that trains.
 """

@@ -7,7 +7,7 @@ from fcit_ray.config.schema import Config
 from fcit_ray.data.partition.stream import training_data
 from fcit_ray.data.records.layout import load_test
 from fcit_ray.data.scoring.scores import majority_score
-from fcit_ray.results.tables import make_results
+from fcit_ray.results.figures import make_results
 
 
 def majority_results(config: Config, label: str = "Majority answer") -> dict[str, Any]:

@@ -133,6 +133,16 @@ def plot_curves(runs: Mapping[str, Iterable[Mapping[str, Any]]], path: Path | st
     figure.savefig(path)
 
 
+def plot_counts(counts: Mapping[str, Any], path: Path) -> None:
+    """The picture of what `partition_counts` says of a stream."""
+    rows = {
+        name if [name] == list(task["datasets"]) else f"{task['name']}: {name}": held
+        for task in counts["tasks"]
+        for name, held in task["datasets"].items()
+    }
+    plot_partition(rows, path)
+
+
 def plot_partition(counts: Mapping[str, Sequence[int]], path: Path | str) -> None:
     """Who holds how much of what: above, all records of each client; below, a row a dataset, its clients across.
 

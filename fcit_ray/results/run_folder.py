@@ -1,30 +1,7 @@
-"""What a run leaves behind.
-
-    config.yaml        the resolved configuration; reproduces the run
-    environment.json   versions, platform, commit, command line; also what marks the folder as a run's
-    partition.json     who holds how many records of what, and what decided it; partition.png shows it
-    metrics.jsonl      one record a round and an evaluation
-    checkpoints/       stage_0003_round_0002/: the state before round 2 of stage 3 (both from 0)
-    predictions/       <label>/<dataset>.jsonl; no figure is made of them
-    under_way/         stage_0003_round_0002_client_0004/: what a long update of that client needs to go on
-    logs/ray.log       Ray's own words, and the tracebacks of mistakes
-    results.json       written last: its presence means that the run is finished
-
-The checkpoints vouch for metrics.jsonl, config.yaml and partition.json (`run_cover`), results.json for itself. What is
-lost is named by `open`; environment.json, which nothing is computed from, is written anew.
-
-A run that has neither a record nor a checkpoint yet has not begun: there is nothing in it that could be lost.
-
-Position of a record: a record with `stage` s and `round` r lies at (s, r); one with `stage` alone (the evaluation
-after stage s; -1 is zero-shot) lies after all rounds of stage s and before (s + 1, 0); one without a stage lies before
-everything.
-"""
+"""The folder of a run: how each of its files is written, read and vouched for; `places.py` says which there are."""
 
 import json
 import logging
-import math
-import os
-import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -35,113 +12,41 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from fcit_ray.config.mistakes import describe
-from fcit_ray.config.schema import Config, dump_config, read_settings
-from fcit_ray.errors import FULL, CheckpointError, ConfigError, RunFolderError, disk_reason
+from fcit_ray.config.reading import read_settings
+from fcit_ray.config.schema import Config
+from fcit_ray.errors import CheckpointError, ConfigError, RunFolderError
 from fcit_ray.results import checkpoint
 from fcit_ray.results import lock as run_lock
 from fcit_ray.results.cover import PARTITION, cover, json_sha256
-from fcit_ray.results.session import this_session
-from fcit_ray.results.whole import check_whole
+from fcit_ray.results.places import UNDER_WAY, Places
+from fcit_ray.results.records import append_record, read_records, rewind
+from fcit_ray.results.results_file import read_results, write_results
 from fcit_ray.storage import durable
+from fcit_ray.storage.strict_json import dump_json, finite
 from fcit_ray.types import ServerState
 
-_FORMAT: Final = "fcit_ray run"
-_CHECKPOINT: Final = re.compile(r"stage_(\d+)_round_(\d+)")
-_UNDER_WAY: Final = "under_way"
-_LOCK: Final = ".run.lock"  # of whoever started the run
-_WRITER_LOCK: Final = ".writer.lock"  # of the process that writes, which may outlive the former by a moment
+FORMAT: Final = "fcit_ray run"
+LOCK: Final = ".run.lock"  # of whoever started the run
+WRITER_LOCK: Final = ".writer.lock"  # of the process that writes, which may outlive the former by a moment
 _WRITER_WAIT_S: Final = 60.0
-
-_SHA256, _BESIDE = "sha256", "beside"  # keys of results.json that vouch for it
-_RESULTS_REMEDY: Final = "copy it back, or delete it: --resume then makes it again of metrics.jsonl and the last state"
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class RunFolder:
+class RunFolder(Places):
     """A run's folder on disk. Holds a path and nothing open, so it may be pickled into another process.
 
-    `RunFolder.open` starts or resumes a run, and locks the folder until `release` or the end of the process;
+    `opening.open_run` starts or resumes a run, and locks the folder until `release` or the end of the process;
     `RunFolder(path)` reads one.
 
     Attributes:
         path: the folder.
     """
 
-    path: Path
-
-    @classmethod
-    def open(cls, path: Path | str, config: Config, *, resume: bool, overwrite: bool) -> "RunFolder":
-        """Start a run in a new or empty folder, or, if told so, resume or overwrite the one that is there.
-
-        Args:
-            path: created with its parents if absent.
-            config: what is to be run.
-            resume: go on with the run in the folder if there is one; it must have the same configuration, but for
-                `runtime.*` keys other than `runtime.gpu`, which do not change the bits. A finished run stays as it is.
-            overwrite: delete the run in the folder if there is one, finished or not.
-
-        Raises:
-            RunFolderError: the folder holds a run and neither flag is given, or something else than a run, or a run
-                of another configuration; what figures are made of was lost or edited; another process works in it; it
-                cannot be used.
-            CheckpointError: the checkpoint to resume from is damaged.
-        """
-        folder = cls(Path(path))
-        if resume and overwrite:
-            raise RunFolderError("--resume keeps what is in the folder, --overwrite deletes it: give one of them")
-        with folder.using():
-            if folder.path.exists() and not folder.path.is_dir():
-                raise RunFolderError(f"{folder.path}: is a file; name a folder (--out)")
-            folder._check_ours()  # before anything of ours is put there
-            folder.path.mkdir(parents=True, exist_ok=True)
-            try:
-                taken = run_lock.acquire(folder.path / _LOCK)
-            except run_lock.Locked as holder:
-                raise RunFolderError(
-                    f"{folder.path}: another process works in it ({holder}); wait for it, end it, or give another "
-                    "folder (--out)"
-                ) from None
-            try:
-                with folder.writing():  # no driver of a session that was killed writes any more
-                    folder._begin(config, resume, overwrite)
-            except BaseException:
-                if taken:
-                    folder.release()
-                raise
-        return folder
-
-    def _begin(self, config: Config, resume: bool, overwrite: bool) -> None:
-        """`open`, once nobody else can come between."""
-        self._check_ours()
-        begun = self._has_begun()
-        if begun and not (resume or overwrite):
-            state = "a finished" if self.finished else "an unfinished"
-            going_on = "" if self.finished else "--resume to go on with it, "
-            raise RunFolderError(
-                f"{self.path}: holds {state} run; give {going_on}--overwrite to delete it, or another folder (--out)"
-            )
-        if overwrite and self.is_run():
-            self._clear()
-            begun = False
-        if begun:
-            check_whole(self, config)
-            self._append_session(config)
-        else:
-            for name in ("checkpoints", "predictions", _UNDER_WAY):
-                shutil.rmtree(self.path / name, ignore_errors=True)  # parts of what never came to a record
-            # First the mark, then the configuration: killed in between, the folder is known as a run that never began.
-            environment = {"format": _FORMAT, "sessions": [this_session(config.seed)]}
-            durable.write_text(self.environment_file, _dump_json(environment))
-            durable.write_text(self.config_file, dump_config(config))
-        for name in ("checkpoints", "predictions", "logs"):
-            (self.path / name).mkdir(exist_ok=True)
-        durable.sync(self.path)
-
     def release(self) -> None:
         """Let other processes work in the folder again."""
-        run_lock.release(self.path / _LOCK)
+        run_lock.release(self.path / LOCK)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -151,54 +56,14 @@ class RunFolder:
             RunFolderError: another one still does. One whose run was killed is waited for.
         """
         try:
-            taken = run_lock.acquire(self.path / _WRITER_LOCK, _WRITER_WAIT_S)
+            taken = run_lock.acquire(self.path / WRITER_LOCK, _WRITER_WAIT_S)
         except run_lock.Locked as holder:
             raise RunFolderError(f"{self.path}: the driver of an earlier session still writes ({holder})") from None
         try:
             yield
         finally:
             if taken:
-                run_lock.release(self.path / _WRITER_LOCK)
-
-    @property
-    def finished(self) -> bool:
-        """Whether the run came to its end."""
-        return self.results_file.is_file()
-
-    @property
-    def config_file(self) -> Path:
-        """The resolved configuration."""
-        return self.path / "config.yaml"
-
-    @property
-    def environment_file(self) -> Path:
-        """What the processes were that worked on the run; the mark of a run folder."""
-        return self.path / "environment.json"
-
-    @property
-    def metrics_file(self) -> Path:
-        """The records."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def results_file(self) -> Path:
-        """The figures of a finished run."""
-        return self.path / "results.json"
-
-    @property
-    def partition_file(self) -> Path:
-        """Who holds how many records of what."""
-        return self.path / "partition.json"
-
-    @property
-    def log_file(self) -> Path:
-        """Where Ray's own output goes."""
-        return self.path / "logs" / "ray.log"
-
-    @property
-    def checkpoint_folder(self) -> Path:
-        """Where the checkpoints lie."""
-        return self.path / "checkpoints"
+                run_lock.release(self.path / WRITER_LOCK)
 
     def config(self) -> Config:
         """The configuration of the run.
@@ -221,11 +86,8 @@ class RunFolder:
         Raises:
             RunFolderError: the disk is full, or the like.
         """
-        line = json.dumps(_finite(record), allow_nan=False) + "\n"
-        with self.using(), self.metrics_file.open("a", encoding="utf-8", newline="\n") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+        with self.using():
+            append_record(self.metrics_file, record)
 
     def cover_records(self) -> None:
         """Have the newest checkpoint vouch for the records that were appended after it."""
@@ -239,7 +101,7 @@ class RunFolder:
         Raises:
             RunFolderError: a line that is no record, by number.
         """
-        return [record for _, record in self._lines()]
+        return read_records(self.metrics_file)
 
     def rewind(self, stage: float, round: int) -> None:
         """Drop, atomically, every record at or beyond a position, and a last line that was cut short.
@@ -248,12 +110,8 @@ class RunFolder:
         round began. The evaluation of stage s lies before (s + 1, 0) and is kept there: it may or may not be present.
         Minus infinity is the very beginning.
         """
-        if not self.metrics_file.is_file():
-            return
-        kept = "".join(line for line, record in self._lines() if _position(record) < (stage, round))
-        if kept.encode() != self.metrics_file.read_bytes():
-            with self.using():
-                durable.write_text(self.metrics_file, kept)
+        with self.using():
+            rewind(self.metrics_file, stage, round)
 
     def save_checkpoint(self, state: ServerState, keep: int) -> Path:
         """Write the state under its position, then delete all but the last `keep` checkpoints.
@@ -271,19 +129,10 @@ class RunFolder:
                 durable.rename(old, durable.partial(old))
             for kept in self.updates():
                 durable.rename(kept, durable.partial(kept))  # they are part of the state now
-            for place in (self.checkpoint_folder, self.path / _UNDER_WAY):
+            for place in (self.checkpoint_folder, self.path / UNDER_WAY):
                 for doomed in place.glob(f".*{durable.PARTIAL}*"):
                     shutil.rmtree(doomed)  # these, and what an earlier process left when it was killed
         return folder
-
-    def checkpoints(self) -> list[Path]:
-        """The checkpoints' folders, oldest first."""
-        found = []
-        if self.checkpoint_folder.is_dir():
-            for child in self.checkpoint_folder.iterdir():
-                if match := _CHECKPOINT.fullmatch(child.name):
-                    found.append((int(match[1]), int(match[2]), child))
-        return [child for _, _, child in sorted(found)]
 
     def latest_checkpoint(self) -> ServerState | None:
         """The newest state, or None if the run has none yet.
@@ -310,14 +159,14 @@ class RunFolder:
         Raises:
             RunFolderError: the disk is full, or the like.
         """
-        folder = self._update_folder(state.stage, state.round, client)
+        folder = self.update_folder(state.stage, state.round, client)
         with self.using():
             folder.parent.mkdir(exist_ok=True)
             checkpoint.save(state, folder, self._cover())
 
     def kept_update(self, stage: int, round: int, client: int) -> ServerState | None:
         """What was kept of a client's update under way; None if nothing was, or it is damaged (the log says so)."""
-        folder = self._update_folder(stage, round, client)
+        folder = self.update_folder(stage, round, client)
         if not folder.is_dir():
             return None
         try:
@@ -325,13 +174,6 @@ class RunFolder:
         except CheckpointError as error:
             _log.warning("the update begins anew: %s", error)
             return None
-
-    def _update_folder(self, stage: int, round: int, client: int) -> Path:
-        return self.path / _UNDER_WAY / f"stage_{stage:04d}_round_{round:04d}_client_{client:04d}"
-
-    def updates(self) -> list[Path]:
-        """The folders of the updates under way."""
-        return sorted(folder for folder in (self.path / _UNDER_WAY).glob("stage_*") if folder.is_dir())
 
     def write_predictions(self, label: str, dataset: str, rows: Iterable[Mapping[str, Any]]) -> Path:
         """Write predictions/<label>/<dataset>.jsonl as a whole, a row a line.
@@ -343,7 +185,7 @@ class RunFolder:
             if not name or name.startswith(".") or Path(name).name != name:
                 raise RunFolderError(f"{name!r}: names of predictions become file names; no slash, no leading dot")
         path = self.path / "predictions" / label / f"{dataset}.jsonl"
-        lines = (json.dumps(_finite(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+        lines = (json.dumps(finite(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
         with self.using():
             path.parent.mkdir(parents=True, exist_ok=True)
             durable.write_text(path, "".join(lines))
@@ -355,7 +197,7 @@ class RunFolder:
         Raises:
             RunFolderError: it would not be the same; a full disk or the like.
         """
-        text = _dump_json(_finite(counts))
+        text = dump_json(finite(counts))
         folders = self.checkpoints()
         said = checkpoint.beside(folders[-1]).get(PARTITION) if folders else None
         if said is not None and said != json_sha256(json.loads(text)):
@@ -367,11 +209,6 @@ class RunFolder:
         with self.using():
             durable.write_text(self.partition_file, text)
 
-    @property
-    def partition_picture(self) -> Path:
-        """Where the picture of the partition goes."""
-        return self.path / "partition.png"
-
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Write results.json as a whole, last of all: from here on the run is finished.
 
@@ -379,8 +216,7 @@ class RunFolder:
             RunFolderError: the disk is full, or the like.
         """
         with self.using():
-            document = {**_finite(results), _BESIDE: self._cover()}
-            durable.write_text(self.results_file, _dump_json({**document, _SHA256: json_sha256(document)}))
+            write_results(self.results_file, results, self._cover())
 
     def results(self) -> dict[str, Any]:
         """What `write_results` wrote.
@@ -388,8 +224,7 @@ class RunFolder:
         Raises:
             RunFolderError: the run is not finished, or the file was edited or damaged.
         """
-        results, _ = self.read_results()
-        return results
+        return read_results(self.results_file)[0]
 
     def results_with_config(self) -> dict[str, Any]:
         """The results with the run's configuration, which older releases kept beside them alone.
@@ -402,59 +237,14 @@ class RunFolder:
             results["config"] = self.config().model_dump(mode="json")
         return results
 
-    def read_results(self) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        """The results, and what they say of the files beside them (None where an older release wrote them)."""
-        try:
-            results = json.loads(self.results_file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise RunFolderError(
-                f"{self.results_file}: missing; the run is not finished, --resume goes on with it"
-            ) from None
-        except (OSError, ValueError, RecursionError) as error:
-            raise RunFolderError(
-                f"{self.results_file}: not the JSON that was written: {error}; {_RESULTS_REMEDY}"
-            ) from None
-        if not isinstance(results, dict):
-            raise RunFolderError(f"{self.results_file}: not the JSON that was written; {_RESULTS_REMEDY}")
-        proof = results.pop(_SHA256, None)
-        if proof is None:
-            _log.warning("%s: has no digest (of an older release?), so an edit would not show", self.results_file)
-        elif proof != json_sha256(results):
-            raise RunFolderError(
-                f"{self.results_file}: edited since it was written (its SHA-256 is another); {_RESULTS_REMEDY}"
-            )
-        return results, results.pop(_BESIDE, None)
-
     def _cover(self) -> dict[str, Any]:
         return cover(self.metrics_file, self.config_file, self.partition_file)
-
-    @contextmanager
-    def using(self) -> Iterator[None]:
-        """A path that cannot be used is told in one line."""
-        try:
-            yield
-        except OSError as error:
-            reason = disk_reason(error, error.filename or self.path)
-            if error.errno in FULL:
-                raise RunFolderError(
-                    f"{self.path}: {reason}; the finished rounds are kept: make room, and --resume goes on from the "
-                    "last checkpoint"
-                ) from error
-            at = "" if error.filename in (None, str(self.path)) else f" ({error.filename})"
-            raise RunFolderError(f"{self.path}: {reason}{at}; give another folder (--out)") from error
-
-    def _check_ours(self) -> None:
-        if not self.is_run() and self._holds_anything():
-            raise RunFolderError(
-                f"{self.path}: holds files, but none that fcit_ray wrote; nothing is deleted, give another folder "
-                "(--out)"
-            )
 
     def is_run(self) -> bool:
         """Whether the folder is a run's: by its environment.json, or else by a checkpoint or results of ours."""
         if not self.path.is_dir():
             return False
-        if self._environment().get("format") == _FORMAT:
+        if self.environment().get("format") == FORMAT:
             return True
         for folder in self.checkpoints():
             try:
@@ -463,117 +253,14 @@ class RunFolder:
             except CheckpointError:
                 continue  # a stranger's, or damaged
         try:
-            return self.finished and self.read_results()[1] is not None
+            return self.finished and read_results(self.results_file)[1] is not None
         except RunFolderError:
             return False
 
-    def _has_begun(self) -> bool:
-        """Whether there is anything that could be lost."""
-        metrics = self.metrics_file
-        some = metrics.is_file() and metrics.stat().st_size > 0
-        return some or self.finished or bool(self.checkpoints()) or bool(self.updates())
-
-    def _environment(self) -> dict[str, Any]:
+    def environment(self) -> dict[str, Any]:
+        """What environment.json says; nothing if it is absent or not ours."""
         try:
             environment = json.loads(self.environment_file.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError, RecursionError):
             return {}  # absent, or not a file of ours: not a run
         return environment if isinstance(environment, dict) else {}
-
-    def _holds_anything(self) -> bool:
-        return self.path.is_dir() and any(
-            not child.name.endswith(durable.PARTIAL) and child.name not in (_LOCK, _WRITER_LOCK)
-            for child in self.path.iterdir()
-        )
-
-    def _clear(self) -> None:
-        # results.json first and the mark last: killed in between, the folder is an unfinished run, not a stranger's.
-        self.results_file.unlink(missing_ok=True)
-        for child in self.path.iterdir():
-            if child.is_dir() and not child.is_symlink():
-                shutil.rmtree(child)
-            elif child.name not in (self.environment_file.name, _LOCK, _WRITER_LOCK):  # new ones could be locked twice
-                child.unlink()
-        self.environment_file.unlink(missing_ok=True)
-
-    def _append_session(self, config: Config) -> None:
-        environment, session = self._environment(), this_session(config.seed)
-        if environment.get("format") != _FORMAT or not isinstance(environment.get("sessions"), list):
-            _log.warning(
-                "%s: was missing or damaged, and is written anew without earlier sessions", self.environment_file
-            )
-            environment = {"format": _FORMAT, "sessions": []}
-        first: Any = environment["sessions"][0] if environment["sessions"] else {}
-        before = first.get("versions", {}) if isinstance(first, dict) else {}
-        if changed := [f"{name} {before[name]} -> {new}" for name, new in session["versions"].items()
-                       if name in before and before[name] != new]:  # fmt: skip
-            _log.warning("%s: resumed with other versions, bits may differ: %s", self.path, ", ".join(changed))
-        environment["sessions"].append(session)
-        durable.write_text(self.environment_file, _dump_json(environment))
-
-    def _lines(self) -> list[tuple[str, dict[str, Any]]]:
-        if not self.metrics_file.is_file():
-            return []
-        # Bytes, and "\n" alone: a line cut short may end inside a character, and str.splitlines knows more line ends.
-        *lines, torn = self.metrics_file.read_bytes().split(b"\n")
-        if torn:
-            _log.warning("%s: the last line was cut short and is left out", self.metrics_file)
-        pairs = []
-        for number, line in enumerate(lines, start=1):
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise RunFolderError(f"{self.metrics_file}, line {number}: not a record: {error}") from error
-            if not isinstance(record, dict):
-                raise RunFolderError(f"{self.metrics_file}, line {number}: expected an object, got {line[:60]!r}")
-            pairs.append((line.decode() + "\n", record))
-        return pairs
-
-
-@dataclass(frozen=True)
-class Found:
-    """Run folders below some paths: those of finished runs and the others; and the paths that have none."""
-
-    finished: list[RunFolder]
-    unfinished: list[RunFolder]
-    without: list[Path]
-
-
-def find_runs(paths: Iterable[Path]) -> Found:
-    """The run folders among these paths, or up to two levels below them (`runs/*` has `runs/demo/<method>`), each once.
-
-    In the order of the paths; below one by name.
-    """
-    found = Found([], [], [])
-    seen: set[Path] = set()
-    for path in paths:
-        places = [path] if RunFolder(path).is_run() else [
-            place for place in sorted([*path.glob("*"), *path.glob("*/*")]) if RunFolder(place).is_run()
-        ]  # fmt: skip
-        if not places:
-            found.without.append(path)
-        for place in places:
-            if place.resolve() not in seen:
-                seen.add(place.resolve())
-                folder = RunFolder(place)
-                (found.finished if folder.finished else found.unfinished).append(folder)
-    return found
-
-
-def _position(record: Mapping[str, Any]) -> tuple[float, float]:
-    return (record.get("stage", -math.inf), record.get("round", math.inf))
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no nan and no inf; what is undefined is null."""
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
-
-
-def _dump_json(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

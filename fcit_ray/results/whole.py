@@ -1,10 +1,8 @@
 """Whether a run that is to go on still has all that its figures are made of; every loss is named with what to do."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fcit_ray.config.schema import Config, dump_config
 from fcit_ray.errors import CheckpointError, RunFolderError
@@ -19,10 +17,9 @@ from fcit_ray.results.cover import (
     predictions_label,
     values_sha256,
 )
+from fcit_ray.results.results_file import read_results
+from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.storage import durable
-
-if TYPE_CHECKING:
-    from fcit_ray.results.run_folder import RunFolder
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +28,7 @@ def check_whole(folder: RunFolder, config: Config) -> None:
     """Refuse to go on with a run that lost something its figures are made of; write anew what can be."""
     folders = folder.checkpoints()
     if folder.finished:
-        said, witness = folder.read_results()[1], folder.results_file.name
+        said, witness = read_results(folder.results_file)[1], folder.results_file.name
     elif folders:
         folder.latest_checkpoint()  # a damaged one is found here, before anything is started
         said, witness = checkpoint.beside(folders[-1]), folders[-1].name

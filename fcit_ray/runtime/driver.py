@@ -6,31 +6,25 @@ evaluates after each stage. One thread runs `run`; the workers' calls come in on
 
 import math
 import threading
-import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from fcit_ray.cli.display import Status
-from fcit_ray.config.catalog import rule_of, scored_by
+from fcit_ray.config.catalog import scored_by
 from fcit_ray.config.schema import Config
 from fcit_ray.data.loading.shards import ShardSource
-from fcit_ray.data.scoring.scores import Scores, score
 from fcit_ray.experiment.opening import Experiment
-from fcit_ray.federated.answering import Answer
 from fcit_ray.federated.federation import Federation
-from fcit_ray.models.names import adapter_index
-from fcit_ray.params import norm, tree_bytes
-from fcit_ray.results.cover import predictions_label
+from fcit_ray.results.figures import make_results, matrix_from_results
 from fcit_ray.results.plots import plot_accuracy_matrix, plot_curves
 from fcit_ray.results.run_folder import RunFolder
-from fcit_ray.results.tables import make_results, matrix_from_results
-from fcit_ray.runtime.messages import AnswerWork, Over, Store, TrainWork
+from fcit_ray.runtime.evaluating import Evaluation
+from fcit_ray.runtime.messages import Over, Store, TrainWork
+from fcit_ray.runtime.rounds import round_record, train_works
 from fcit_ray.runtime.standing import Standing
+from fcit_ray.runtime.status import Status
+from fcit_ray.runtime.stopwatch import Stopwatch
 from fcit_ray.runtime.work_queue import Lease, WorkQueue
-from fcit_ray.types import ClientJob, ClientUpdate, Params, Prediction, ServerState
+from fcit_ray.types import ClientUpdate, Params, ServerState
 
 _SLOW_S = 60  # after which the display says what the run is waiting for
 
@@ -57,9 +51,9 @@ class Driver:
         self._begun = threading.Event()
         self._attention: set[str] = set()
         self._frozen: frozenset[str] = frozenset()
-        self._versions = 0
-        self._view, self._num_views = 0, 1  # of the models being evaluated
         self._standing = Standing(self._config.name, experiment.setting.num_stages)
+        self._lora = self._federation.aggregation.lora
+        self._evaluation = Evaluation(experiment, self._lora, folder, shards, store, self._queue, self._standing)
 
     # What the workers call.
 
@@ -130,7 +124,7 @@ class Driver:
         if self._standing.now.phase == "training":
             return progress.pieces, progress.num_pieces, progress.part
         done, total = progress.size, progress.total_size  # of pieces of a test set: records
-        return done + self._view * total, int(total) * self._num_views, (0, 0)
+        return done + self._evaluation.view * total, int(total) * self._evaluation.num_views, (0, 0)
 
     def run(self) -> dict[str, Any]:
         """The whole run, from its beginning or the last checkpoint; returns (and writes) its results.
@@ -205,7 +199,7 @@ class Driver:
     # One round.
 
     def _round(self, state: ServerState) -> ServerState:
-        clock = _Stopwatch()
+        clock = Stopwatch()
         names = {self._experiment.stream.tasks[task].name for task in self._experiment.stream.schedule[state.stage]}
         self._standing.show(
             phase="preparing",
@@ -216,7 +210,7 @@ class Driver:
         )
         self._shards.prepare(state.stage)
         jobs = self._federation.plan(state)
-        works = self._train_works(state, jobs)
+        works = train_works(state, jobs, self._store, self._shards)
         clock.lap("prepare")
         self._standing.show(self._seconds_left(), phase="training")
         planned = {job.key: job for job in jobs}
@@ -228,62 +222,14 @@ class Driver:
         clock.lap("train")
         after = self._federation.close(state, updates)
         clock.lap("aggregate")
-        record = self._round_record(state, jobs, updates, after)
-        self._folder.log({**record, "seconds": clock.laps})
+        tasks = [task.name for task in self._experiment.stream.tasks]
+        record = round_record(state, jobs, updates, after, tasks, self._lora)
+        clients = record.pop("clients")
+        self._folder.log({**record, **self._spent(after), "clients": clients, "seconds": clock.laps})
         self._folder.save_checkpoint(after, self._config.runtime.keep_checkpoints)
         self._standing.took("round", sum(clock.laps.values()), 1)
         self._standing.show(loss=record["loss"])
         return after
-
-    def _train_works(self, state: ServerState, jobs: Sequence[ClientJob]) -> list[TrainWork]:
-        groups: dict[int | None, dict[str, Any]] = {}
-        for name, value in state.params.items():
-            groups.setdefault(adapter_index(name), {})[name] = value
-        needed = {index for job in jobs for index in (None, *job.assignment.train, *job.assignment.frozen)}
-        handles = {index: self._store.put(group) for index, group in groups.items() if index in needed}
-        knowledge = self._store.put(jobs[0].knowledge)
-        return [
-            TrainWork(
-                job=replace(job, params={}, knowledge={}),
-                params=[
-                    handles[index]
-                    for index in (None, *job.assignment.train, *job.assignment.frozen)
-                    if index in handles
-                ],
-                knowledge=knowledge,
-                shard=self._shards.train_shard(job.client.task, job.client.index),
-            )
-            for job in jobs
-        ]
-
-    def _round_record(
-        self, state: ServerState, jobs: Sequence[ClientJob], updates: Sequence[ClientUpdate], after: ServerState
-    ) -> dict[str, Any]:
-        tasks, lora = self._experiment.stream.tasks, self._federation.aggregation.lora
-        moved = {name: after.params[name] - value for name, value in state.params.items()}
-        examples = sum(update.client.num_examples for update in updates)
-        clients = [
-            {
-                "client": update.client.index,
-                "task": tasks[update.client.task].name,
-                "num_examples": update.client.num_examples,
-                "trained": list(update.assignment.train),
-                **update.metrics,
-            }
-            for update in updates
-        ]
-        loss = sum(u.metrics["loss"] * u.client.num_examples for u in updates) / examples
-        return {
-            "kind": "round",
-            "stage": state.stage,
-            "round": state.round,
-            "loss": loss,
-            "global_delta_norm": norm(moved),
-            "bytes_down": sum(lora.bytes_down(j.params, j.client) + tree_bytes(j.knowledge, j.local) for j in jobs),
-            "bytes_up": sum(lora.bytes_up(u) + tree_bytes(u.report, u.local) for u in updates),
-            **self._spent(after),
-            "clients": clients,
-        }
 
     def _spent(self, state: ServerState) -> dict[str, float]:
         """What privacy the rounds before this state have cost, where the privacy rule counts it."""
@@ -299,107 +245,8 @@ class Driver:
             return
         if any(record["kind"] == "evaluation" and record["stage"] == stage for record in self._folder.records()):
             return
-        self._evaluate(state, stage)
-
-    def _evaluate(self, state: ServerState, stage: int) -> None:
-        clock = _Stopwatch()
-        tasks = self._config.benchmark.tasks
-        seen = self._experiment.stream.evaluated[stage] if stage >= 0 else range(len(tasks))
-        unseen = self._config.benchmark.transfer if self._experiment.is_last(stage) else ()
         self._standing.show(self._seconds_left(), phase="evaluating", stage=stage, task="", loss=None)
-        self._shards.prepare(stage)
-        clock.lap("prepare")
-        datasets = self._experiment.evaluated(stage)
-        views = self._federation.aggregation.lora.views(state.params, state.memories)
-        self._num_views = len(views)
-        knowledge = self._store.put(state.knowledge)
-        answers = {}
-        for index, (view, params) in enumerate(views.items()):
-            self._view = index
-            answers[view] = self._answers(params, knowledge, datasets, stage)
-        self._view, self._num_views = 0, 1
-        clock.lap("answer")
-        label = predictions_label(stage)
-        percents: dict[str, float] = {}
-        details: dict[str, Any] = {}
-        for name in datasets:
-            parts: list[dict[str, float]] = []
-            gates: list[tuple[float, ...]] = []
-            rows: list[dict[str, Any]] = []
-            for view in views:
-                own, scored = self._scored(name, view, answers[view][name])
-                parts.append({"percent": scored.percent, **scored.parts})
-                gates += [weights for _, weights in answers[view][name]]
-                rows += own
-            # Every view has answered the same questions, so each counts alike.
-            details[name] = {key: sum(part[key] for part in parts) / len(parts) for key in parts[0]}
-            percents[name] = details[name]["percent"]
-            details[name]["mean_gate"] = np.array(gates).mean(0).tolist()
-            if "" not in views:
-                details[name]["views"] = {view: part["percent"] for view, part in zip(views, parts, strict=True)}
-            self._folder.write_predictions(label, name, rows)
-        clock.lap("score")
-        count = sum(len(self._experiment.tests[name]) for name in datasets)
-        self._standing.took("record", sum(clock.laps.values()), count)
-        scores = {
-            tasks[task].name: sum(percents[name] for name in tasks[task].datasets) / len(tasks[task].datasets)
-            for task in seen
-        }
-        self._folder.log(
-            {
-                "kind": "evaluation",
-                "stage": stage,
-                "scores": scores,
-                **({"transfer": {name: percents[name] for name in unseen}} if unseen else {}),
-                "datasets": details,
-                "num_records": count,
-                "seconds": clock.laps,
-            }
-        )
-        self._folder.cover_records()
-        self._standing.scores(stage, scores, {name: percents[name] for name in unseen})
-
-    def _scored(self, dataset: str, view: str, answers: Sequence[Answer]) -> tuple[list[dict[str, Any]], Scores]:
-        """One view's lines of the predictions, and its scores. The global model's lines name no view."""
-        records = self._experiment.tests[dataset]
-        predictions = [
-            Prediction(record.id, text, str(record.answer), gate)
-            for record, (text, gate) in zip(records, answers, strict=True)
-        ]
-        rule = rule_of(dataset, self._config.evaluation.scoring, self._config.evaluation.captions)
-        scores = score(rule, predictions, records)
-        rows = [
-            {
-                "question_id": prediction.question_id,
-                **({"view": view} if view else {}),
-                "prediction": prediction.prediction,
-                "answer": prediction.answer,
-                "score": value,
-                "gate": [round(weight, 6) for weight in prediction.gate],
-            }
-            for prediction, value in zip(predictions, scores.per_sample, strict=True)
-        ]
-        return rows, scores
-
-    def _answers(self, model: Params, knowledge: Any, datasets: Sequence[str], stage: int) -> dict[str, list[Answer]]:
-        """Every record's answer of one model, by dataset; `knowledge` is a handle."""
-        self._versions += 1
-        params = [self._store.put(model)]
-        size = self._config.evaluation.batch_size
-        pieces = [
-            (name, start, min(start + size, len(self._experiment.tests[name])))
-            for name in datasets
-            for start in range(0, len(self._experiment.tests[name]), size)
-        ]
-        works = [
-            AnswerWork(self._versions, params, knowledge, name, self._shards.test_shard(name, start, stop), stage)
-            for name, start, stop in pieces
-        ]
-        results: list[list[Answer]] = self._queue.run(works, [stop - start for _, start, stop in pieces])
-        answers: dict[str, list[Answer]] = {name: [] for name in datasets}
-        for (name, _, _), result in zip(pieces, results, strict=True):
-            answers[name] += result
-        return answers
+        self._evaluation.evaluate(state, stage)
 
     def _seconds_left(self) -> float | None:
         """From the mean time of a round and of an answered record so far; None until something of each is known."""
@@ -418,15 +265,3 @@ class Driver:
         if status.phase == "preparing":
             under_way = ("round", 0.0)
         return self._standing.estimate({"round": max(rounds, 0.0), "record": records}, under_way)
-
-
-class _Stopwatch:
-    """Seconds of each part of something, in order."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.laps[name], self._last = now - self._last, now

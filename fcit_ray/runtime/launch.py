@@ -12,16 +12,17 @@ import ray.train
 from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from fcit_ray.cli.display import Status
 from fcit_ray.config.schema import Config
-from fcit_ray.data.partition.writing import partition_counts, plot_counts
+from fcit_ray.data.partition.writing import partition_counts
 from fcit_ray.errors import ClusterLost, ConfigError, RunFailed
 from fcit_ray.experiment.opening import Experiment, open_experiment
+from fcit_ray.results.plots import plot_counts
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.cluster import may_grow, redirect_logs, watch_head
 from fcit_ray.runtime.data import CPUS_PER_TASK, RayShards, quiet
 from fcit_ray.runtime.driver import Driver
 from fcit_ray.runtime.errors import MENDABLE, failure, origin
+from fcit_ray.runtime.status import Status
 from fcit_ray.runtime.store import RayStore, share_tensors
 from fcit_ray.runtime.train_group import NoGroupConfig, TellDriver, work
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from fcit_ray.cli.display import Line, Status, describe
+from fcit_ray.runtime.status import Line, Status, describe
 
 _KEPT = 50
 """Lines that travel with a status; the display asks about four times a second."""

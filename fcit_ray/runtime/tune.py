@@ -1,4 +1,4 @@
-"""Ray Tune over launches: every trial is the same launch as `pipelines/run.py`, in a run folder of its own."""
+"""Ray Tune over launches: every trial is the same launch as `fcit-ray run`, in a run folder of its own."""
 
 import logging
 import os
@@ -11,16 +11,17 @@ from typing import Any
 
 from ray import tune
 
-from fcit_ray.cli.display import Status
 from fcit_ray.config.schema import parse_config
 from fcit_ray.config.sweep import Sweep, Trial
 from fcit_ray.errors import ClusterLost, RunFailed
 from fcit_ray.experiment.opening import open_experiment
+from fcit_ray.results.opening import open_run
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.cluster import redirect_logs, watch_head
 from fcit_ray.runtime.data import quiet
 from fcit_ray.runtime.errors import failure
 from fcit_ray.runtime.launch import launch
+from fcit_ray.runtime.status import Status
 from fcit_ray.runtime.store import share_tensors
 
 _POLL_S = 1.0
@@ -133,7 +134,7 @@ def _run_trial(space: Mapping[str, Any]) -> None:
 
 def _carry_out(trial: Mapping[str, Any], out: Path) -> None:
     config = parse_config(trial["config"])
-    folder = RunFolder.open(out / trial["folder"], config, resume=True, overwrite=False)
+    folder = open_run(out / trial["folder"], config, resume=True, overwrite=False)
     redirect_logs(folder.log_file)
     reported = 0
 

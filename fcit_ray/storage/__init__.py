@@ -1,4 +1,4 @@
-"""Files: whole or absent, of a safe name, what they are before they are read, and where: a folder or an object store.
+"""Files: whole or absent, of a safe name, what they are before they are read; a folder here or in an object store.
 
-Imports no other room.
+May import the top alone; what a file is about it does not know.
 """

@@ -14,7 +14,8 @@ import pytest
 from repository import ROOT
 from rich.console import Console
 
-from fcit_ray.cli.display import Display, Line, Status, describe, duration
+from fcit_ray.cli.display import Display
+from fcit_ray.runtime.status import Line, Status, describe, duration
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f\x9b]")
 

@@ -11,12 +11,14 @@ import pytest
 import torch
 from repository import ROOT
 
-from fcit_ray.config.schema import Config, load_config
-from fcit_ray.data.miniature import write_miniature
+from fcit_ray.config.reading import load_config
+from fcit_ray.config.schema import Config
+from fcit_ray.data.miniature.writing import write_miniature
 from fcit_ray.errors import RunFolderError
 from fcit_ray.experiment.opening import open_experiment
+from fcit_ray.results.figures import make_results
+from fcit_ray.results.opening import open_run
 from fcit_ray.results.run_folder import RunFolder
-from fcit_ray.results.tables import make_results
 from fcit_ray.types import ServerState
 
 BASE = [str(ROOT / "configs/miniature.yaml"), str(ROOT / "configs/methods/disco.yaml")]
@@ -49,6 +51,18 @@ def without_progress(said):
     """What was said on standard error, without the line that tells what a command does while it starts."""
     first, line, rest = said.partition("\n")
     return rest if first.endswith(" ...") else first + line + rest
+
+
+def test_a_sweep_whose_last_trial_makes_no_sense_starts_none(monkeypatch, capsys, pristine, tmp_path):
+    monkeypatch.setattr("ray.init", lambda *a, **k: pytest.fail("Ray was started"))
+    file = tmp_path / "sweep.yaml"
+    grid = {"lora": [{"name": "factors"}, {"name": "fedex"}]}  # DISCO has several adapters
+    file.write_text(json.dumps({"config": BASE[:1], "methods": BASE[1:], "grid": grid}))
+    with pytest.raises(SystemExit) as exit:
+        call(monkeypatch, "sweep.py", file, f"benchmark.root={pristine}", "--out", tmp_path / "sweep")
+    assert exit.value.code == 2
+    assert "lora.name: its residual belongs to no adapter" in capsys.readouterr().err
+    assert not (tmp_path / "sweep").exists()
 
 
 @pytest.fixture
@@ -96,8 +110,8 @@ def test_a_missing_data_root_is_named_with_what_to_do(refused, data):
 @pytest.mark.parametrize(
     ("root", "told"),
     [
-        ("data/miniature", "`python pipelines/prepare.py miniature` draws it"),
-        ("elsewhere/miniature", "`python pipelines/prepare.py miniature --out elsewhere/miniature` draws it"),
+        ("data/miniature", "`fcit-ray prepare miniature` draws it"),
+        ("elsewhere/miniature", "`fcit-ray prepare miniature --out elsewhere/miniature` draws it"),
         ("data/fcit", "expected instructions/ and datasets/ in it"),
     ],
 )
@@ -121,7 +135,7 @@ def test_a_name_gives_a_folder_below_runs_whatever_it_holds(monkeypatch, capsys,
     def stop(path, *_, **__):
         raise RunFolderError(f"opened {path}")
 
-    monkeypatch.setattr(RunFolder, "open", stop)
+    monkeypatch.setattr("fcit_ray.results.opening.open_run", stop)
     with pytest.raises(SystemExit):
         call(monkeypatch, "run.py", *BASE, f"benchmark.root={data}", f"name={name}")
     message = capsys.readouterr().err
@@ -180,7 +194,7 @@ def test_a_test_record_without_an_answer_is_named(refused, data):
 def begun(data, tmp_path):
     """A run folder with two checkpoints of a run that was killed."""
     config = load_config(BASE, [f"benchmark.root={data}"])
-    folder = RunFolder.open(tmp_path / "run", config, resume=False, overwrite=False)
+    folder = open_run(tmp_path / "run", config, resume=False, overwrite=False)
     state = ServerState(stage=0, round=1, params={"a": torch.arange(6.0)}, knowledge={}, optimizer={}, memories={})
     for round in (1, 2):
         folder.save_checkpoint(replace(state, round=round), keep=2)
@@ -300,7 +314,7 @@ def finished(path, seed=0, sha=None, **values):
     config = Config.model_validate(
         {"name": "DISCO", "seed": seed, "benchmark": {"tasks": ["ArxivQA", "IconQA"]}, **values}
     )
-    folder = RunFolder.open(path, config, resume=False, overwrite=False)
+    folder = open_run(path, config, resume=False, overwrite=False)
     records = [
         {"kind": "evaluation", "stage": stage, "scores": scores}
         for stage, scores in enumerate([{"ArxivQA": 70.0}, {"ArxivQA": 60.0 + seed, "IconQA": 50.0}])
@@ -331,7 +345,7 @@ def test_a_report_finds_run_folders_below_and_keeps_unlike_runs_apart(monkeypatc
     finished(tmp_path / "runs/more/deep/disco", seed=1)
     finished(tmp_path / "runs/other", seed=1, train={"epochs": 2})
     finished(tmp_path / "runs/a/b/c/too-deep", seed=5)
-    folder = RunFolder.open(
+    folder = open_run(
         tmp_path / "runs/half", RunFolder(tmp_path / "runs/other").config(), resume=False, overwrite=False
     )
     (tmp_path / "runs/demo/curves.png").touch()

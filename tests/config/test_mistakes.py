@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from repository import ROOT
 
-from fcit_ray.config.schema import load_config, parse_config
+from fcit_ray.config.reading import load_config
+from fcit_ray.config.schema import parse_config
 from fcit_ray.config.sweep import load_sweep
 from fcit_ray.errors import ConfigError
 from fcit_ray.experiment.algorithm import make_algorithm

@@ -12,8 +12,9 @@ from repository import ROOT
 from stand_in import question, training
 
 from fcit_ray.data.checking import check
-from fcit_ray.data.checking.check import TokenLimit, check_root, emptied, report_file, set_aside
+from fcit_ray.data.checking.check import TokenLimit, check_root, emptied, set_aside
 from fcit_ray.data.checking.check_table import report_lines
+from fcit_ray.data.checking.report import report_file
 from fcit_ray.data.records.layout import load_test, load_train, num_set_aside
 from fcit_ray.data.records.quarantine import QUARANTINE_FILE, read_quarantine, record_sha256
 from fcit_ray.errors import DataError, UserError

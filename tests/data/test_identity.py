@@ -17,7 +17,7 @@ from fcit_ray.config.schema import parse_config
 from fcit_ray.data.loading import samples
 from fcit_ray.data.loading.samples import SampleEncoder, normalise, pixel_scaling
 from fcit_ray.data.loading.shards import LocalShards
-from fcit_ray.data.miniature import write_miniature
+from fcit_ray.data.miniature.writing import write_miniature
 from fcit_ray.data.records.layout import Record, load_train
 from fcit_ray.errors import DataError, ModelError
 from fcit_ray.experiment.opening import open_experiment

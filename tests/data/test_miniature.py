@@ -12,11 +12,10 @@ import pytest
 from PIL import Image
 
 from fcit_ray.config.catalog import CATALOG, VALIDATION_FILE
-from fcit_ray.data.miniature import TASKS, write_miniature
 from fcit_ray.data.miniature.drawing import draw
 from fcit_ray.data.miniature.scenes import COLORS, GRID, Scene
-from fcit_ray.data.miniature.tasks import AUTHORS, DVQA, PLURALS, TITLES, Example
-from fcit_ray.data.miniature.writing import examples
+from fcit_ray.data.miniature.tasks import AUTHORS, DVQA, PLURALS, TASKS, TITLES, Example
+from fcit_ray.data.miniature.writing import examples, write_miniature
 from fcit_ray.data.records.layout import check_images, load_test, load_train
 
 COUNTS = {"num_train": 24, "num_validation": 8, "num_test": 8}

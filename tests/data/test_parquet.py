@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 from stand_in import question, training
 
-from fcit_ray.config.schema import load_config, parse_config, with_absolute_paths
+from fcit_ray.config.reading import load_config
+from fcit_ray.config.schema import parse_config, with_absolute_paths
 from fcit_ray.data.checking.check import check_root, set_aside
 from fcit_ray.data.loading.samples import SampleEncoder
 from fcit_ray.data.parquet import writing as parquet_write

@@ -9,7 +9,7 @@ import pytest
 from stand_in import training
 
 from fcit_ray.config.schema import Config, parse_config
-from fcit_ray.data.miniature import write_miniature
+from fcit_ray.data.miniature.writing import write_miniature
 from fcit_ray.data.parquet.manifest import Manifest, Plan
 from fcit_ray.data.partition.files import dataset_of, load_partition
 from fcit_ray.data.partition.stream import open_stream
@@ -18,6 +18,7 @@ from fcit_ray.data.records.quarantine import Entry, read_quarantine, record_sha2
 from fcit_ray.errors import ConfigError, DataError
 from fcit_ray.models.prompt import Turn
 from fcit_ray.results.majority import majority_results
+from fcit_ray.results.plots import plot_counts
 
 CAPABILITIES = [
     {"name": "General", "datasets": ["AOKVQA", "IconQA", "Grounding", "ImageNet-R"]},
@@ -227,7 +228,7 @@ def test_of_coco_the_records_with_a_box_are_groundings():
 @pytest.mark.parametrize("kind", ["dirichlet", "labels", "equal"])
 def test_what_was_written_is_read_back_to_the_same_shards(root, tmp_path, kind):
     config = configure(root, partition=kind)
-    manifest = write_partition(config, tmp_path / "split")
+    manifest = write_partition(config, tmp_path / "split", plot_counts)
     again = change(config, partition="files", partition_files=str(tmp_path / "split"))
     assert held(open_stream(again)) == held(open_stream(config))
     # 24 records of each of six datasets

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from fcit_ray.config.schema import parse_config
-from fcit_ray.data.miniature import write_miniature
+from fcit_ray.data.miniature.writing import write_miniature
 from fcit_ray.data.scoring import coco_java
 from fcit_ray.errors import ConfigError, DataError, ModelError
 from fcit_ray.experiment.opening import check_scoring, open_experiment

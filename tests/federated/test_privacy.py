@@ -24,7 +24,7 @@ from fcit_ray.federated.traits import Trait
 from fcit_ray.methods.disco import Disco
 from fcit_ray.methods.finetune import Finetune
 from fcit_ray.params import norm, params_sha256
-from fcit_ray.results.tables import make_results
+from fcit_ray.results.figures import make_results
 from fcit_ray.types import Assignment, ClientUpdate, Setting
 
 HUGE = 1e30

@@ -16,7 +16,7 @@ from fcit_ray.models.attention import check_attention, choose_attention, unfit_f
 from fcit_ray.models.folder import TINY
 from fcit_ray.models.load import load_base
 from fcit_ray.models.quantize import check_quantize, check_quantized, unquantized
-from fcit_ray.results.tables import make_results
+from fcit_ray.results.figures import make_results
 
 FLASH = "flash_attention_2"
 SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}

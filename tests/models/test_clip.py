@@ -15,7 +15,7 @@ from transformers import AutoProcessor, CLIPModel
 
 from fcit_ray.config.schema import parse_config, with_absolute_paths
 from fcit_ray.data.loading.samples import SampleEncoder
-from fcit_ray.data.miniature import write_miniature
+from fcit_ray.data.miniature.writing import write_miniature
 from fcit_ray.data.records.layout import load_train
 from fcit_ray.errors import ModelError
 from fcit_ray.experiment.algorithm import make_algorithm
@@ -183,7 +183,7 @@ def test_models_that_will_not_do_are_refused_at_the_door(clip, root, tmp_path):
         open_experiment(config(root, identity_encoder=str(TINY)))
     binary = tmp_path / "binary"
     save_clip(binary, binary=True)
-    with pytest.raises(ModelError, match=r"Convert pytorch_model\.bin once: python pipelines/convert\.py .*binary OUT"):
+    with pytest.raises(ModelError, match=r"Convert pytorch_model\.bin once: fcit-ray convert .*binary OUT"):
         check_clip(str(binary), "text")
     bare = tmp_path / "bare"
     shutil.copytree(clip, bare)

@@ -23,7 +23,7 @@ from fcit_ray.data.checking.agreement import check_agreement
 from fcit_ray.data.loading import samples
 from fcit_ray.data.loading.lengths import LengthEncoder
 from fcit_ray.data.loading.samples import SampleEncoder
-from fcit_ray.data.miniature import write_miniature
+from fcit_ray.data.miniature.writing import write_miniature
 from fcit_ray.data.records.layout import Record, load_train
 from fcit_ray.errors import ConfigError, DataError, ModelError
 from fcit_ray.models import plain_text

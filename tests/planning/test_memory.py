@@ -10,16 +10,8 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 from fcit_ray.config.schema import Model
 from fcit_ray.models.bank import AdapterBank
 from fcit_ray.planning.fitting import smallest_change
-from fcit_ray.planning.memory import (
-    Load,
-    Shapes,
-    activation_bytes,
-    layer_bytes,
-    memory,
-    read_shapes,
-    rest_bytes,
-    tiles_of,
-)
+from fcit_ray.planning.memory import Load, activation_bytes, layer_bytes, memory, rest_bytes
+from fcit_ray.planning.shapes import Shapes, read_shapes, tiles_of
 from fcit_ray.planning.speed import step_flops
 from fcit_ray.types import Assignment
 

@@ -12,7 +12,7 @@ from repository import ROOT
 from rich.console import Console
 
 from fcit_ray.config.schema import parse_config
-from fcit_ray.data.miniature import write_miniature
+from fcit_ray.data.miniature.writing import write_miniature
 from fcit_ray.experiment.algorithm import make_algorithm
 from fcit_ray.experiment.opening import make_bank, make_setting
 from fcit_ray.planning.plan import Round, blind_experiment, efficiency, list_schedule, outline, shape_bank
@@ -85,7 +85,8 @@ def test_every_method_can_be_rehearsed_and_its_bank_has_the_true_shapes(name):
     assert bool(run.uncounted) == (name == "ewc")
     if name == "l2p":  # it adds parameters of its own, drawn from the base's
         true = make_bank(config, make_algorithm(config)).params()
-        assert {k: v.shape for k, v in shape_bank(config)[0].shapes().items()} == {k: v.shape for k, v in true.items()}
+        bank, _ = shape_bank(config, make_algorithm(config))
+        assert {k: v.shape for k, v in bank.shapes().items()} == {k: v.shape for k, v in true.items()}
 
 
 def test_lwf_tells_its_teacher_from_the_second_stage_on():
@@ -97,7 +98,8 @@ def test_lwf_tells_its_teacher_from_the_second_stage_on():
 
 def test_nothing_is_read_of_the_weights(monkeypatch):
     monkeypatch.setattr("fcit_ray.experiment.opening.load_base", lambda *a: pytest.fail("weights were loaded"))
-    bank, _ = shape_bank(parse_config({"benchmark": {"tasks": TASKS}}))
+    config = parse_config({"benchmark": {"tasks": TASKS}})
+    bank, _ = shape_bank(config, make_algorithm(config))
     assert {value.device for value in bank.shapes().values()} == {torch.device("meta")}
     assert all(parameter.is_meta for parameter in bank.model.parameters())
 

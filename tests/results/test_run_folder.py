@@ -14,6 +14,7 @@ import yaml
 from run_folders import begin, make_config, make_state, resume, start
 
 from fcit_ray.errors import CheckpointError, RunFolderError
+from fcit_ray.results.opening import open_run
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.storage import durable
 
@@ -41,7 +42,7 @@ def test_a_run_is_neither_continued_nor_deleted_without_a_flag(tmp_path: Path) -
         start(folder.path)
     assert "--resume" not in str(caught.value)
     with pytest.raises(RunFolderError, match="one of them"):
-        RunFolder.open(folder.path, make_config(), resume=True, overwrite=True)
+        open_run(folder.path, make_config(), resume=True, overwrite=True)
 
 
 def test_overwrite_begins_anew(tmp_path: Path) -> None:
@@ -49,7 +50,7 @@ def test_overwrite_begins_anew(tmp_path: Path) -> None:
     folder.log({"kind": "round", "stage": 0, "round": 0})
     folder.save_checkpoint(make_state(0, 1), keep=1)
     folder.write_results({"last": 1.0})
-    again = RunFolder.open(folder.path, make_config(seed=2), resume=False, overwrite=True)
+    again = open_run(folder.path, make_config(seed=2), resume=False, overwrite=True)
     assert (again.records(), again.latest_checkpoint(), again.finished) == ([], None, False)
     assert again.config().seed == 2
 
@@ -60,7 +61,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, flag: str | No
     for name, text in [("config.yaml", "a: 1"), ("environment.json", '{"x": 1}'), ("environment.json", "[")]:
         (tmp_path / name).write_text(text)
         with pytest.raises(RunFolderError, match="none that fcit_ray wrote; nothing is deleted"):
-            RunFolder.open(tmp_path, make_config(), resume=flag == "resume", overwrite=flag == "overwrite")
+            open_run(tmp_path, make_config(), resume=flag == "resume", overwrite=flag == "overwrite")
         assert (tmp_path / name).read_text() == text
     file = tmp_path / "file"
     file.touch()
@@ -78,9 +79,9 @@ def test_overwrite_killed_halfway_can_be_repeated(tmp_path: Path, monkeypatch: p
     with monkeypatch.context() as patch:
         patch.setattr("shutil.rmtree", die)
         with pytest.raises(KeyboardInterrupt):
-            RunFolder.open(folder.path, make_config(), resume=False, overwrite=True)
+            open_run(folder.path, make_config(), resume=False, overwrite=True)
     assert not folder.finished, "a half-deleted run does not pass for a finished one"
-    RunFolder.open(folder.path, make_config(), resume=False, overwrite=True)
+    open_run(folder.path, make_config(), resume=False, overwrite=True)
 
 
 def test_overwrite_does_not_follow_links_out_of_the_folder(tmp_path: Path) -> None:
@@ -88,7 +89,7 @@ def test_overwrite_does_not_follow_links_out_of_the_folder(tmp_path: Path) -> No
     (tmp_path / "precious" / "thesis").touch()
     folder = start(tmp_path / "run")
     (folder.path / "link").symlink_to(tmp_path / "precious")
-    RunFolder.open(folder.path, make_config(), resume=False, overwrite=True)
+    open_run(folder.path, make_config(), resume=False, overwrite=True)
     assert (tmp_path / "precious" / "thesis").exists()
 
 
@@ -369,7 +370,7 @@ def test_a_run_that_could_not_start_is_no_unfinished_run(tmp_path: Path, resumed
     folder = start(tmp_path / "run", seed=1)
     folder.log_file.write_text("no such cluster")
     (folder.path / "predictions/stage_0000").mkdir()
-    again = RunFolder.open(folder.path, make_config(seed=2), resume=resumed, overwrite=False)
+    again = open_run(folder.path, make_config(seed=2), resume=resumed, overwrite=False)
     assert again.config().seed == 2
     assert list((folder.path / "predictions").iterdir()) == []
     assert folder.log_file.read_text() == "no such cluster"

@@ -17,14 +17,15 @@ from repository import ROOT
 from run_folders import begin, make_config, resume, start
 
 from fcit_ray.errors import RunFolderError
-from fcit_ray.results.run_folder import RunFolder
+from fcit_ray.results.opening import open_run
 
 HOLDER = """
 import sys
 from pathlib import Path
 from fcit_ray.config.schema import Config
 from fcit_ray.results.run_folder import RunFolder
-RunFolder.open(sys.argv[1], Config.model_validate({"benchmark": {"tasks": ["ArxivQA", "IconQA"]}}),
+from fcit_ray.results.opening import open_run
+open_run(sys.argv[1], Config.model_validate({"benchmark": {"tasks": ["ArxivQA", "IconQA"]}}),
                resume=True, overwrite=False)
 print("held", flush=True)
 sys.stdin.read()
@@ -53,7 +54,7 @@ def test_two_processes_do_not_work_in_one_folder_and_a_crash_or_a_copy_leaves_no
     with another_process(folder.path) as holder:
         for flags in ({"resume": True, "overwrite": False}, {"resume": False, "overwrite": True}):
             with pytest.raises(RunFolderError) as caught:
-                RunFolder.open(folder.path, make_config(), **flags)
+                open_run(folder.path, make_config(), **flags)
             for part in (f"process {holder.pid} on {socket.gethostname()}, since 20", "another process works in it"):
                 assert part in str(caught.value)
         assert len(folder.records()) == 1  # reading is free
@@ -75,7 +76,7 @@ def test_the_writers_lock_waits_for_a_driver_that_is_about_to_die(
         pass
     # What it would still write must not come into a folder that was just emptied, nor be taken for the new run's.
     with pytest.raises(RunFolderError, match="the driver of an earlier session still writes"):
-        RunFolder.open(folder.path, make_config(), resume=False, overwrite=True)
+        open_run(folder.path, make_config(), resume=False, overwrite=True)
     assert len(folder.records()) == 1
     monkeypatch.setattr("fcit_ray.results.run_folder._WRITER_WAIT_S", 30.0)
     threading.Timer(0.3, blocker.close).start()

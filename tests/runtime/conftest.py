@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fcit_ray.config.schema import Config, parse_config
-from fcit_ray.data.miniature import write_miniature
+from fcit_ray.data.miniature.writing import write_miniature
 
 Configure = Callable[..., Config]
 NAMED = ("method", "server", "local", "lora", "robust", "privacy")  # sections that belong to the name in them

@@ -8,7 +8,7 @@ from typing import Any
 from fcit_ray.config.schema import Config
 from fcit_ray.data.loading.shards import LocalShards
 from fcit_ray.experiment.opening import open_experiment
-from fcit_ray.results.run_folder import RunFolder
+from fcit_ray.results.opening import open_run
 from fcit_ray.runtime.data import sample_encoder
 from fcit_ray.runtime.driver import Driver
 from fcit_ray.runtime.messages import DirectStore, Over
@@ -26,7 +26,7 @@ def run(
 ) -> dict[str, Any]:
     """Launch without Ray: the driver here, each worker in a thread."""
     experiment = open_experiment(config)
-    folder = RunFolder.open(path, config, resume=resume, overwrite=False)
+    folder = open_run(path, config, resume=resume, overwrite=False)
     shards = LocalShards(experiment.stream, experiment.tests, sample_encoder(experiment))
     driver = Driver(experiment, folder, shards, DirectStore())
 

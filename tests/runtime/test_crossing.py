@@ -1,6 +1,6 @@
 """Every method with every server optimiser, and every choice of the other axes: two stages on the miniature each.
 
-Which methods cross with which choices is `tests/test_crossings.py`'s, on a smaller model.
+Which methods cross with which choices is `tests/experiment/test_crossings.py`'s, on a smaller model.
 """
 
 import math
@@ -16,7 +16,7 @@ from fcit_ray.experiment.components import AXES
 from fcit_ray.experiment.opening import open_experiment
 from fcit_ray.federated.federation import simulate
 from fcit_ray.params import norm, params_sha256
-from fcit_ray.results.run_folder import RunFolder
+from fcit_ray.results.opening import open_run
 from fcit_ray.runtime.data import sample_encoder
 from fcit_ray.runtime.launch import launch
 from fcit_ray.runtime.messages import AnswerWork, DirectStore, TrainWork
@@ -99,5 +99,5 @@ def test_every_method_runs_on_the_pictures_features(configure: Configure, method
 def test_every_method_runs_on_ray(configure: Configure, method: str, tmp_path: Path) -> None:
     # all of the method travels, in both directions: else the bits of one process could not be had
     config = configure(method={"name": method}, benchmark=SMALL, runtime={"num_workers": 1})
-    results = launch(config, RunFolder.open(tmp_path / "run", config, resume=False, overwrite=False))
+    results = launch(config, open_run(tmp_path / "run", config, resume=False, overwrite=False))
     assert results["adapters_sha256"] == params_sha256(run(config)[0].params)

@@ -11,17 +11,18 @@ import pytest
 from conftest import Configure
 from in_process import Lost, run
 
-from fcit_ray.cli.display import Status, describe
 from fcit_ray.data.loading.shards import LocalShards
 from fcit_ray.errors import RunFailed, RunFolderError
 from fcit_ray.experiment.opening import open_experiment
 from fcit_ray.federated.federation import simulate
 from fcit_ray.federated.privacy import epsilon
 from fcit_ray.params import params_sha256
+from fcit_ray.results.opening import open_run
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.data import sample_encoder
 from fcit_ray.runtime.driver import Driver
 from fcit_ray.runtime.messages import AnswerWork, DirectStore, Over, TrainWork
+from fcit_ray.runtime.status import Status, describe
 from fcit_ray.runtime.worker import Worker
 
 
@@ -219,7 +220,7 @@ def test_a_centralised_run_goes_on_within_its_one_round(
         with pytest.raises(RunFailed):
             run(config, path)
     with pytest.raises(RunFolderError, match="unfinished run; give --resume"):
-        RunFolder.open(path, config, resume=False, overwrite=False)
+        open_run(path, config, resume=False, overwrite=False)
     kept: list[int] = []
 
     def keep_and_count(folder: RunFolder, client: int, state: Any) -> None:
@@ -237,7 +238,7 @@ def test_every_stage_and_every_score_is_a_line(configure: Configure, tmp_path: P
     """Whoever asks four times a second must not miss what passes between."""
     config = configure(benchmark={"num_rounds": 1, "transfer": ["DVQA"]})
     experiment = open_experiment(config)
-    folder = RunFolder.open(tmp_path / "run", config, resume=False, overwrite=False)
+    folder = open_run(tmp_path / "run", config, resume=False, overwrite=False)
     shards = LocalShards(experiment.stream, experiment.tests, sample_encoder(experiment))
     driver = Driver(experiment, folder, shards, DirectStore())
     worker = Worker(config, DirectStore())
@@ -278,7 +279,7 @@ def test_zero_shot_shows_how_many_records_are_answered_and_how_long_it_takes(
     seen: list[Status] = []
     config = configure(regime="zero_shot", method={"name": "finetune"})
     experiment = open_experiment(config)
-    folder = RunFolder.open(tmp_path / "run", config, resume=False, overwrite=False)
+    folder = open_run(tmp_path / "run", config, resume=False, overwrite=False)
     shards = LocalShards(experiment.stream, experiment.tests, sample_encoder(experiment))
     driver = Driver(experiment, folder, shards, DirectStore())
     worker = Worker(config, DirectStore())

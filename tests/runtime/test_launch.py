@@ -12,17 +12,18 @@ import psutil
 import pytest
 from conftest import Configure
 
-from fcit_ray.cli.display import Status
 from fcit_ray.config.schema import Config
 from fcit_ray.data.loading.shards import LocalShards
 from fcit_ray.errors import ConfigError, DataError, RunFailed
 from fcit_ray.experiment.opening import open_experiment
 from fcit_ray.federated.federation import simulate
 from fcit_ray.params import params_sha256
+from fcit_ray.results.opening import open_run
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.data import sample_encoder
 from fcit_ray.runtime.launch import check_room, launch
 from fcit_ray.runtime.messages import DirectStore, TrainWork
+from fcit_ray.runtime.status import Status
 from fcit_ray.runtime.worker import Worker
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("cluster")
 def start(
     config: Config, path: Path, *, resume: bool = False, on_status: Callable[[Status], None] | None = None
 ) -> Any:
-    folder = RunFolder.open(path, config, resume=resume, overwrite=False)
+    folder = open_run(path, config, resume=resume, overwrite=False)
     return launch(config, folder, on_status=on_status or (lambda status: None))
 
 
@@ -156,7 +157,7 @@ def test_an_image_that_breaks_off_after_the_check_ends_the_run_by_name(
     experiment = open_experiment(config)
     for image in (tmp_path / "data").glob("datasets/ArxivQA/**/*.png"):
         image.write_bytes(image.read_bytes()[:-60])
-    folder = RunFolder.open(tmp_path / "run", config, resume=False, overwrite=False)
+    folder = open_run(tmp_path / "run", config, resume=False, overwrite=False)
     place = r"^instructions/ArxivQA/train_4w\.json: record \d+ \(id '.*'\): image ArxivQA/.*\.png: "
     with pytest.raises((DataError, RunFailed), match=place) as caught:
         launch(config, folder, experiment=experiment)

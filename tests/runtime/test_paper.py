@@ -23,9 +23,11 @@ from tiny_clip import write_tiny_clip
 from tiny_llava15 import LAYERS, write_tiny_llava15
 
 from fcit_ray.config.catalog import CATALOG
-from fcit_ray.config.schema import Config, load_config
+from fcit_ray.config.reading import load_config
+from fcit_ray.config.schema import Config
 from fcit_ray.experiment.opening import open_experiment
 from fcit_ray.params import params_sha256
+from fcit_ray.results.opening import open_run
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.launch import launch
 
@@ -107,7 +109,7 @@ def check_whole(folder: RunFolder, results: dict[str, Any], stages: list[set[str
 def test_task_related_homogeneous(paper: Paper, tmp_path: Path) -> None:
     config = paper("task_homogeneous", "disco")
     assert (config.model.prompt, config.model.dtype, config.evaluation.max_new_tokens) == ("vicuna_v1", "bfloat16", 128)
-    folder = RunFolder.open(tmp_path / "run", config, resume=False, overwrite=False)
+    folder = open_run(tmp_path / "run", config, resume=False, overwrite=False)
     results = launch(config, folder)
     assert results["tasks"] == list(TASK_RELATED)
     matrix = results["matrix"]
@@ -129,7 +131,7 @@ def test_task_related_homogeneous(paper: Paper, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("cluster")
 def test_capability_related_heterogeneous(paper: Paper, tmp_path: Path) -> None:
     config = paper("capability_heterogeneous", "disco")
-    folder = RunFolder.open(tmp_path / "run", config, resume=False, overwrite=False)
+    folder = open_run(tmp_path / "run", config, resume=False, overwrite=False)
     results = launch(config, folder)
     assert results["tasks"] == ["General", "Chart", "Math", "Other"]
     assert [score is not None for score in results["matrix"][-1]] == [True] * 4

@@ -10,16 +10,17 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
 
-from fcit_ray.data.miniature import TASKS
 from fcit_ray.data.miniature.drawing import draw
-from fcit_ray.data.miniature.tasks import shuffled
+from fcit_ray.data.miniature.tasks import TASKS, shuffled
 from fcit_ray.data.miniature.writing import examples
 from fcit_ray.models.folder import TINY
 from fcit_ray.models.identity.encoder import TokenEmbeddingEncoder
 from fcit_ray.models.prompt import Turn, instruction_text, render
 from tools.tiny_base.lessons import make_lesson
 from tools.tiny_base.model import IMAGE, UNK, build_model, build_processor
-from tools.tiny_base.pretrain import Packer, Recipe, answer_logits, lessons, pixels, pretrain
+from tools.tiny_base.packing import Packer, answer_logits
+from tools.tiny_base.pretrain import Recipe, pretrain
+from tools.tiny_base.steps import lessons, pixels
 
 TASK_RELATED = ("ArxivQA", "Flickr30k-cap", "ImageNet-R", "OCRVQA", "IconQA", "CLEVR-Math", "FigureQA", "super-CLEVR")
 SHIPPED_BYTES = 8 * 2**20  # what a repository carries lightly

@@ -4,16 +4,8 @@ Files, images and, if a model is named, lengths are looked at in processes of th
 in the order of the files, so that any number of processes gives the same report.
 """
 
-import json
-import multiprocessing
-import os
-import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass, replace
 
 from fcit_ray.data.checking.check_file import (
     FileFindings,
@@ -26,23 +18,18 @@ from fcit_ray.data.checking.check_file import (
     pieces_in,
     sound_records,
 )
+from fcit_ray.data.checking.processes import Processes, Progress
+from fcit_ray.data.checking.report import Report, Row
 from fcit_ray.data.parquet.place import parquet_at
 from fcit_ray.data.records import quarantine
 from fcit_ray.data.records.images import image_faults
 from fcit_ray.data.records.layout import num_set_aside, read_items
 from fcit_ray.data.records.quarantine import Entry
-from fcit_ray.errors import DataError, UserError, disk_reason
-from fcit_ray.storage import durable
+from fcit_ray.errors import DataError
 from fcit_ray.storage.location import is_folder, is_uri
 
 _IMAGES_A_TASK = 256
 _RECORDS_A_TASK = 500
-
-Progress = Callable[[str, int, int], None]
-"""Told the step, how much of it is done, and how much there is."""
-
-_Job = TypeVar("_Job")
-_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True)
@@ -52,72 +39,6 @@ class TokenLimit:
     model: str
     max_length: int
     template: str
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of the table: a split of a dataset, or a partition, as one setting and beta of the authors'.
-
-    Attributes:
-        group: the dataset or the partition's folder.
-        split: of it.
-        num_files: that it is spread over.
-        num_records: in the files, those in quarantine included.
-        num_set_aside: already in quarantine.
-        num_usable: without an offence, warnings apart, and not in quarantine.
-        num_offences: records by kind of offence; a record may have several.
-        num_in_train: of test questions, those that the training file asks of the same image; None elsewhere.
-    """
-
-    group: str
-    split: Split
-    num_files: int
-    num_records: int
-    num_set_aside: int
-    num_usable: int
-    num_offences: dict[str, int]
-    num_in_train: int | None
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a check found.
-
-    Attributes:
-        root: the data root.
-        rows: by group and split, in the order of the catalog.
-        offences: all of them, by file and position.
-        absent: datasets that are not there.
-        checked_tokens: whether lengths were measured.
-        decoded: whether every pixel was decoded.
-        pieces: the files that were looked at.
-        sizes: records in each of them, those in quarantine included.
-    """
-
-    root: str
-    rows: tuple[Row, ...]
-    offences: tuple[Offence, ...]
-    absent: tuple[str, ...]
-    checked_tokens: bool
-    decoded: bool
-    pieces: tuple[Piece, ...] = field(repr=False)
-    sizes: Mapping[str, int] = field(repr=False)
-
-    @property
-    def errors(self) -> list[Offence]:
-        """What makes a record unusable or redundant: all but warnings."""
-        return [offence for offence in self.offences if offence.kind != "format"]
-
-    def to_json(self) -> dict[str, Any]:
-        """The report as plain values."""
-        return {
-            "version": 1,
-            "root": self.root,
-            "checked": {"tokens": self.checked_tokens, "pixels": self.decoded},
-            "absent": list(self.absent),
-            "rows": [asdict(row) for row in self.rows],
-            "offences": [asdict(offence) for offence in self.offences],
-        }
 
 
 def check_root(
@@ -154,7 +75,7 @@ def check_root(
         _check_model(limit)
     sound_records.cache_clear()  # files may have changed since an earlier check of this process
     pieces, absent = pieces_in(root, datasets)
-    with _Processes(jobs) as processes:
+    with Processes(jobs) as processes:
         found = processes.map(_look, [(root, piece, honour_quarantine) for piece in pieces], "files", progress)
         images = {image for findings in found for image in findings.images.values()}
         # Only decoding may have found what is wrong with these. To be released they must decode; the others need not.
@@ -229,44 +150,6 @@ def emptied(report: Report) -> list[str]:
     """
     away = num_set_aside(report.root, report.sizes)
     return [source for source, size in report.sizes.items() if size and away.get(source) == size]
-
-
-class _Processes:
-    """Runs jobs in processes of their own, or in this one; results come in the order of the jobs either way."""
-
-    def __init__(self, jobs: int):
-        # Spawned: a fork would copy whatever threads the caller has. Started only if there is something to share out.
-        context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(jobs, context, _leave_interrupts_to_the_parent) if jobs > 1 else None
-
-    def __enter__(self) -> "_Processes":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._pool:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def map(self, work: Callable[[_Job], _Found], jobs: Sequence[_Job], step: str, progress: Progress) -> list[_Found]:
-        progress(step, 0, len(jobs))
-        if not self._pool:
-            return [_told(work(job), step, done, len(jobs), progress) for done, job in enumerate(jobs, 1)]
-        futures = [self._pool.submit(work, job) for job in jobs]
-        try:
-            for done, future in enumerate(as_completed(futures), 1):
-                future.result()  # the first failure ends the check
-                progress(step, done, len(jobs))
-        except BrokenProcessPool as error:
-            raise UserError(f"a process that looked at {step} died, as for want of memory; try fewer --jobs") from error
-        return [future.result() for future in futures]
-
-
-def _leave_interrupts_to_the_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _told(result: _Found, step: str, done: int, total: int, progress: Progress) -> _Found:
-    progress(step, done, total)
-    return result
 
 
 def _look(job: tuple[str, Piece, bool]) -> FileFindings:
@@ -358,20 +241,3 @@ def _rows(found: Sequence[FileFindings]) -> Iterator[Row]:
 
 def _starts(items: Sized, size: int) -> range:
     return range(0, len(items), size)
-
-
-def usable_cpus() -> int:
-    """Processes that make sense here."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def report_file(path: Path, report: Report) -> None:
-    """Write the report with every offence as JSON, whole or not at all.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
-    try:
-        durable.write_text(path, json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {disk_reason(error, path)}") from error

@@ -15,7 +15,8 @@ from typing import Any, Literal
 from fcit_ray.config.catalog import CATALOG
 from fcit_ray.data.checking.answer_formats import odd_answer
 from fcit_ray.data.records import layout, quarantine
-from fcit_ray.data.records.parsing import Fault, Items, Record, parse_test, parse_train
+from fcit_ray.data.records.faults import Fault
+from fcit_ray.data.records.parsing import Items, Record, parse_test, parse_train
 from fcit_ray.data.records.quarantine import Entry
 from fcit_ray.errors import DataError
 from fcit_ray.models.prompt import instruction_text

@@ -7,8 +7,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fcit_ray.data.checking.check import Report, Row
 from fcit_ray.data.checking.check_file import Offence
+from fcit_ray.data.checking.report import Report, Row
 
 _NOTHING = "\u2013"
 _KINDS = {

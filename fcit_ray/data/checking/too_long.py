@@ -16,9 +16,9 @@ from PIL import Image
 from fcit_ray.data.loading.samples import SampleEncoder, square_pixels
 from fcit_ray.data.loading.tokens import num_image_tokens, run_processor, tokenise
 from fcit_ray.data.parquet.place import parquet_at
+from fcit_ray.data.records.faults import NUM_SHOWN
 from fcit_ray.data.records.images import picture_size
 from fcit_ray.data.records.layout import Record
-from fcit_ray.data.records.parsing import NUM_SHOWN
 from fcit_ray.errors import DataError
 from fcit_ray.models.load import load_processor
 from fcit_ray.models.plain_text import SpelledError

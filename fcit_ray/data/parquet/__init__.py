@@ -1,1 +1,4 @@
-"""A data root as sharded Parquet, for object stores: written, and read like the root itself."""
+"""A data root as sharded Parquet, for object stores: written, and read like the root itself.
+
+Its reading may import `records.parsing`, its writing all of `records`; and what `data` may.
+"""

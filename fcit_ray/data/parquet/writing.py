@@ -23,9 +23,10 @@ from fcit_ray.data.parquet.manifest import IMAGES, MANIFEST, Manifest, Plan, Tab
 from fcit_ray.data.parquet.place import parquet_at
 from fcit_ray.data.parquet.reading import IMAGE_SCHEMA, RECORD_SCHEMA, ROWS_PER_GROUP, open_parquet
 from fcit_ray.data.records import layout, quarantine
+from fcit_ray.data.records.faults import refuse
 from fcit_ray.data.records.fields import printable
 from fcit_ray.data.records.images import file_fault, image_faults, open_image
-from fcit_ray.data.records.parsing import Record, refuse
+from fcit_ray.data.records.parsing import Record
 from fcit_ray.errors import DataError, disk_reason
 from fcit_ray.storage.location import absolute, check_uri, file_in, is_folder, is_uri
 from fcit_ray.storage.object_store import HashingFile, Store, Written

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fcit_ray.config.benchmark import Benchmark, Task
 from fcit_ray.config.catalog import CATALOG, IMAGE_FOLDERS
-from fcit_ray.config.schema import Benchmark, Task
 from fcit_ray.data.records.layout import Record, read_json, training_records
 from fcit_ray.data.records.parsing import Items, holds_box
 from fcit_ray.data.records.quarantine import PartitionQuarantine

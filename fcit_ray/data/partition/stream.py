@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from fcit_ray.config.schema import Benchmark, Config, Task
+from fcit_ray.config.benchmark import Benchmark, Task
+from fcit_ray.config.schema import Config
 from fcit_ray.data.partition.files import load_partition
 from fcit_ray.data.partition.selection import Selection, released_schedule, seeded
 from fcit_ray.data.partition.splits import dirichlet_split, equal_split, group_split, label_split

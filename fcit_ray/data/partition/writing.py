@@ -6,7 +6,7 @@ Legend: K clients, N records of a task.
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,12 @@ from fcit_ray.data.partition.files import MANIFEST, sha256
 from fcit_ray.data.partition.stream import Stream, open_stream
 from fcit_ray.data.records.layout import positions_set_aside, read_items, read_json
 from fcit_ray.errors import ConfigError, DataError, UserError, disk_reason
-from fcit_ray.results.plots import plot_partition
 from fcit_ray.storage import durable
 
 FORMAT = "fcit_ray partition"
+
+Draw = Callable[[Mapping[str, Any], Path], None]
+"""Makes a picture of `partition_counts`."""
 
 
 def partition_counts(config: Config, stream: Stream) -> dict[str, Any]:
@@ -58,22 +60,17 @@ def partition_counts(config: Config, stream: Stream) -> dict[str, Any]:
     return {**decided, "num_clients": len(stream.shards[0]) if stream.shards else 0, "tasks": tasks}
 
 
-def plot_counts(counts: Mapping[str, Any], path: Path) -> None:
-    """The picture of `partition_counts`."""
-    rows = {
-        name if [name] == list(task["datasets"]) else f"{task['name']}: {name}": held
-        for task in counts["tasks"]
-        for name, held in task["datasets"].items()
-    }
-    plot_partition(rows, path)
-
-
-def write_partition(config: Config, out: Path) -> dict[str, Any]:
+def write_partition(config: Config, out: Path, draw: Draw | None = None) -> dict[str, Any]:
     """Split the training data as the configuration says and write `<out>/Task<k>/client_<i>.json`.
 
     `benchmark.partition=files` with `benchmark.partition_files=<out>` reads the same records back for every client, in
     the same order. Items are written as they stand in the source files, a line each. Everything is written into a
     folder beside `out` that is renamed at the end: an interrupted call leaves no `out`, and another one completes it.
+
+    Args:
+        config: how to split what.
+        out: the folder to write.
+        draw: makes `partition.png` of what `partition_counts` says; None draws nothing.
 
     Returns:
         The manifest: what `partition_counts` says; per task the `folder`; `checked`, how many records there are, how
@@ -95,7 +92,7 @@ def write_partition(config: Config, out: Path) -> dict[str, Any]:
     try:
         if _is_taken(out) and not (out / MANIFEST).is_file():
             raise ConfigError(f"{out}: is there and holds no {MANIFEST}; nothing is overwritten, name another folder")
-        return _write_whole(config, stream, out)
+        return _write_whole(config, stream, out, draw)
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {disk_reason(error, out)}") from error
 
@@ -104,12 +101,12 @@ def _is_taken(out: Path) -> bool:
     return out.exists() and (not out.is_dir() or any(out.iterdir()))
 
 
-def _write_whole(config: Config, stream: Stream, out: Path) -> dict[str, Any]:
+def _write_whole(config: Config, stream: Stream, out: Path, draw: Draw | None) -> dict[str, Any]:
     partial = durable.partial(out)
     shutil.rmtree(partial, ignore_errors=True)  # of a call that was killed
     partial.mkdir(parents=True)
     try:
-        manifest = _write(config, stream, partial)
+        manifest = _write(config, stream, partial, draw)
         if _is_taken(out):
             _check_same(out, manifest)
         else:
@@ -119,7 +116,7 @@ def _write_whole(config: Config, stream: Stream, out: Path) -> dict[str, Any]:
     return manifest
 
 
-def _write(config: Config, stream: Stream, folder: Path) -> dict[str, Any]:
+def _write(config: Config, stream: Stream, folder: Path, draw: Draw | None) -> dict[str, Any]:
     counts = partition_counts(config, stream)
     files: dict[str, str] = {}
     sources: dict[str, str] = {}
@@ -150,7 +147,8 @@ def _write(config: Config, stream: Stream, folder: Path) -> dict[str, Any]:
     manifest = {"format": FORMAT, **counts, "checked": checked, "files": files, "sources": sources}
     if away := {source: at for source in sources if (at := positions_set_aside(config.benchmark.root, source))}:
         manifest["set_aside"] = away
-    plot_counts(counts, folder / "partition.png")
+    if draw:
+        draw(counts, folder / "partition.png")
     durable.write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     return manifest
 

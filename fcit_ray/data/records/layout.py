@@ -12,9 +12,11 @@ from typing import Any, Literal
 from fcit_ray.config.catalog import CATALOG, VALIDATION_FILE, Dataset
 from fcit_ray.data.parquet.place import parquet_at
 from fcit_ray.data.records import quarantine
+from fcit_ray.data.records.faults import refuse
 from fcit_ray.data.records.fields import text_of
 from fcit_ray.data.records.images import image_faults
-from fcit_ray.data.records.parsing import Box, Captions, Items, Record, parse_box, parse_test, parse_train, refuse
+from fcit_ray.data.records.parsing import Box, Items, Record, parse_box, parse_test, parse_train
+from fcit_ray.data.records.references import Captions
 from fcit_ray.errors import DataError
 from fcit_ray.models.prompt import Turn
 from fcit_ray.storage import files
@@ -244,7 +246,7 @@ def _remedy(root: Path | str) -> str:
     """What to do about a root that is not there."""
     if Path(root).name == "miniature":
         out = "" if Path(root) == Path("data/miniature") else f" --out {root}"
-        return f"`python pipelines/prepare.py miniature{out}` draws it, in seconds"
+        return f"`fcit-ray prepare miniature{out}` draws it, in seconds"
     return "expected instructions/ and datasets/ in it"
 
 

@@ -3,10 +3,11 @@
 import math
 import posixpath
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fcit_ray.data.records.faults import Fault
 from fcit_ray.data.records.fields import (
     check_characters,
     check_text_or_number,
@@ -16,6 +17,7 @@ from fcit_ray.data.records.fields import (
     shown,
     text_of,
 )
+from fcit_ray.data.records.references import Captions
 from fcit_ray.errors import DataError
 from fcit_ray.models.prompt import IMAGE_TOKEN, Turn
 
@@ -25,8 +27,6 @@ Box = tuple[float, float, float, float]
 Items = Sequence[tuple[int, Any]]
 """Records as JSON, each with its position in its file: positions have gaps where records are in quarantine."""
 
-NUM_SHOWN = 5
-"""Offenders spelled out in an error; the rest is counted."""
 
 # Bounded, or a pattern that looks for a number anywhere takes time that grows with the square of a row of digits.
 _NUMBER = r"[-+]?(?:\d{1,40}(?:\.\d{0,40})?|\.\d{1,40})(?:[eE][-+]?\d{1,4})?"
@@ -66,18 +66,6 @@ class Record:
     def where(self) -> str:
         """The record's place, for error messages."""
         return f"{self.source or self.dataset}: record {self.index} (id {self.id!r})"
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What is wrong with one record: its position in its file, its id, and the reason."""
-
-    index: int
-    id: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"record {self.index} (id {self.id!r}): {self.reason}"
 
 
 def parse_train(
@@ -139,21 +127,6 @@ def parse_test(
     return records, faults
 
 
-def refuse(place: str, faults: Iterable[object], total: int, what: str = "records") -> None:
-    """Raise one error for all faults of a file, if there are any: the first spelled out, the rest counted.
-
-    Raises:
-        DataError: there are faults.
-    """
-    found = list(faults)
-    if not found:
-        return
-    more = f"\n  and {len(found) - NUM_SHOWN} more" if len(found) > NUM_SHOWN else ""
-    raise DataError(
-        f"{place}: {len(found)} of {total} {what} cannot be used:\n  " + "\n  ".join(map(str, found[:NUM_SHOWN])) + more
-    )
-
-
 def parse_box(text: str) -> Box | None:
     """Read `[x1, y1, x2, y2]`; None unless that, give or take space and a full stop, is the whole text."""
     match = _BOX.fullmatch(text.strip().rstrip("."))
@@ -166,72 +139,6 @@ def parse_box(text: str) -> Box | None:
 def holds_box(text: str) -> bool:
     """Whether `[x1, y1, x2, y2]` stands anywhere in the text."""
     return _BOX.search(text) is not None
-
-
-class Captions:
-    """Reference captions of a COCO-format file: `images` (id, file_name) and `annotations` (image_id, caption).
-
-    Args:
-        path: of the file, for error messages.
-        data: what it holds.
-
-    Raises:
-        DataError: it is no such file.
-    """
-
-    def __init__(self, path: str, data: Any):
-        self.name = posixpath.basename(path)
-        self.id_of_file: dict[str, str] = {}
-        if not isinstance(data, Mapping) or not isinstance(data.get("annotations"), list):
-            raise DataError(f"{path}: no list 'annotations'; expected COCO caption format")
-        images = data.get("images") or []
-        if not isinstance(images, list) or not all(isinstance(image, Mapping) for image in images):
-            raise DataError(f"{path}: 'images' is no list of objects; expected COCO caption format")
-        self.by_image: dict[str, list[str]] = {}
-        self._broken: dict[str, str] = {}
-        problems = []
-        for index, item in enumerate(data["annotations"]):
-            try:
-                image = _coco_id(item, "image_id", "image_id and caption")
-            except DataError as error:  # nobody can say whose caption it is
-                problems.append(f"annotation {index}: {error}")
-                continue
-            try:
-                self.by_image.setdefault(image, []).append(text_of(item, "caption"))
-            except DataError as error:
-                self._broken.setdefault(image, f"annotation {index}: {error}")
-        for index, item in enumerate(images):
-            try:
-                if "file_name" in item and "id" in item:
-                    self.id_of_file[posixpath.basename(text_of(item, "file_name"))] = _coco_id(item, "id", "an id")
-            except DataError as error:
-                problems.append(f"image {index}: {error}")
-        refuse(path, problems, len(data["annotations"]) + len(images), what="annotations and images")
-
-    def of(self, name: str, image: str) -> tuple[str, ...]:
-        """The captions of a test record.
-
-        Raises:
-            DataError: there is none, or one of them cannot be used.
-        """
-        file_name = posixpath.basename(image)
-        candidates = [name, posixpath.splitext(file_name)[0]]
-        if file_name in self.id_of_file:
-            candidates = [self.id_of_file[file_name]]
-        for candidate in candidates:
-            if candidate in self._broken:
-                raise DataError(f"{self.name}: image id {candidate!r}, {self._broken[candidate]}")
-            if candidate in self.by_image:
-                return tuple(self.by_image[candidate])
-        raise DataError(f"{self.name} has no caption for it; expected image id {' or '.join(map(repr, candidates))}")
-
-
-def _coco_id(item: Any, key: str, expected: str) -> str:
-    """An id of a COCO file as text: these are numbers in some files and texts in others."""
-    if not isinstance(item, Mapping) or key not in item:
-        raise DataError(f"has no {key}; expected {expected}")
-    check_text_or_number(key, item[key])
-    return str(item[key])
 
 
 def _name(item: Any, default: str) -> str:

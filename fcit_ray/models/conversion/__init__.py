@@ -1,1 +1,4 @@
-"""From original checkpoints to what `model.path` and `model.identity_encoder` take."""
+"""From original checkpoints to what `model.path` and `model.identity_encoder` take.
+
+May import the rest of `models`, `storage` and the top.
+"""

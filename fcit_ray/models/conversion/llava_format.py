@@ -29,7 +29,8 @@ from transformers import (
 )
 
 from fcit_ray.errors import ModelError
-from fcit_ray.models.conversion.convert import Plan, report
+from fcit_ray.models.conversion.collecting import BUFFERS, collect, compare
+from fcit_ray.models.conversion.convert import Plan
 from fcit_ray.models.conversion.llava_processor import load_tokenizer, write_processor
 from fcit_ray.models.conversion.tensor_files import reading, tensor_files
 from fcit_ray.models.folder import check_folder, model_folder
@@ -38,7 +39,6 @@ from fcit_ray.storage.files import read_json
 
 MULTIPLE = 64
 
-_BUFFERS = re.compile(r"(?:rotary_emb\.inv_freq|\.position_ids)$")  # every version of transformers computes them anew
 _INNER = re.compile(r"^vision_model\.")
 _TOWER = "model.vision_tower.vision_tower.vision_model."
 _NAMES = {  # of the original to the result's; the first that fits counts
@@ -132,7 +132,7 @@ def _llava_plan(source: Path, config: Mapping[str, Any], clip: str | None) -> Pl
     language = LlamaConfig(**{key: config[key] for key in _LANGUAGE if config.get(key) is not None})
     shapes: dict[str, tuple[int, ...]] = {}
     origin: dict[str, tuple[Path, str]] = {}
-    twice = _collect(tensor_files(source), _renamed, origin, shapes)
+    twice = collect(tensor_files(source), _renamed, origin, shapes)
     inside = any(name.startswith(_NAMES[_TOWER]) for name in origin)
     trained = config.get("unfreeze_mm_vision_tower") or "mm_vision_tower" in str(config.get("mm_tunable_parts"))
     if trained and not inside:
@@ -143,7 +143,7 @@ def _llava_plan(source: Path, config: Mapping[str, Any], clip: str | None) -> Pl
     folder, vision = _vision(source, config, clip, inside)
     if not inside:
         assert folder is not None, "without the tower's tensors a CLIP folder was asked for"
-        twice += _collect(tensor_files(folder), _vision_alone, origin, shapes)
+        twice += collect(tensor_files(folder), _vision_alone, origin, shapes)
 
     with torch.device("meta"):
         towers = {
@@ -157,7 +157,7 @@ def _llava_plan(source: Path, config: Mapping[str, Any], clip: str | None) -> Pl
             f"multi_modal_projector.{layer}.weight": (width, size),
             f"multi_modal_projector.{layer}.bias": (width,),
         }
-    _compare(source, expected, shapes, twice)
+    compare(source, expected, shapes, twice)
 
     vocabulary = language.vocab_size
     tokenizer = load_tokenizer(source, vocabulary)
@@ -219,10 +219,10 @@ def _clip_plan(source: Path) -> Plan:
     load_clip_processor(str(source))  # as good in the result, where the same files are
     shapes: dict[str, tuple[int, ...]] = {}
     origin: dict[str, tuple[Path, str]] = {}
-    twice = _collect(tensor_files(source), lambda name: None if _BUFFERS.search(name) else name, origin, shapes)
+    twice = collect(tensor_files(source), lambda name: None if BUFFERS.search(name) else name, origin, shapes)
     with torch.device("meta"):
         expected = {name: tuple(tensor.shape) for name, tensor in CLIPModel(config).state_dict().items()}
-    _compare(source, expected, shapes, twice)
+    compare(source, expected, shapes, twice)
 
     def write_rest(out: Path) -> None:
         for name in _CLIP_FILES:
@@ -234,7 +234,7 @@ def _clip_plan(source: Path) -> Plan:
 
 def _renamed(name: str) -> str | None:
     """The result's name of an original's tensor, None for what is not copied; unknown names stay as they are."""
-    if _BUFFERS.search(name):
+    if BUFFERS.search(name):
         return None
     for old, new in _NAMES.items():
         if name.startswith(old):
@@ -244,40 +244,9 @@ def _renamed(name: str) -> str | None:
 
 def _vision_alone(name: str) -> str | None:
     """The same of a CLIP model's tensor: its vision half, without the projection."""
-    if _BUFFERS.search(name) or not _INNER.search(name):
+    if BUFFERS.search(name) or not _INNER.search(name):
         return None
     return _NAMES[_TOWER] + _INNER.sub("", name)
-
-
-def _collect(
-    files: list[Path], rename: Any, origin: dict[str, tuple[Path, str]], shapes: dict[str, tuple[int, ...]]
-) -> list[str]:
-    """Add what is in the files; return the names that came twice."""
-    twice = []
-    for file in files:
-        with reading(file) as tensors:
-            for name, shape in tensors.shapes().items():
-                new = rename(name)
-                if new is None:
-                    continue
-                if new in origin:
-                    twice.append(name)
-                origin[new] = (file, name)
-                shapes[new] = shape
-    return twice
-
-
-def _compare(
-    source: Path, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], twice: list[str]
-) -> None:
-    both = expected.keys() & found.keys()
-    report(
-        source,
-        missing=expected.keys() - found.keys(),
-        unexpected=found.keys() - expected.keys(),
-        given_twice=twice,
-        of_another_shape=[f"{n} {found[n]} for {expected[n]}" for n in both if found[n] != expected[n]],
-    )
 
 
 def _vision(source: Path, config: Mapping[str, Any], clip: str | None, inside: bool) -> tuple[Path | None, Any]:

@@ -8,14 +8,12 @@ import torch
 from rich.console import Console
 
 from fcit_ray.params import params_sha256
+from fcit_ray.results.figures import last_details, make_results, matrix_from_results
 from fcit_ray.results.tables import (
     UNDEFINED,
     Row,
     comparison_table,
-    last_details,
-    make_results,
     markdown_table,
-    matrix_from_results,
     mean_and_spread,
     merge_seeds,
     row_from_results,

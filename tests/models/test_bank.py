@@ -27,9 +27,10 @@ from torch import nn
 
 from fcit_ray.config.schema import Model
 from fcit_ray.errors import ConfigError
-from fcit_ray.models.bank import PACKED, AdapterBank
+from fcit_ray.models.bank import AdapterBank
 from fcit_ray.models.load import load_base, load_text_encoder
 from fcit_ray.models.names import adapter_index
+from fcit_ray.models.peft_adapters import PACKED
 from fcit_ray.params import params_sha256
 from fcit_ray.types import Assignment
 

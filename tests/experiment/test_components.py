@@ -1,6 +1,8 @@
 """From a section to the dataclass it names: built-in, or a user's own from a file outside the package."""
 
 import pickle
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +13,7 @@ from pydantic import Field
 from fcit_ray.config.schema import parse_config
 from fcit_ray.errors import ConfigError
 from fcit_ray.experiment.algorithm import make_algorithm
-from fcit_ray.experiment.components import AXES, build, make
+from fcit_ray.experiment.components import AXES, build, check_names, make, part_class
 from fcit_ray.federated.method import Method
 from fcit_ray.methods.disco import Disco
 
@@ -104,6 +106,32 @@ def test_a_name_that_will_not_do_says_why(own, name, message):
     with pytest.raises(ConfigError) as error:
         make("method", {"name": name.replace("OWN", own) if isinstance(name, str) else name})
     assert message in str(error.value)
+
+
+def test_a_users_class_that_does_not_say_what_its_hooks_say_is_told_what_to_write(own, tmp_path):
+    file = tmp_path / f"{own}.py"
+    file.write_text(OWN.replace("    steps: int = 3", "    steps: int = 3\n    def consolidate(self, *_): ..."))
+    with pytest.raises(ConfigError, match=r"cannot import .*Mine overrides `consolidate`.*Trait\.KEEPS_MODELS\}\)"):
+        make("method", {"name": f"{own}:Mine", "strength": 1})
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_every_place_of_the_registry_has_a_part_of_its_axis(axis):
+    for name in AXES[axis].parts:
+        assert type(make(axis, {"name": name})) is part_class(axis, name)
+
+
+def test_names_are_known_without_torch():
+    program = "import sys, fcit_ray.experiment.components as c; print(len(c.AXES), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["6", "False"]
+
+
+def test_all_misspelled_names_are_told_at_once():
+    sections = {"method": {"name": "discco"}, "lora": {"name": "own_rules:Mine"}, "server": {"name": "fedadm"}}
+    with pytest.raises(ConfigError) as error:
+        check_names(parse_config({"benchmark": {"tasks": ["ArxivQA"]}, **sections}))
+    assert [line.split(":")[0] for line in str(error.value).splitlines()] == ["method.name", "server.name"]
 
 
 def test_the_whole_configuration_checks_the_users_class_too(own):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fcit_ray.config.schema import load_config
+from fcit_ray.config.reading import load_config
 from fcit_ray.data.parquet.writing import write_parquet
 from fcit_ray.data.records.layout import load_train
 from fcit_ray.errors import ConfigError, DataError

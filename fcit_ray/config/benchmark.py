@@ -1,0 +1,163 @@
+"""The section `benchmark`: the stream of tasks and who holds which data."""
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from fcit_ray.config.catalog import CATALOG
+from fcit_ray.config.mistakes import nearest
+from fcit_ray.config.section import MOST_LETTERS, Section, printable
+from fcit_ray.storage.location import check_uri, is_uri
+
+
+class Task(Section):
+    """One task of the stream: a dataset, or several learned together (capability-related settings)."""
+
+    name: str = Field(min_length=1, max_length=MOST_LETTERS)
+    """Name in tables."""
+    datasets: tuple[str, ...] = Field(min_length=1)
+    """Folders of the authors' layout."""
+
+    _printable_name = field_validator("name")(printable)
+
+    @field_validator("datasets")
+    @classmethod
+    def _known(cls, datasets: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [name for name in datasets if name not in CATALOG]:
+            raise ValueError(
+                f"unknown dataset {unknown[0]!r}; known: {', '.join(CATALOG)}{nearest(unknown[0], CATALOG)}"
+            )
+        return datasets
+
+
+class Benchmark(Section):
+    """The stream of tasks and who holds which data."""
+
+    root: str = "data/miniature"
+    """Data root: a folder in the authors' layout (`instructions/` and `datasets/`), or what `prepare.py parquet` made
+    of one, as a folder or a URI (`s3://bucket/fcit`)."""
+    tasks: tuple[Task, ...] = Field(min_length=1)
+    """In the order of the stages. A plain string names a task of one dataset."""
+    num_clients: int = Field(10, ge=1)
+    """K, clients in the federation."""
+    clients_per_round: int = Field(5, ge=1)
+    """Selected at random without replacement in each round."""
+    selection: Literal["seeded", "released"] = "seeded"
+    """How they are drawn: by `seed`, stage and round, or as the released code does, by stage and round alone."""
+    schedule: Literal["homogeneous", "released"] | tuple[tuple[int, ...], ...] = "homogeneous"
+    """`homogeneous`, or for each stage the task (from 0) of every selected client by position (heterogeneous);
+    `released` draws such a list, with as many stages as tasks, as the released code does where it is given none."""
+    num_rounds: int = Field(3, ge=1)
+    """Communication rounds a stage."""
+    partition: Literal["dirichlet", "labels", "equal", "field", "files"] = "dirichlet"
+    """How a task's records are shared out: `dirichlet` (unequal sizes), `labels` (each answer unequally, hence skewed
+    labels), `equal` (sizes differ by at most one), `field` (a natural split: all records of one site, author ... stay
+    together) or `files` (one that is there, such as the authors' `partitioned_data`)."""
+    beta: float = Field(1.0, gt=0)
+    """Dirichlet concentration of `dirichlet` and `labels`: the smaller, the more unequal the clients."""
+    min_samples: int = Field(10, ge=1)
+    """Every client has at least this many records of every task; `files` are taken as they are. The paper's intent:
+    50."""
+    partition_field: str | None = Field(None, min_length=1)
+    """For `field`: the key of the training records whose values are dealt to the clients."""
+    partition_files: Path | None = None
+    """For `files`: the folder that holds `Task<k>/client_<i>.json` (k from 1, i from 0), relative to `root` or
+    absolute; in the authors' data `partitioned_data/Task-related/seq/<beta>`."""
+    partition_tasks: tuple[int, ...] | None = None
+    """For `files`: the k of each task's folder, in the order of `tasks`; null finds them by what the files hold."""
+    max_test_records: int | None = Field(None, ge=1)
+    """Evaluate only this many records of each dataset, in file order; null evaluates all."""
+    transfer: tuple[str, ...] = ()
+    """Datasets that nobody trains on, answered once at the end: zero-shot transfer to unseen tasks."""
+    split: Literal["test", "validation"] = "test"
+    """What evaluation answers. Tune on `validation` (miniature only: the authors ship none)."""
+
+    @field_validator("root", mode="before")
+    @classmethod
+    def _path_as_text(cls, root: Any) -> Any:
+        return os.fspath(root) if isinstance(root, os.PathLike) else root
+
+    @field_validator("root")
+    @classmethod
+    def _spelled_once(cls, root: str) -> str:
+        """One spelling of a path (`a/b`, not `./a/b/`), as runs are compared by their configurations."""
+        check_uri(root)
+        return root if is_uri(root) else str(Path(root))
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _plain_names(cls, tasks: Any) -> Any:
+        if isinstance(tasks, list | tuple):
+            return [{"name": task, "datasets": [task]} if isinstance(task, str) else task for task in tasks]
+        return tasks
+
+    @field_validator("tasks")
+    @classmethod
+    def _names_differ(cls, tasks: tuple[Task, ...]) -> tuple[Task, ...]:
+        names = [task.name for task in tasks]
+        if len(set(names)) < len(names):
+            raise ValueError(f"names must differ, got {names}")
+        return tasks
+
+    # The checks below see only the fields above theirs, and those only if they are sound themselves.
+
+    @field_validator("transfer")
+    @classmethod
+    def _unseen(cls, transfer: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if unknown := [name for name in transfer if name not in CATALOG]:
+            raise ValueError(
+                f"unknown dataset {unknown[0]!r}; known: {', '.join(CATALOG)}{nearest(unknown[0], CATALOG)}"
+            )
+        if len(set(transfer)) < len(transfer):
+            raise ValueError("names a dataset twice")
+        trained = {name for task in info.data.get("tasks", ()) for name in task.datasets}
+        if seen := [name for name in transfer if name in trained]:
+            raise ValueError(f"{seen[0]!r} is trained on in benchmark.tasks; transfer is to unseen datasets")
+        return transfer
+
+    @field_validator("partition_field", "partition_files", "partition_tasks")
+    @classmethod
+    def _belongs_to_the_partition(cls, value: Any, info: ValidationInfo) -> Any:
+        name = str(info.field_name)
+        needed = {"partition_field": "field", "partition_files": "files"}.get(name)
+        partition = info.data.get("partition")
+        if value is None and needed and partition == needed:
+            raise ValueError(f"needed by benchmark.partition={partition}")
+        if value is not None and partition not in (None, needed or "files"):
+            raise ValueError(f"has no meaning with benchmark.partition={partition}")
+        return value
+
+    @field_validator("partition_tasks")
+    @classmethod
+    def _one_folder_a_task(cls, folders: tuple[int, ...] | None, info: ValidationInfo) -> tuple[int, ...] | None:
+        tasks = info.data.get("tasks")
+        if folders is None or tasks is None:
+            return folders
+        if len(folders) != len(tasks) or len(set(folders)) < len(folders) or min(folders) < 1:
+            raise ValueError(f"expected {len(tasks)} different numbers from 1, one a task")
+        return folders
+
+    @field_validator("clients_per_round")
+    @classmethod
+    def _enough_clients(cls, clients_per_round: int, info: ValidationInfo) -> int:
+        num_clients = info.data.get("num_clients", clients_per_round)
+        if clients_per_round > num_clients:
+            raise ValueError(f"{clients_per_round} exceeds num_clients={num_clients}")
+        return clients_per_round
+
+    @field_validator("schedule")
+    @classmethod
+    def _fits(cls, schedule: Any, info: ValidationInfo) -> Any:
+        if isinstance(schedule, str) or not {"tasks", "clients_per_round"} <= info.data.keys():
+            return schedule
+        if not schedule:
+            raise ValueError("names no stage; the regime zero_shot trains nothing")
+        clients_per_round, num_tasks = info.data["clients_per_round"], len(info.data["tasks"])
+        for stage, row in enumerate(schedule):
+            if len(row) != clients_per_round:
+                raise ValueError(f"stage {stage} names {len(row)} tasks for clients_per_round={clients_per_round}")
+            if bad := [task for task in row if not 0 <= task < num_tasks]:
+                raise ValueError(f"stage {stage} names task {bad[0]}; there are {num_tasks}, from 0")
+        return schedule
