@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 # What was tested, so that tomorrow's release of a dependency breaks no clone of today (docs/versions.md).
 PINNED := --constraint constraints.txt --build-constraint constraints.txt
+WHEEL_TEST := /tmp/fcit-ray-wheel-test
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test check format test-newest test-lowest constraints clean
+.PHONY: demo test check format wheel-test test-newest test-lowest constraints clean
 
 demo: $(VENV)/ready
-	$(BIN)/python pipelines/prepare.py miniature
-	$(BIN)/python pipelines/compare.py configs/miniature.yaml --out runs/demo --resume
+	$(BIN)/fcit-ray prepare miniature
+	$(BIN)/fcit-ray compare miniature --out runs/demo --resume
 
 test: check
 	$(BIN)/python -m pytest
@@ -23,6 +24,17 @@ check: $(VENV)/ready
 format: $(VENV)/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# From the wheel alone, in an environment that knows nothing of this clone and a folder outside it: data, a run of one
+# stage, a table. Minutes, most of them pip's.
+wheel-test: $(VENV)/ready
+	rm -rf $(WHEEL_TEST) && mkdir -p $(WHEEL_TEST)
+	$(BIN)/python -m pip wheel --quiet --no-deps --build-constraint constraints.txt --wheel-dir $(WHEEL_TEST) .
+	$(PYTHON) -m venv $(WHEEL_TEST)/venv
+	$(WHEEL_TEST)/venv/bin/python -m pip install --quiet --constraint constraints.txt $(WHEEL_TEST)/fcit_ray-*.whl
+	cd $(WHEEL_TEST) && PATH=$(WHEEL_TEST)/venv/bin:$$PATH && fcit-ray --version && fcit-ray prepare miniature && \
+	  fcit-ray run miniature disco 'benchmark.tasks=[ArxivQA]' benchmark.num_rounds=1 train.epochs=1 --out runs/one && \
+	  fcit-ray report runs/one
 
 # The tests with the newest release of everything that pyproject.toml admits, and with the lowest of what it names.
 test-newest: .venv-newest/ready

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "planning": {"experiment", "federated", "data", "models", "config", "top"},
     "results": {"data", "config", "storage", "top"},
     "runtime": {"results", "experiment", "federated", "data", "models", "config", "storage", "top"},
-    "cli": {"runtime", "storage", "top"},
+    "cli": {"runtime", "results", "planning", "experiment", "data", "models", "config", "storage", "top"},
 }
 """The arrows between rooms, all of them; `top` is what lies beside the rooms."""
 

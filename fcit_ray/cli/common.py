@@ -1,11 +1,11 @@
-"""What the pipelines share: reading arguments, and turning the errors that users can mend into one message.
+"""What the commands share: the terminal, and turning the errors that users can mend into one message.
 
-Light on purpose: the pipelines import what is heavy when their arguments have been read.
+Light on purpose: the commands import what is heavy when their arguments have been read.
 """
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,12 +20,6 @@ _terminal = Console()
 console = Console(
     width=max(100, _terminal.width) if not _terminal.is_terminal else None, soft_wrap=True, highlight=False
 )
-
-
-def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Configuration files and `key.path=value` overrides, told apart by the equals sign (folders may have one too)."""
-    overrides = [text for text in arguments if "=" in text and "/" not in text.partition("=")[0]]
-    return [argument for argument in arguments if argument not in overrides], overrides
 
 
 def usable_folder(path: Path) -> Path:

@@ -36,8 +36,8 @@ class Benchmark(Section):
     """The stream of tasks and who holds which data."""
 
     root: str = "data/miniature"
-    """Data root: a folder in the authors' layout (`instructions/` and `datasets/`), or what `prepare.py parquet` made
-    of one, as a folder or a URI (`s3://bucket/fcit`)."""
+    """Data root: a folder in the authors' layout (`instructions/` and `datasets/`), or what
+    `fcit-ray prepare parquet` made of one, as a folder or a URI (`s3://bucket/fcit`)."""
     tasks: tuple[Task, ...] = Field(min_length=1)
     """In the order of the stages. A plain string names a task of one dataset."""
     num_clients: int = Field(10, ge=1)

@@ -14,6 +14,7 @@ from fcit_ray.config.mistakes import describe
 from fcit_ray.config.reading import load_config, read_settings
 from fcit_ray.config.schema import Config, with_absolute_paths
 from fcit_ray.config.section import MOST_LETTERS
+from fcit_ray.config.shipped import find_config
 from fcit_ray.errors import ConfigError
 from fcit_ray.storage.file_names import file_name
 
@@ -23,10 +24,10 @@ class Sweep(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    config: tuple[Path, ...] = Field(min_length=1)
-    """Base configuration files, merged in order; relative to the working directory."""
-    methods: tuple[Path, ...] = Field(min_length=1)
-    """One file a method, merged over the base."""
+    config: tuple[str, ...] = Field(min_length=1)
+    """Base configurations, merged in order: shipped ones by name, or files, relative to the working directory."""
+    methods: tuple[str, ...] = Field(min_length=1)
+    """One configuration a method, merged over the base: shipped ones by name, or files."""
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     """Each method runs with each seed."""
     grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
@@ -62,13 +63,15 @@ def load_sweep(file: Path, overrides: Sequence[str] = ()) -> tuple[Sweep, list[T
         raise ConfigError(f"{file}:\n{describe(error, schema=Sweep)}") from None
     trials = []
     points = [dict(zip(sweep.grid, values, strict=True)) for values in itertools.product(*sweep.grid.values())]
-    for method, point, seed in itertools.product(sweep.methods, points, sweep.seeds):
+    base = [find_config(name) for name in sweep.config]
+    methods = [find_config(name, "methods") for name in sweep.methods]
+    for method, point, seed in itertools.product(methods, points, sweep.seeds):
         chosen = [
             # On one line, however long; a plain value is followed by a line that ends the document.
             f"{key}={yaml.safe_dump(value, default_flow_style=True, width=math.inf).split(chr(10))[0]}"
             for key, value in point.items()
         ]
-        config = load_config([*sweep.config, method], [*sweep.overrides, *overrides, *chosen, f"seed={seed}"])
+        config = load_config([*base, method], [*sweep.overrides, *overrides, *chosen, f"seed={seed}"])
         label = " ".join([config.name, *(f"{key.split('.')[-1]}={value}" for key, value in point.items())])
         if len(label) > MOST_LETTERS:  # a grid of long values: cut, and kept apart by a digest
             label = f"{label[: MOST_LETTERS - 9]}…{hashlib.sha256(label.encode()).hexdigest()[:8]}"

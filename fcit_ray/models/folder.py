@@ -128,7 +128,7 @@ def weight_files(folder: Path) -> dict[str, str]:
     if not whole.is_file():
         raise ModelError(
             f"{folder}: neither model.safetensors nor {index.name}; other weight formats are not read. Convert "
-            f"pytorch_model.bin once: python pipelines/convert.py {folder} OUT"
+            f"pytorch_model.bin once: fcit-ray convert {folder} OUT"
         )
     return dict.fromkeys(read_header(whole), whole.name)
 

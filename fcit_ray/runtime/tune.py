@@ -1,4 +1,4 @@
-"""Ray Tune over launches: every trial is the same launch as `pipelines/run.py`, in a run folder of its own."""
+"""Ray Tune over launches: every trial is the same launch as `fcit-ray run`, in a run folder of its own."""
 
 import logging
 import os

@@ -40,7 +40,17 @@ def data(pristine, tmp_path):
 
 def call(monkeypatch, pipeline, *arguments):
     monkeypatch.setattr(sys, "argv", [pipeline, *map(str, arguments)])
-    runpy.run_path(str(ROOT / "pipelines" / pipeline), run_name="__main__")
+    try:
+        runpy.run_path(str(ROOT / "pipelines" / pipeline), run_name="__main__")
+    except SystemExit as exit:
+        if exit.code:
+            raise
+
+
+def without_progress(said):
+    """What was said on standard error, without the line that tells what a command does while it starts."""
+    first, line, rest = said.partition("\n")
+    return rest if first.endswith(" ...") else first + line + rest
 
 
 def test_a_sweep_whose_last_trial_makes_no_sense_starts_none(monkeypatch, capsys, pristine, tmp_path):
@@ -64,7 +74,7 @@ def refused(monkeypatch, capsys, data, tmp_path):
         monkeypatch.setattr("ray.init", lambda *a, **k: pytest.fail("Ray was started"))
         with pytest.raises(SystemExit) as exit:
             call(monkeypatch, "run.py", *BASE, f"benchmark.root={data}", "--out", tmp_path / "run", *arguments)
-        message = capsys.readouterr().err
+        message = without_progress(capsys.readouterr().err)
         assert exit.value.code == 2
         assert message.startswith("error: ")
         assert "Traceback" not in message
@@ -100,8 +110,8 @@ def test_a_missing_data_root_is_named_with_what_to_do(refused, data):
 @pytest.mark.parametrize(
     ("root", "told"),
     [
-        ("data/miniature", "`python pipelines/prepare.py miniature` draws it"),
-        ("elsewhere/miniature", "`python pipelines/prepare.py miniature --out elsewhere/miniature` draws it"),
+        ("data/miniature", "`fcit-ray prepare miniature` draws it"),
+        ("elsewhere/miniature", "`fcit-ray prepare miniature --out elsewhere/miniature` draws it"),
         ("data/fcit", "expected instructions/ and datasets/ in it"),
     ],
 )
@@ -218,11 +228,9 @@ def test_a_flipped_byte_in_a_checkpoint_stops_the_resume_and_names_the_one_befor
 
 @pytest.mark.parametrize("pipeline", sorted(path.name for path in (ROOT / "pipelines").glob("*.py")))
 def test_every_pipeline_explains_itself(monkeypatch, capsys, pipeline):
-    with pytest.raises(SystemExit) as exit:
-        call(monkeypatch, pipeline, "--help")
+    call(monkeypatch, pipeline, "--help")
     text = capsys.readouterr().out
-    assert exit.value.code == 0
-    assert f"python pipelines/{pipeline}" in text, "no example of how it is called"
+    assert f"Usage: python pipelines/{pipeline} " in text
 
 
 def test_a_partition_is_written_and_read_back(monkeypatch, capsys, data, tmp_path):
@@ -251,7 +259,7 @@ def prepare_refuses(monkeypatch, capsys, tmp_path):
     def run(*arguments):
         with pytest.raises(SystemExit) as exit:
             call(monkeypatch, "prepare.py", *arguments)
-        message = capsys.readouterr().err
+        message = without_progress(capsys.readouterr().err)
         assert exit.value.code == 2, message
         assert message.startswith("error: ")
         assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "here"]
@@ -376,6 +384,7 @@ def test_a_table_that_cannot_be_written_is_told_in_one_line(monkeypatch, capsys,
     finished(tmp_path / "run")
     (tmp_path / "file").touch()
     status, _, err = report(monkeypatch, capsys, tmp_path / "run", "--markdown", tmp_path / place)
+    err = without_progress(err)
     assert status == 2
     assert err.startswith("error: ")
     assert reason in err
@@ -431,7 +440,7 @@ def test_a_place_that_cannot_be_written_to_is_told_in_one_line(
     filled = [part.format(data=pristine, sweep=sweep, run=tmp_path / "run") for part in WRITES[pipeline]]
     with pytest.raises(SystemExit) as exit:
         call(monkeypatch, *filled, tmp_path / place)
-    message = capsys.readouterr().err
+    message = without_progress(capsys.readouterr().err)
     assert exit.value.code == 2
     assert message.startswith("error: ")
     assert str(tmp_path / place) in message

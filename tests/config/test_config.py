@@ -15,6 +15,7 @@ from fcit_ray.config.benchmark import Task
 from fcit_ray.config.catalog import CATALOG
 from fcit_ray.config.reading import load_config
 from fcit_ray.config.schema import Config, dump_config, parse_config
+from fcit_ray.config.shipped import find_config
 from fcit_ray.config.sweep import load_sweep
 from fcit_ray.errors import ConfigError
 from fcit_ray.experiment.components import AXES, make, part_class
@@ -284,14 +285,16 @@ SHIPPED = sorted((ROOT / "configs").rglob("*.yaml"))
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: str(file.relative_to(ROOT)))
 def test_every_shipped_file_opens_with_a_command_that_names_it_and_loads(file):
     comment = "\n".join(itertools.takewhile(lambda line: line.startswith("#"), file.read_text().splitlines()))
-    named = [ROOT / name for name in re.findall(r"configs/\S+\.yaml", comment)]
+    command = re.search(r"fcit-ray (run|sweep) (.+)", comment.replace("\\\n#", ""))
+    assert command
+    named = [find_config(word) for word in command[2].split() if "=" not in word]
     assert file in named
     if file.parent.name == "sweeps":
-        assert "pipelines/sweep.py" in comment
+        assert command[1] == "sweep"
         _, trials = load_sweep(file, [f"benchmark.root={ROOT}"])
         assert trials
     else:
-        assert "pipelines/run.py" in comment
+        assert command[1] == "run"
         assert load_config(named).benchmark.tasks
 
 

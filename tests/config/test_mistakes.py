@@ -1,9 +1,6 @@
 """What is said of a misspelled key, name or value: what was probably meant, in one line and nothing that follows."""
 
 import json
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -126,40 +123,3 @@ def test_a_grid_of_long_values_gives_names_that_can_be_had(tmp_path: Path) -> No
         assert parse_config(trial.config.model_dump(mode="json")) == trial.config
         assert len(trial.folder.encode()) <= MOST_BYTES
     assert len({trial.folder for trial in trials}) == len({trial.config.name for trial in trials}) == 2
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["run.py", "--help"],
-        ["run.py", "configs/miniature.yaml", "train.epoch=2"],
-        ["run.py", "configs/miniature.yaml", "method.name=discco"],
-        ["run.py", "configs/miniatur.yaml"],
-        ["run.py", "configs/miniature.yaml", "--overwriite"],
-        ["compare.py", "--help"],
-        ["compare.py", "configs/miniature.yaml", "--methods", "disko"],
-        ["sweep.py", "--help"],
-        ["sweep.py", "configs/sweeps/miniatur.yaml"],
-        ["report.py", "--help"],
-        ["convert.py", "--help"],
-        ["prepare.py", "--help"],
-        ["prepare.py", "partition", "--help"],
-    ],
-    ids=" ".join,
-)
-def test_help_and_typing_mistakes_are_answered_before_anything_heavy_is_imported(arguments: list[str]) -> None:
-    """Seconds depend on the machine; what is imported does not."""
-    program = (
-        "import runpy, sys; sys.argv = sys.argv[1:]\n"
-        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
-        "except SystemExit: pass\n"
-        "print(*({'torch', 'ray', 'transformers', 'matplotlib', 'pyarrow'} & set(sys.modules)), file=sys.stderr)"
-    )
-    file = ROOT / "pipelines" / arguments[0]
-    began = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(file), *arguments[1:]], capture_output=True, text=True, cwd=ROOT, check=True
-    )
-    assert done.stderr.splitlines()[-1] == "", done.stderr
-    assert "Traceback" not in done.stderr
-    assert time.monotonic() - began < 10.0

@@ -276,7 +276,7 @@ def test_an_image_that_no_table_holds_is_found_before_a_run(root, tmp_path):
 
 
 def test_places_that_hold_no_parquet_say_so(root, tmp_path):
-    with pytest.raises(DataError, match=r"no parquet\.json; expected what prepare\.py parquet writes"):
+    with pytest.raises(DataError, match=r"no parquet\.json; expected what `fcit-ray prepare parquet` writes"):
         load_train(f"file://{tmp_path}/nowhere", DATASET)
     with pytest.raises(DataError, match="expected a folder or a URI of s3://"):
         load_train("ftp://host/fcit", DATASET)

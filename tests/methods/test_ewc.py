@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from fcit_ray.federated.local_run import LocalRun
 from small import (
     COLLATOR,
     FLOATS_PER_RANK,
@@ -25,6 +24,7 @@ from small import (
 from fcit_ray.data.loading.shards import LocalShard, training_batches
 from fcit_ray.federated.client import run_client
 from fcit_ray.federated.federation import Federation, simulate
+from fcit_ray.federated.local_run import LocalRun
 from fcit_ray.federated.server_optim import FedAvg
 from fcit_ray.methods.ewc import Ewc
 from fcit_ray.methods.finetune import Finetune

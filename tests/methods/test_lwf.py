@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from fcit_ray.federated.local_run import LocalRun
 from small import (
     COLLATOR,
     FLOATS_PER_RANK,
@@ -23,6 +22,7 @@ from small import (
 
 from fcit_ray.federated.client import run_client
 from fcit_ray.federated.federation import Federation, simulate
+from fcit_ray.federated.local_run import LocalRun
 from fcit_ray.federated.server_optim import FedAvg
 from fcit_ray.methods.finetune import Finetune
 from fcit_ray.methods.lwf import Lwf, distillation

@@ -183,7 +183,7 @@ def test_models_that_will_not_do_are_refused_at_the_door(clip, root, tmp_path):
         open_experiment(config(root, identity_encoder=str(TINY)))
     binary = tmp_path / "binary"
     save_clip(binary, binary=True)
-    with pytest.raises(ModelError, match=r"Convert pytorch_model\.bin once: python pipelines/convert\.py .*binary OUT"):
+    with pytest.raises(ModelError, match=r"Convert pytorch_model\.bin once: fcit-ray convert .*binary OUT"):
         check_clip(str(binary), "text")
     bare = tmp_path / "bare"
     shutil.copytree(clip, bare)

@@ -197,7 +197,9 @@ def test_the_plan_of_the_miniature_rests_on_its_records(monkeypatch, capsys, tmp
     monkeypatch.chdir(ROOT)
     given = ["configs/miniature.yaml", "configs/methods/disco.yaml", f"benchmark.root={tmp_path}", "--plan"]
     monkeypatch.setattr(sys, "argv", ["run.py", *given])
-    runpy.run_path("pipelines/run.py", run_name="__main__")
+    with pytest.raises(SystemExit) as exit:
+        runpy.run_path("pipelines/run.py", run_name="__main__")
+    assert exit.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "tokens: 128 records looked at" in shown  # 16 of each of eight tasks
     assert "packing efficiency" in shown

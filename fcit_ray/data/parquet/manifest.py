@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from fcit_ray.errors import DataError
 
 MANIFEST = "parquet.json"
-"""Written last by `prepare.py parquet`: its presence makes a folder a Parquet root."""
+"""Written last by `fcit-ray prepare parquet`: its presence makes a folder a Parquet root."""
 
 IMAGES = "images"
 """Key of the image tables in the manifest."""
@@ -87,4 +87,4 @@ def parse_manifest(text: bytes, place: str) -> Manifest:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         told = first["msg"].removeprefix("Value error, ")
-        raise DataError(f"{place}: {where}: {told}; expected what prepare.py parquet writes") from None
+        raise DataError(f"{place}: {where}: {told}; expected what `fcit-ray prepare parquet` writes") from None

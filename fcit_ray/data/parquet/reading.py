@@ -59,7 +59,8 @@ def open_parquet(location: str) -> "ParquetRoot":
     store = Store(location)
     text = store.read(MANIFEST)
     if text is None:
-        raise DataError(f"benchmark.root={location!r}: no {MANIFEST}; expected what prepare.py parquet writes, whole")
+        expected = "expected what `fcit-ray prepare parquet` writes, whole"
+        raise DataError(f"benchmark.root={location!r}: no {MANIFEST}; {expected}")
     return ParquetRoot(store, parse_manifest(text, file_in(location, MANIFEST)))
 
 

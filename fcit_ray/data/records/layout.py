@@ -1,8 +1,8 @@
 """Reading the authors' files: every record is checked when it is read, so that nothing fails hours into a run.
 
 The layout is `<root>/instructions/<dataset>/*.json` and images under `<root>/datasets/`; or the Parquet that
-`prepare.py parquet` makes of it, in a folder or an object store, with the same records. A file is read whole; what is
-wrong with it is collected and reported together, with the place of every offender.
+`fcit-ray prepare parquet` makes of it, in a folder or an object store, with the same records. A file is read whole;
+what is wrong with it is collected and reported together, with the place of every offender.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -246,7 +246,7 @@ def _remedy(root: Path | str) -> str:
     """What to do about a root that is not there."""
     if Path(root).name == "miniature":
         out = "" if Path(root) == Path("data/miniature") else f" --out {root}"
-        return f"`python pipelines/prepare.py miniature{out}` draws it, in seconds"
+        return f"`fcit-ray prepare miniature{out}` draws it, in seconds"
     return "expected instructions/ and datasets/ in it"
 
 

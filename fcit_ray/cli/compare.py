@@ -1,0 +1,97 @@
+"""`fcit-ray compare`: several methods on one configuration, in one table."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fcit_ray.cli.arguments import Configs, Overwrite, methods_like, split_overrides
+from fcit_ray.cli.common import console, exit_on_error, tell, usable_folder, write_out
+
+
+def compare(
+    config: Configs,
+    methods: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME...",
+            help="Configurations that go on top, one a run: shipped methods by name, or YAML files.",
+            autocompletion=methods_like,
+        ),
+    ] = ["zero_shot", "finetune", "disco", "centralised"],  # noqa: B006  # Typer reads it, nobody writes it
+    out: Annotated[Path, typer.Option(help="One run folder a method goes in here.")] = Path("runs/compare"),
+    resume: Annotated[bool, typer.Option("--resume", help="Keep finished runs, go on with unfinished ones.")] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Run several methods on one configuration and show them in one table.
+
+    \b
+    fcit-ray compare miniature
+    fcit-ray compare miniature seed=1 --methods finetune disco --out runs/two-methods
+    """
+    with exit_on_error():
+        from fcit_ray.config.shipped import find_config
+        from fcit_ray.experiment.loading import load_config
+        from fcit_ray.storage.file_names import file_name
+
+        names, overrides = split_overrides(config)
+        paths = {file_name(path.stem): path for path in (find_config(name, "methods") for name in methods)}
+        configs = {name: load_config(*names, path, overrides=overrides) for name, path in paths.items()}
+        tell(f"{', '.join(config.name for config in configs.values())}: checking configurations and data ...")
+        from fcit_ray.cli.display import Display
+        from fcit_ray.errors import ClusterLost, RunFailed
+        from fcit_ray.experiment.opening import open_experiment
+        from fcit_ray.results.diagnostics import diagnostics_markdown, diagnostics_table
+        from fcit_ray.results.figures import matrix_from_results
+        from fcit_ray.results.majority import majority_results
+        from fcit_ray.results.opening import open_run
+        from fcit_ray.results.plots import plot_comparison, plot_curves
+        from fcit_ray.results.tables import comparison_table, markdown_table, row_from_results
+        from fcit_ray.runtime.cluster import start_ray
+        from fcit_ray.runtime.launch import launch
+
+        experiments = {name: open_experiment(config) for name, config in configs.items()}
+        usable_folder(out)
+        folders = {
+            name: open_run(out / name, config, resume=resume, overwrite=overwrite) for name, config in configs.items()
+        }
+        results: dict[str, dict[str, Any]] = {}
+        failures: list[str] = []
+        majority = majority_results(next(iter(configs.values())))
+        if not all(folder.finished for folder in folders.values()):
+            start_ray(out / "logs" / "ray.log")
+        for name, each in configs.items():
+            try:
+                with Display() as display:
+                    results[name] = launch(each, folders[name], on_status=display.update, experiment=experiments[name])
+            except ClusterLost:
+                raise
+            except RunFailed as error:  # the other methods are not to blame
+                failures.append(f"{folders[name].path}: {error}")
+                tell(f"failed: {failures[-1]}")
+        labelled = [result["label"] for result in results.values()]
+        labels = {
+            n: f"{r['label']} ({n})" if labelled.count(r["label"]) > 1 else r["label"] for n, r in results.items()
+        }
+        told = [{**result, "label": labels[name]} for name, result in results.items()]
+        rows = [row_from_results(result) for result in [majority, *told]]
+        tasks = [task.name for task in next(iter(configs.values())).benchmark.tasks]
+        streams = {labels[n]: matrix_from_results(r) for n, r in results.items() if len(r["matrix"]) > 1}
+        if streams:
+            plot_comparison(streams, tasks, out / "accuracy_matrix.png")
+            plot_curves({labels[n]: folders[n].records() for n in results if labels[n] in streams}, out / "curves.png")
+        lost = "".join(f"\n- failed: {line}\n" for line in failures)
+        write_out(out / "comparison.md", markdown_table(rows) + diagnostics_markdown(told) + lost)
+        console.print(comparison_table(rows))
+        if oddities := diagnostics_table(told):
+            console.print(oddities)
+        console.print(f"Run folders   {', '.join(str(folder.path) for folder in folders.values())}")
+        if streams:
+            console.print(f"Heat maps     {out / 'accuracy_matrix.png'}")
+            console.print(f"Curves        {out / 'curves.png'}")
+        console.print(f"Table         {out / 'comparison.md'}")
+        console.print(f"Predictions   {out}/<method>/predictions/<stage>/<dataset>.jsonl")
+        if failures:
+            tell(f"{len(failures)} of {len(configs)} methods failed (see above); --resume tries them again")
+            sys.exit(1)

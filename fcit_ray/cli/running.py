@@ -1,0 +1,80 @@
+"""A run from a checked configuration to its results: what the command `run` and `fcit_ray.run` do."""
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fcit_ray.cli.common import console, tell
+
+if TYPE_CHECKING:
+    from fcit_ray.config.schema import Config
+    from fcit_ray.experiment.opening import Experiment
+    from fcit_ray.results.reading import Results
+
+
+def run(
+    config: "Config",
+    out: str | Path | None = None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> "Results":
+    """Train and evaluate a run on Ray: the cluster of `RAY_ADDRESS` or `ray start`, else one on this machine.
+
+    Everything that needs no model is checked before Ray starts. Interrupted (Ctrl-C, SIGTERM) or killed, the run goes
+    on from its last checkpoint with `resume`, to the same bits.
+
+    Args:
+        config: of `load_config`.
+        out: run folder; `runs/<name>-seed<seed>` by default.
+        resume: go on with the unfinished run in the folder; a finished one is only read.
+        overwrite: delete the run in the folder and start anew.
+        progress: show on standard error where the run stands.
+
+    Returns:
+        The results of the finished run.
+
+    Raises:
+        UserError: configuration, data, model or run folder cannot be used as asked; nothing was started.
+        RunFailed: the run cannot go on; says why.
+    """
+    if progress:
+        tell(f"{config.name}: checking configuration and data ...")
+    from fcit_ray.cli.display import Display
+    from fcit_ray.experiment.opening import open_experiment
+    from fcit_ray.results.opening import open_run
+    from fcit_ray.results.reading import Results
+    from fcit_ray.runtime.cluster import start_ray
+    from fcit_ray.runtime.launch import launch
+    from fcit_ray.storage.file_names import file_name
+
+    experiment = open_experiment(config)
+    if config.runtime.gpu:
+        _check_gpu(experiment)
+    called = f"{config.name.lower()}-seed{config.seed}"
+    path = Path(out) if out else Path("runs") / file_name(called)
+    if path.name != called and not out:
+        tell(f"run folder: {path}, as the name {config.name!r} is none that a file can have")
+    folder = open_run(path, config, resume=resume, overwrite=overwrite)
+    start_ray(folder.log_file)
+    with Display() if progress else nullcontext() as display:
+        tell_status = display.update if display else lambda status: None
+        values = launch(config, folder, on_status=tell_status, experiment=experiment)
+    return Results(folder.path, values)
+
+
+def _check_gpu(experiment: "Experiment") -> None:
+    """Refuse a run whose workers' GPU, taken to be like this machine's, is too small; say so where there is none."""
+    from fcit_ray.planning.report import check_memory, make_plan
+    from fcit_ray.planning.speed import found_gpu
+    from fcit_ray.runtime.data import sample_encoder
+
+    config = experiment.config
+    device = found_gpu(dtype=config.model.dtype)
+    if device is None:
+        console.print("no GPU is seen here, so memory was not checked; --plan --gpu names one")
+        return
+    plan = make_plan(config, device, config.runtime.num_workers, experiment, sample_encoder(experiment))
+    if warning := check_memory(plan):
+        console.print(f"warning: {warning}", markup=False)

@@ -1,0 +1,38 @@
+"""The JSON schemas of the files that users write, for their editors: what completes keys and underlines mistakes."""
+
+from typing import Any
+
+from fcit_ray.config.catalog import CATALOG
+from fcit_ray.config.schema import Config
+from fcit_ray.config.sweep import Sweep
+from fcit_ray.experiment.components import AXES
+
+
+def config_file_schema() -> dict[str, Any]:
+    """The schema of one configuration file: any part of a configuration, as files merge, and `tuned`."""
+    schema = Config.model_json_schema()
+    definitions, properties = schema["$defs"], schema["properties"]
+    for section in (schema, *definitions.values()):
+        if section.get("title") != "Task":
+            section.pop("required", None)  # another file may have it
+    tasks = definitions["Benchmark"]["properties"]["tasks"]
+    tasks["items"] = {"anyOf": [{"enum": [*CATALOG]}, tasks["items"]]}  # a plain string names a task of one dataset
+    for axis, choice in AXES.items():
+        properties[axis]["properties"] = {
+            "name": {
+                "anyOf": [{"enum": [*choice.parts]}, {"type": "string", "pattern": "^[^:]+:[^:]+$"}],
+                "description": f"A {choice.what} by name, or module:Class of your own.",
+            }
+        }
+    properties["tuned"] = {
+        "type": "object",
+        "description": "Keys that this benchmark wants for the run of a name, by the name.",
+        "additionalProperties": {"$ref": "#"},
+    }
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "fcit_ray configuration"}
+
+
+def sweep_file_schema() -> dict[str, Any]:
+    """The schema of a sweep file."""
+    schema = Sweep.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "fcit_ray sweep"}
