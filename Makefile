@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PINNED := --constraint constraints.txt --build-constraint constraints.txt
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test check format test-newest test-lowest constraints clean
+.PHONY: demo test check format docs test-newest test-lowest constraints clean
 
 demo: $(VENV)/ready
 	$(BIN)/python pipelines/prepare.py miniature
@@ -23,6 +23,10 @@ check: $(VENV)/ready
 format: $(VENV)/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The site, strictly: a broken link or a docstring that is missing ends it. It lands in site/.
+docs: $(VENV)/docs-ready
+	$(BIN)/python -m mkdocs build
 
 # The tests with the newest release of everything that pyproject.toml admits, and with the lowest of what it names.
 test-newest: .venv-newest/ready
@@ -42,10 +46,14 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet $(PINNED) --editable '.[dev]'
 	touch $@
 
+$(VENV)/docs-ready: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet $(PINNED) --editable '.[dev,docs]'
+	touch $@
+
 .venv-newest/ready: pyproject.toml
 	$(PYTHON) -m venv .venv-newest
 	.venv-newest/bin/python -m pip install --quiet --upgrade pip
-	.venv-newest/bin/python -m pip install --quiet --editable '.[dev,jobs]'
+	.venv-newest/bin/python -m pip install --quiet --editable '.[dev,jobs,docs]'
 	touch $@
 
 .venv-lowest/ready: pyproject.toml
@@ -56,4 +64,4 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-newest .venv-lowest runs data
+	rm -rf $(VENV) .venv-newest .venv-lowest runs data site

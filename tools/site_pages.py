@@ -1,0 +1,328 @@
+"""The pages of the documentation that are read from the code, for MkDocs (mkdocs.yml names this file as a hook).
+
+Configuration, parts and command line are generated, so that they cannot differ from what runs. A public object that a
+page shows, a key or a hyper-parameter without a description is a warning, which ends a strict build.
+"""
+
+import dataclasses
+import html
+import inspect
+import json
+import logging
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, TypeAdapter
+
+if TYPE_CHECKING:
+    from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.files import Files
+    from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).resolve().parent.parent
+_log = logging.getLogger("mkdocs.plugins.site_pages")  # MkDocs counts the warnings of its own loggers
+
+_TYPES = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false"}
+_BOUNDS = {
+    "minimum": "at least {}",
+    "exclusiveMinimum": "above {}",
+    "maximum": "at most {}",
+    "exclusiveMaximum": "below {}",
+    "minLength": "of at least {} letters",
+    "maxLength": "of at most {} letters",
+    "minItems": "of at least {}",
+    "maxItems": "of at most {}",
+}
+
+
+# What a schema says, in words.
+
+
+def type_in_words(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
+    """What a value may be: a JSON schema as a phrase in Markdown."""
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        target = definitions[name]
+        return f"a mapping ({', '.join(f'`{key}`' for key in target['properties'])})"
+    if "anyOf" in schema or "oneOf" in schema:
+        return " or ".join(type_in_words(choice, definitions) for choice in schema.get("anyOf", schema.get("oneOf")))
+    if "const" in schema:
+        return f"`{schema['const']}`"
+    if "enum" in schema:
+        return "one of " + ", ".join(f"`{choice}`" for choice in schema["enum"])
+    kind = schema.get("type")
+    if kind == "null":
+        return "null"
+    if kind == "array":
+        fixed = schema.get("prefixItems")
+        if fixed:
+            words = "a list of " + ", ".join(type_in_words(entry, definitions) for entry in fixed)
+        else:
+            words = f"a list, each {type_in_words(schema.get('items', {}), definitions)}"
+    elif kind == "object":
+        words = "a mapping"
+    else:
+        words = "a path" if schema.get("format") == "path" else _TYPES.get(str(kind), "any value")
+    bounds = [text.format(f"{schema[key]:g}") for key, text in _BOUNDS.items() if key in schema]
+    return " ".join([words, " and ".join(bounds)]).strip()
+
+
+def _value(value: Any) -> str:
+    return f"`{json.dumps(value, ensure_ascii=False)}`"
+
+
+def entry(name: str, schema: Mapping[str, Any], definitions: Mapping[str, Any], text: str, required: bool) -> str:
+    """One key: its name, what it may be, its default, what it does. The name is an anchor."""
+    default = "required" if required else f"default {_value(schema.get('default'))}"
+    body = "\n".join(f"    {line}" for line in text.strip().splitlines())
+    return f"[](){{ #{name} }}`{name}` *{type_in_words(schema, definitions)}; {default}*\n\n:   {body.strip()}\n"
+
+
+# The configuration.
+
+
+def configuration(schema: type[BaseModel]) -> str:
+    """The page of all keys: the sections in the order of the class, and what each key is, in its own words."""
+    full = schema.model_json_schema()
+    definitions = full["$defs"]
+    sections = {key: field.annotation for key, field in schema.model_fields.items() if _is_section(field.annotation)}
+    top = [_key(key, key, full, definitions) for key in full["properties"] if key not in sections]
+    pages = ["## The whole run\n", _text_of(schema), "", *top]
+    for key, section in sections.items():
+        name = section.__name__
+        pages += [f"## `{key}`\n", _text_of(section), ""]
+        properties = definitions[name]["properties"]
+        pages += [_key(f"{key}.{inner}", inner, definitions[name], definitions) for inner in properties]
+    shown = {section.__name__ for section in sections.values()}
+    for name, part in definitions.items():
+        if name not in shown and "properties" in part:
+            pages += [f"## A {name.lower()}\n", str(part.get("description", "")), ""]
+            pages += [_key(f"{name.lower()}.{inner}", inner, part, definitions) for inner in part["properties"]]
+    return "\n".join(pages)
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _text_of(section: type) -> str:
+    return inspect.cleandoc(section.__doc__ or "")
+
+
+def _key(shown: str, name: str, section: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
+    schema = section["properties"][name]
+    if not (text := schema.get("description", "")):
+        _log.warning("configuration key %s has no description", shown)
+    return entry(shown, schema, definitions, text, name in section.get("required", ()))
+
+
+# The parts of an algorithm: methods and rules by name.
+
+
+def described_attributes(cls: type) -> dict[str, str]:
+    """The descriptions under `Attributes:` of a class's docstring and of those it derives from, by name."""
+    found: dict[str, str] = {}
+    for owner in reversed(cls.__mro__):
+        lines = inspect.cleandoc(owner.__dict__.get("__doc__") or "").partition("Attributes:\n")[2].splitlines()
+        name = ""
+        for line in lines:
+            if line and not line.startswith(" "):
+                break
+            if named := re.match(r" {4}(\w+): (.*)", line):
+                name = named[1]
+                found[name] = named[2]
+            elif name and line.strip():
+                found[name] += " " + line.strip()
+    return found
+
+
+def prose(docstring: str) -> str:
+    """A module's docstring as Markdown: bullets become lists, and what looks like emphasis stays as it is written."""
+    lines: list[str] = []
+    for line in inspect.cleandoc(docstring).splitlines():
+        bullet = line.startswith("* ")
+        if bullet and lines and not lines[-1].startswith(("* ", "  ")):
+            lines.append("")
+        pieces = re.split(r"(`[^`]*`)", line[2:] if bullet else line)
+        # Links stay links; everything else that Markdown or HTML would read is escaped.
+        safe = "".join(p if p.startswith("`") else re.sub(r"([*_\[\]|~^])", r"\\\1", html.escape(p)) for p in pieces)
+        safe = re.sub(r"https?://[^\s,)]+[\w/]", lambda link: f"<{link[0]}>".replace("\\", ""), safe)
+        indent = "    " if line.startswith("  ") and not bullet else ""
+        lines.append(f"* {safe}" if bullet else indent + safe.strip())
+    return "\n".join(lines)
+
+
+def part(name: str, cls: type) -> str:
+    """One method or rule: its file's opening words and its hyper-parameters."""
+    schema = TypeAdapter(cls).json_schema()
+    described = described_attributes(cls)
+    lines = [f"### `{name}`\n", f"`{cls.__module__}.{cls.__name__}`\n"]
+    first = inspect.cleandoc(cls.__doc__ or "").partition("\n\n")[0]
+    if not first:
+        _log.warning("%s.%s has no docstring", cls.__module__, cls.__name__)
+    lines += [prose(first), ""]
+    fields = [field.name for field in dataclasses.fields(cls)]
+    for field in fields:
+        if field not in described:
+            _log.warning("hyper-parameter %s of %s has no description", field, name)
+        text = described.get(field, "")
+        lines.append(entry(f"{name}.{field}", schema["properties"][field], schema.get("$defs", {}), text, False))
+    return "\n".join(lines if fields else [*lines, "No hyper-parameters.\n"])
+
+
+def parts(axes: Mapping[str, Mapping[str, type]]) -> str:
+    """The page of everything that a configuration can name, by axis; a file's opening words stand once."""
+    pages = []
+    for axis, registry in axes.items():
+        pages.append(f"## `{axis}`\n")
+        told = set()
+        for name in registry:
+            cls = registry[name]
+            pages.append(part(name, cls))
+            module = cls.__module__
+            text = inspect.getdoc(sys.modules[module]) or ""
+            if module not in told:
+                told.add(module)
+                shown = "\n".join(f"    {line}".rstrip() for line in prose(text).splitlines())
+                pages.append(f'??? note "What `{module.replace(".", "/")}.py` opens with"\n\n{shown}\n')
+    return "\n".join(pages)
+
+
+def axes() -> dict[str, Mapping[str, type]]:
+    """The registries by the key of the configuration that names an entry."""
+    from fcit_ray.federated.local_optim import LOCAL_RULES
+    from fcit_ray.federated.privacy import PRIVACY
+    from fcit_ray.federated.robust import RULES
+    from fcit_ray.federated.server_optim import SERVER_OPTIMIZERS
+    from fcit_ray.lora import LORA_RULES
+    from fcit_ray.methods import METHODS
+
+    return {
+        "method": METHODS,
+        "local": LOCAL_RULES,
+        "server": SERVER_OPTIMIZERS,
+        "lora": LORA_RULES,
+        "robust": RULES,
+        "privacy": PRIVACY,
+    }
+
+
+# The command line.
+
+
+def commands(app: Any) -> str:
+    """The page of all commands of a Typer application, from what `--help` is made of."""
+    import typer
+
+    return "\n".join(_command(typer.main.get_command(app), "fcit-ray"))
+
+
+def _command(command: Any, called: str) -> Iterator[str]:
+    text = inspect.cleandoc(command.help or "")
+    if not text:
+        _log.warning("command %s has no help", called)
+    yield f"## `{called}`\n"
+    yield f"{prose(text)}\n"
+    parameters = [p for p in command.params if not getattr(p, "hidden", False) and p.name != "help"]
+    usage = [f"[{_metavar(p)}]" if not p.required else _metavar(p) for p in parameters if not _is_option(p)]
+    options = ["[OPTIONS]"] if any(_is_option(p) for p in parameters) else []
+    inner = getattr(command, "commands", {})
+    yield f"```text\n{' '.join([called, *options, *usage, *(['COMMAND ...'] if inner else [])])}\n```\n"
+    for parameter in parameters:
+        spelt = (
+            ", ".join([*parameter.opts, *parameter.secondary_opts]) if _is_option(parameter) else _metavar(parameter)
+        )
+        said = getattr(parameter, "help", None) or ""
+        if not said:
+            _log.warning("%s: %s has no help", called, spelt)
+        default = parameter.default
+        known = not callable(default) and default not in (None, False, (), []) and not parameter.required
+        needed = " *required*" if parameter.required else f" *default {_value(_plain(default))}*" if known else ""
+        yield f"`{spelt}`{needed}\n\n:   {prose(said)}\n"
+    for name, sub in inner.items():
+        if not getattr(sub, "hidden", False):
+            yield from _command(sub, f"{called} {name}")
+
+
+def _is_option(parameter: Any) -> bool:
+    return parameter.param_type_name == "option"
+
+
+def _metavar(parameter: Any) -> str:
+    dots = "..." if parameter.nargs == -1 else ""
+    return f"{parameter.metavar or str(parameter.name).upper()}{dots}"
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, str | int | float | bool) else str(value)
+
+
+# The notebook.
+
+
+def notebook(path: Path) -> str:
+    """A notebook as a page: its prose as it is, its code in blocks; outputs are none."""
+    cells = json.loads(path.read_text())["cells"]
+    shown = []
+    for cell in cells:
+        source = "".join(cell["source"]).strip()
+        shown.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+    return "\n\n".join(shown) + "\n"
+
+
+# What MkDocs calls.
+
+
+def on_files(files: "Files", config: "MkDocsConfig") -> "Files":
+    """Add the generated pages, each behind the words of `docs/<page>.head.md`."""
+    from mkdocs.structure.files import File
+
+    from fcit_ray.cli.app import app
+    from fcit_ray.config.schema import Config
+
+    docs = Path(config.docs_dir)
+    pages = {
+        "reference/configuration": configuration(Config),
+        "reference/parts": parts(axes()),
+        "reference/command-line": commands(app),
+        "how-to/python": notebook(docs / "notebook.ipynb"),
+    }
+    for name, text in pages.items():
+        head = docs / f"{name}.head.md"
+        whole = f"{head.read_text()}\n{text}" if head.exists() else text
+        files.append(File.generated(config, f"{name}.md", content=whole))
+    return files
+
+
+def on_page_markdown(markdown: str, page: "Page", config: "MkDocsConfig", files: "Files") -> str:
+    """Warn of every public object without a docstring among those that a page shows (`::: fcit_ray...`)."""
+    for shown in re.findall(r"^::: (fcit_ray[\w.]*)", markdown, re.MULTILINE):
+        for name in undocumented(shown):
+            _log.warning("%s: %s has no docstring", page.file.src_uri, name)
+    return markdown
+
+
+def undocumented(shown: str) -> Iterator[str]:
+    """Public classes, functions and methods at and below an object that have no docstring, own or inherited."""
+    import griffe
+
+    package = griffe.load("fcit_ray", search_paths=[str(ROOT)])
+    found = package[shown.removeprefix("fcit_ray.")] if shown != "fcit_ray" else package
+    yield from _undocumented(found)
+
+
+def _undocumented(found: Any) -> Iterator[str]:
+    if found.is_alias:
+        found = found.final_target
+    if not found.has_docstring and not (found.parent and found.parent.is_class and _inherited(found)):
+        yield found.path
+    for name, member in found.members.items():
+        if not name.startswith("_") and not member.is_alias and (member.is_function or member.is_class):
+            yield from _undocumented(member)
+
+
+def _inherited(found: Any) -> bool:
+    return any(found.name in base.members and base.members[found.name].has_docstring for base in found.parent.mro())
