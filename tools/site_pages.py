@@ -7,6 +7,7 @@ page shows, a key or a hyper-parameter without a description is a warning, which
 import dataclasses
 import html
 import inspect
+import itertools
 import json
 import logging
 import re
@@ -183,12 +184,57 @@ def parts(axes: Mapping[str, Mapping[str, type]]) -> str:
             cls = registry[name]
             pages.append(part(name, cls))
             module = cls.__module__
-            text = inspect.getdoc(sys.modules[module]) or ""
             if module not in told:
                 told.add(module)
-                shown = "\n".join(f"    {line}".rstrip() for line in prose(text).splitlines())
+                opening, _ = differences_apart(inspect.getdoc(sys.modules[module]) or "")
+                shown = "\n".join(f"    {line}".rstrip() for line in prose(opening).splitlines())
                 pages.append(f'??? note "What `{module.replace(".", "/")}.py` opens with"\n\n{shown}\n')
     return "\n".join(pages)
+
+
+def differences_apart(docstring: str) -> tuple[str, str]:
+    """A module's opening words without, and alone, the paragraph on what differs from code or paper ("" if none)."""
+    paragraphs = inspect.cleandoc(docstring).split("\n\n")
+    apart = [paragraph for paragraph in paragraphs if paragraph.startswith("What differs")]
+    return "\n\n".join(p for p in paragraphs if p not in apart), "\n\n".join(apart)
+
+
+def differences(axes: Mapping[str, Mapping[str, type]]) -> str:
+    """What every file says that it does otherwise than the code or paper that it is after, file by file."""
+    modules = dict.fromkeys(registry[name].__module__ for registry in axes.values() for name in registry)
+    pages = []
+    for module in modules:
+        if apart := differences_apart(inspect.getdoc(sys.modules[module]) or "")[1]:
+            pages.append(
+                f"### `{module.removeprefix('fcit_ray.').replace('.', '/')}.py` "
+                f"{{ #{module.rpartition('.')[2]} }}\n\n{prose(apart)}\n"
+            )
+    return "\n".join(pages)
+
+
+# What does not cross.
+
+
+def crossings(axes: Mapping[str, Mapping[str, type]]) -> str:
+    """All pairs of choices on two axes that are refused with everything else at its default, by reason."""
+    from fcit_ray.config.schema import ConfigError, parse_config
+    from fcit_ray.experiment.algorithm import make_algorithm
+
+    refused: dict[str, list[str]] = {}
+    for (one, ours), (other, theirs) in itertools.combinations(axes.items(), 2):
+        for name, against in itertools.product(ours, theirs):
+            sections = {one: {"name": name}, other: {"name": against}}
+            # The rule that wants it is tried with it: what is told is what the pair itself cannot do.
+            weights = "uniform" if "dp_fedavg" in (name, against) else "samples"
+            try:
+                make_algorithm(parse_config({"benchmark": {"tasks": ["ArxivQA"]}, "weights": weights, **sections}))
+            except ConfigError as error:
+                for line in str(error).splitlines():
+                    refused.setdefault(line, []).append(f"`{one}.name={name}` with `{other}.name={against}`")
+    rows = []
+    for reason, pairs in refused.items():
+        rows.append(f"**{prose(reason)}**\n\n" + "\n".join(f"- {pair}" for pair in pairs) + "\n")
+    return "\n".join(rows)
 
 
 def axes() -> dict[str, Mapping[str, type]]:
@@ -273,6 +319,17 @@ def notebook(path: Path) -> str:
     return "\n\n".join(shown) + "\n"
 
 
+# The public Python surface.
+
+
+def public() -> str:
+    """The page of what `import fcit_ray` gives, each from where it is defined."""
+    import fcit_ray
+
+    found = [getattr(fcit_ray, name) for name in fcit_ray.__all__ if not name.startswith("__")]
+    return "\n".join(f"::: {member.__module__}.{member.__qualname__}\n" for member in found)
+
+
 # What MkDocs calls.
 
 
@@ -284,9 +341,13 @@ def on_files(files: "Files", config: "MkDocsConfig") -> "Files":
     from fcit_ray.config.schema import Config
 
     docs = Path(config.docs_dir)
+    registries = axes()
     pages = {
         "reference/configuration": configuration(Config),
-        "reference/parts": parts(axes()),
+        "reference/parts": parts(registries),
+        "explanation/differences": differences(registries),
+        "explanation/axes": crossings(registries),
+        "reference/python": public(),
         "reference/command-line": commands(app),
         "how-to/python": notebook(docs / "notebook.ipynb"),
     }
