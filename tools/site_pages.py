@@ -12,7 +12,7 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -161,16 +161,16 @@ def part(name: str, cls: type) -> str:
     schema = TypeAdapter(cls).json_schema()
     described = described_attributes(cls)
     lines = [f"### `{name}`\n", f"`{cls.__module__}.{cls.__name__}`\n"]
-    first = inspect.cleandoc(cls.__doc__ or "").partition("\n\n")[0]
-    if not first:
+    text, _, _ = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")
+    if not text:
         _log.warning("%s.%s has no docstring", cls.__module__, cls.__name__)
-    lines += [prose(first), ""]
+    lines += [prose(text), ""]
     fields = [field.name for field in dataclasses.fields(cls)]
     for field in fields:
-        if field not in described:
+        said = described.get(field) or ("See above." if f"`{field}`" in text else "")
+        if not said:
             _log.warning("hyper-parameter %s of %s has no description", field, name)
-        text = described.get(field, "")
-        lines.append(entry(f"{name}.{field}", schema["properties"][field], schema.get("$defs", {}), text, False))
+        lines.append(entry(f"{name}.{field}", schema["properties"][field], schema.get("$defs", {}), said, False))
     return "\n".join(lines if fields else [*lines, "No hyper-parameters.\n"])
 
 
@@ -333,37 +333,36 @@ def public() -> str:
 # What MkDocs calls.
 
 
-def on_files(files: "Files", config: "MkDocsConfig") -> "Files":
-    """Add the generated pages, each behind the words of `docs/<page>.head.md`."""
-    from mkdocs.structure.files import File
-
-    from fcit_ray.cli.app import app
-    from fcit_ray.config.schema import Config
-
-    docs = Path(config.docs_dir)
-    registries = axes()
-    pages = {
-        "reference/configuration": configuration(Config),
-        "reference/parts": parts(registries),
-        "explanation/differences": differences(registries),
-        "explanation/axes": crossings(registries),
-        "reference/python": public(),
-        "reference/command-line": commands(app),
-        "how-to/python": notebook(docs / "notebook.ipynb"),
-    }
-    for name, text in pages.items():
-        head = docs / f"{name}.head.md"
-        whole = f"{head.read_text()}\n{text}" if head.exists() else text
-        files.append(File.generated(config, f"{name}.md", content=whole))
-    return files
-
-
 def on_page_markdown(markdown: str, page: "Page", config: "MkDocsConfig", files: "Files") -> str:
-    """Warn of every public object without a docstring among those that a page shows (`::: fcit_ray...`)."""
-    for shown in re.findall(r"^::: (fcit_ray[\w.]*)", markdown, re.MULTILINE):
+    """Put what is read from the code in the place of `<!-- made: ... -->`, and warn of what a page shows undescribed."""
+    made = re.sub(r"<!-- made: (\w+) -->", lambda name: _MADE[name[1]](), markdown)
+    for shown in re.findall(r"^::: (fcit_ray[\w.]*)", made, re.MULTILINE):
         for name in undocumented(shown):
             _log.warning("%s: %s has no docstring", page.file.src_uri, name)
-    return markdown
+    return made
+
+
+def _configuration() -> str:
+    from fcit_ray.config.schema import Config
+
+    return configuration(Config)
+
+
+def _commands() -> str:
+    from fcit_ray.cli.app import app
+
+    return commands(app)
+
+
+_MADE: dict[str, Callable[[], str]] = {
+    "configuration": _configuration,
+    "parts": lambda: parts(axes()),
+    "differences": lambda: differences(axes()),
+    "crossings": lambda: crossings(axes()),
+    "commands": _commands,
+    "public": public,
+    "notebook": lambda: notebook(ROOT / "docs" / "notebook.ipynb"),
+}
 
 
 def undocumented(shown: str) -> Iterator[str]:
