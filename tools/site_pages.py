@@ -90,8 +90,11 @@ def configuration(schema: type[BaseModel]) -> str:
     full = schema.model_json_schema()
     definitions = full["$defs"]
     sections = {key: field.annotation for key, field in schema.model_fields.items() if _is_section(field.annotation)}
+    for key, field in schema.model_fields.items():
+        if field.default_factory is not None:  # which a schema does not tell
+            full["properties"][key]["default"] = field.get_default(call_default_factory=True)
     top = [_key(key, key, full, definitions) for key in full["properties"] if key not in sections]
-    pages = ["## The whole run\n", _text_of(schema), "", *top]
+    pages = ["## The whole run\n", *top]
     for key, section in sections.items():
         name = section.__name__
         pages += [f"## `{key}`\n", _text_of(section), ""]
@@ -334,7 +337,7 @@ def public() -> str:
 
 
 def on_page_markdown(markdown: str, page: "Page", config: "MkDocsConfig", files: "Files") -> str:
-    """Put what is read from the code in the place of `<!-- made: ... -->`, and warn of what a page shows undescribed."""
+    """Put what is read from the code in the place of `<!-- made: ... -->`; warn of what a page shows undescribed."""
     made = re.sub(r"<!-- made: (\w+) -->", lambda name: _MADE[name[1]](), markdown)
     for shown in re.findall(r"^::: (fcit_ray[\w.]*)", made, re.MULTILINE):
         for name in undocumented(shown):
