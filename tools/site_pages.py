@@ -223,7 +223,7 @@ def crossings(axes: Mapping[str, Mapping[str, type]]) -> str:
     from fcit_ray.config.schema import ConfigError, parse_config
     from fcit_ray.experiment.algorithm import make_algorithm
 
-    refused: dict[str, list[str]] = {}
+    refused: dict[str, dict[str, list[str]]] = {}  # by reason and by the one choice: the others
     for (one, ours), (other, theirs) in itertools.combinations(axes.items(), 2):
         for name, against in itertools.product(ours, theirs):
             sections = {one: {"name": name}, other: {"name": against}}
@@ -233,10 +233,12 @@ def crossings(axes: Mapping[str, Mapping[str, type]]) -> str:
                 make_algorithm(parse_config({"benchmark": {"tasks": ["ArxivQA"]}, "weights": weights, **sections}))
             except ConfigError as error:
                 for line in str(error).splitlines():
-                    refused.setdefault(line, []).append(f"`{one}.name={name}` with `{other}.name={against}`")
+                    others = refused.setdefault(line, {}).setdefault(f"`{one}.name={name}` with `{other}.name=`", [])
+                    others.append(f"`{against}`")
     rows = []
     for reason, pairs in refused.items():
-        rows.append(f"**{prose(reason)}**\n\n" + "\n".join(f"- {pair}" for pair in pairs) + "\n")
+        listed = "\n".join(f"- {one} {', '.join(others)}" for one, others in pairs.items())
+        rows.append(f"**{prose(reason)}**\n\n{listed}\n")
     return "\n".join(rows)
 
 
