@@ -31,5 +31,16 @@ def test_a_block_says_what_it_is(page):
     assert set(opened[1::2]) <= {""}
 
 
+def test_a_file_that_a_page_shows_is_shown_as_it_is():
+    shown = [
+        (ROOT / name, text)
+        for page in PAGES
+        for name, text in re.findall(r"^`([\w/.]+)`:\n\n```\w+\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    ]
+    assert len(shown) >= 3
+    for file, text in shown:
+        assert file.read_text().strip() == text.strip(), file
+
+
 def test_the_readme_is_two_screens():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 200
