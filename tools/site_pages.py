@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, TypeAdapter
 
+from fcit_ray.cli.words import described_attributes, type_in_words
+
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
     from mkdocs.structure.files import Files
@@ -26,49 +28,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 _log = logging.getLogger("mkdocs.plugins.site_pages")  # MkDocs counts the warnings of its own loggers
 
-_TYPES = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false"}
-_BOUNDS = {
-    "minimum": "at least {}",
-    "exclusiveMinimum": "above {}",
-    "maximum": "at most {}",
-    "exclusiveMaximum": "below {}",
-    "minLength": "of at least {} letters",
-    "maxLength": "of at most {} letters",
-    "minItems": "of at least {}",
-    "maxItems": "of at most {}",
-}
-
-
 # What a schema says, in words.
-
-
-def type_in_words(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
-    """What a value may be: a JSON schema as a phrase in Markdown."""
-    if "$ref" in schema:
-        name = schema["$ref"].rpartition("/")[2]
-        target = definitions[name]
-        return f"a mapping ({', '.join(f'`{key}`' for key in target['properties'])})"
-    if "anyOf" in schema or "oneOf" in schema:
-        return " or ".join(type_in_words(choice, definitions) for choice in schema.get("anyOf", schema.get("oneOf")))
-    if "const" in schema:
-        return f"`{schema['const']}`"
-    if "enum" in schema:
-        return "one of " + ", ".join(f"`{choice}`" for choice in schema["enum"])
-    kind = schema.get("type")
-    if kind == "null":
-        return "null"
-    if kind == "array":
-        fixed = schema.get("prefixItems")
-        if fixed:
-            words = "a list of " + ", ".join(type_in_words(entry, definitions) for entry in fixed)
-        else:
-            words = f"a list, each {type_in_words(schema.get('items', {}), definitions)}"
-    elif kind == "object":
-        words = "a mapping"
-    else:
-        words = "a path" if schema.get("format") == "path" else _TYPES.get(str(kind), "any value")
-    bounds = [text.format(f"{schema[key]:g}") for key, text in _BOUNDS.items() if key in schema]
-    return " ".join([words, " and ".join(bounds)]).strip()
 
 
 def _value(value: Any) -> str:
@@ -79,7 +39,9 @@ def entry(name: str, schema: Mapping[str, Any], definitions: Mapping[str, Any], 
     """One key: its name, what it may be, its default, what it does. The name is an anchor."""
     default = "required" if required else f"default {_value(schema.get('default'))}"
     body = "\n".join(f"    {line}" for line in text.strip().splitlines())
-    return f"[](){{ #{name} }}`{name}` *{type_in_words(schema, definitions)}; {default}*\n\n:   {body.strip()}\n"
+    return (
+        f"[](){{ #{name} }}`{name}` *{type_in_words(schema, definitions, '`{}`')}; {default}*\n\n:   {body.strip()}\n"
+    )
 
 
 # The configuration.
@@ -126,23 +88,6 @@ def _key(shown: str, name: str, section: Mapping[str, Any], definitions: Mapping
 # The parts of an algorithm: methods and rules by name.
 
 
-def described_attributes(cls: type) -> dict[str, str]:
-    """The descriptions under `Attributes:` of a class's docstring and of those it derives from, by name."""
-    found: dict[str, str] = {}
-    for owner in reversed(cls.__mro__):
-        lines = inspect.cleandoc(owner.__dict__.get("__doc__") or "").partition("Attributes:\n")[2].splitlines()
-        name = ""
-        for line in lines:
-            if line and not line.startswith(" "):
-                break
-            if named := re.match(r" {4}(\w+): (.*)", line):
-                name = named[1]
-                found[name] = named[2]
-            elif name and line.strip():
-                found[name] += " " + line.strip()
-    return found
-
-
 def prose(docstring: str) -> str:
     """A module's docstring as Markdown: bullets become lists, and what looks like emphasis stays as it is written."""
     lines: list[str] = []
@@ -152,7 +97,7 @@ def prose(docstring: str) -> str:
             lines.append("")
         pieces = re.split(r"(`[^`]*`)", line[2:] if bullet else line)
         # Links stay links; everything else that Markdown or HTML would read is escaped.
-        safe = "".join(p if p.startswith("`") else re.sub(r"([*_\[\]|~^])", r"\\\1", html.escape(p)) for p in pieces)
+        safe = "".join(p if p.startswith("`") else re.sub(r"([*_\[\]])", r"\\\1", html.escape(p)) for p in pieces)
         safe = re.sub(r"https?://[^\s,)]+[\w/]", lambda link: f"<{link[0]}>".replace("\\", ""), safe)
         indent = "    " if line.startswith("  ") and not bullet else ""
         lines.append(f"* {safe}" if bullet else indent + safe.strip())
@@ -220,7 +165,8 @@ def differences(axes: Mapping[str, Mapping[str, type]]) -> str:
 
 def crossings(axes: Mapping[str, Mapping[str, type]]) -> str:
     """All pairs of choices on two axes that are refused with everything else at its default, by reason."""
-    from fcit_ray.config.schema import ConfigError, parse_config
+    from fcit_ray.config.schema import parse_config
+    from fcit_ray.errors import ConfigError
     from fcit_ray.experiment.algorithm import make_algorithm
 
     refused: dict[str, dict[str, list[str]]] = {}  # by reason and by the one choice: the others
@@ -243,22 +189,10 @@ def crossings(axes: Mapping[str, Mapping[str, type]]) -> str:
 
 
 def axes() -> dict[str, Mapping[str, type]]:
-    """The registries by the key of the configuration that names an entry."""
-    from fcit_ray.federated.local_optim import LOCAL_RULES
-    from fcit_ray.federated.privacy import PRIVACY
-    from fcit_ray.federated.robust import RULES
-    from fcit_ray.federated.server_optim import SERVER_OPTIMIZERS
-    from fcit_ray.lora import LORA_RULES
-    from fcit_ray.methods import METHODS
+    """The built-in parts by the key of the configuration that names one, and by name."""
+    from fcit_ray.experiment.components import AXES, part_class
 
-    return {
-        "method": METHODS,
-        "local": LOCAL_RULES,
-        "server": SERVER_OPTIMIZERS,
-        "lora": LORA_RULES,
-        "robust": RULES,
-        "privacy": PRIVACY,
-    }
+    return {key: {name: part_class(key, name) for name in axis.parts} for key, axis in AXES.items()}
 
 
 # The command line.
@@ -276,7 +210,9 @@ def _command(command: Any, called: str) -> Iterator[str]:
     if not text:
         _log.warning("command %s has no help", called)
     yield f"## `{called}`\n"
-    yield f"{prose(text)}\n"
+    for paragraph in text.split("\n\n"):  # one that keeps its lines, as Typer has it, is of examples
+        examples = paragraph.startswith("\b\n")
+        yield f"```bash\n{paragraph[2:]}\n```\n" if examples else f"{prose(paragraph)}\n"
     parameters = [p for p in command.params if not getattr(p, "hidden", False) and p.name != "help"]
     usage = [f"[{_metavar(p)}]" if not p.required else _metavar(p) for p in parameters if not _is_option(p)]
     options = ["[OPTIONS]"] if any(_is_option(p) for p in parameters) else []

@@ -2,30 +2,12 @@
 
 import logging
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
-import pytest
 import typer
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field
 
 from tools import site_pages
-
-
-@pytest.mark.parametrize(
-    ("annotation", "words"),
-    [
-        (Annotated[int, Field(ge=1)], "whole number at least 1"),
-        (Annotated[float, Field(gt=0, lt=1)], "number above 0 and below 1"),
-        (Literal["a", "b"], "one of `a`, `b`"),
-        (str | None, "text or null"),
-        (tuple[str, ...], "a list, each text"),
-        (Annotated[str, Field(min_length=1, max_length=9)], "text of at least 1 letters and of at most 9 letters"),
-        (bool, "true or false"),
-    ],
-)
-def test_a_type_in_words(annotation, words):
-    schema = TypeAdapter(annotation).json_schema()
-    assert site_pages.type_in_words(schema, schema.get("$defs", {})) == words
 
 
 class Inner(BaseModel):
