@@ -268,7 +268,9 @@ def public() -> str:
     import fcit_ray
 
     found = [getattr(fcit_ray, name) for name in fcit_ray.__all__ if not name.startswith("__")]
-    return "\n".join(f"::: {member.__module__}.{member.__qualname__}\n" for member in found)
+    found.sort(key=inspect.isclass)  # functions first; a schema has a page of its own
+    shown = [member for member in found if not (inspect.isclass(member) and issubclass(member, BaseModel))]
+    return "\n".join(f"::: {member.__module__}.{member.__qualname__}\n" for member in shown)
 
 
 # What MkDocs calls.
