@@ -7,7 +7,7 @@ PINNED := --constraint constraints.txt --build-constraint constraints.txt
 WHEEL_TEST := /tmp/fcit-ray-wheel-test
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test check format wheel-test test-newest test-lowest constraints clean
+.PHONY: demo test test-fast check format docs wheel-test test-newest test-lowest constraints clean
 
 demo: $(VENV)/ready
 	$(BIN)/fcit-ray prepare miniature
@@ -36,6 +36,10 @@ wheel-test: $(VENV)/ready
 	  fcit-ray run miniature disco 'benchmark.tasks=[ArxivQA]' benchmark.num_rounds=1 train.epochs=1 --out runs/one && \
 	  fcit-ray report runs/one
 
+# The site, strictly: a broken link or a docstring that is missing ends it. It lands in site/.
+docs: $(VENV)/docs-ready
+	$(BIN)/python -m mkdocs build
+
 # The tests with the newest release of everything that pyproject.toml admits, and with the lowest of what it names.
 test-newest: .venv-newest/ready
 	.venv-newest/bin/python -m pytest
@@ -54,10 +58,14 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet $(PINNED) --editable '.[dev]'
 	touch $@
 
+$(VENV)/docs-ready: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet $(PINNED) --editable '.[dev,docs]'
+	touch $@
+
 .venv-newest/ready: pyproject.toml
 	$(PYTHON) -m venv .venv-newest
 	.venv-newest/bin/python -m pip install --quiet --upgrade pip
-	.venv-newest/bin/python -m pip install --quiet --editable '.[dev,jobs]'
+	.venv-newest/bin/python -m pip install --quiet --editable '.[dev,jobs,docs]'
 	touch $@
 
 .venv-lowest/ready: pyproject.toml
@@ -68,4 +76,4 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-newest .venv-lowest runs data
+	rm -rf $(VENV) .venv-newest .venv-lowest runs data site

@@ -11,6 +11,7 @@ from repository import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NAMED = [Requirement(line) for line in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]]
+OF_THE_SITE = [Requirement(line) for line in PROJECT["optional-dependencies"]["docs"]]
 PINS = [Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
 PINNED = {canonicalize_name(pin.name): pin for pin in PINS}
 
@@ -21,7 +22,7 @@ def version(pin: Requirement) -> str:
     return only.version
 
 
-@pytest.mark.parametrize("named", NAMED, ids=lambda named: named.name)
+@pytest.mark.parametrize("named", [*NAMED, *OF_THE_SITE], ids=lambda named: named.name)
 def test_every_dependency_is_pinned_within_its_range(named):
     assert version(PINNED[canonicalize_name(named.name)]) in named.specifier
 
