@@ -13,8 +13,15 @@ demo: $(VENV)/ready
 	$(BIN)/fcit-ray prepare miniature
 	$(BIN)/fcit-ray compare miniature --out runs/demo --resume
 
+# Two processes: one has the tests of the Ray cluster, which wait a good deal; the other goes on meanwhile.
+PYTEST := -m pytest --numprocesses 2 --dist loadgroup
+
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python $(PYTEST)
+
+# What can be said of the core in a minute: no Ray, no whole runs.
+test-fast: $(VENV)/ready
+	$(BIN)/python $(PYTEST) --ignore tests/runtime --ignore tests/cli -m "not ray and not slow"
 
 check: $(VENV)/ready
 	$(BIN)/ruff check .
@@ -42,10 +49,10 @@ docs: $(VENV)/docs-ready
 
 # The tests with the newest release of everything that pyproject.toml admits, and with the lowest of what it names.
 test-newest: .venv-newest/ready
-	.venv-newest/bin/python -m pytest
+	.venv-newest/bin/python $(PYTEST)
 
 test-lowest: .venv-lowest/ready
-	.venv-lowest/bin/python -m pytest
+	.venv-lowest/bin/python $(PYTEST)
 
 # Writes down what is newest now, once `make test-newest` has passed with it.
 constraints: .venv-newest/ready

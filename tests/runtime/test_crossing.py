@@ -4,6 +4,7 @@ Which methods cross with which choices is `tests/experiment/test_crossings.py`'s
 """
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from fcit_ray.results.opening import open_run
 from fcit_ray.runtime.data import sample_encoder
 from fcit_ray.runtime.launch import launch
 from fcit_ray.runtime.messages import AnswerWork, DirectStore, TrainWork
+from fcit_ray.runtime.store import RayStore
 from fcit_ray.runtime.worker import Worker
 from fcit_ray.types import Params, ServerState
 
@@ -30,21 +32,30 @@ ROBUST = {"num_clients": 4, "clients_per_round": 4}
 Run = tuple[ServerState, Params, list[str]]
 
 
-def run(config: Config, worker: Worker | None = None, first: Params | None = None) -> Run:
-    """A whole run in this process: the last state, what it started from, and two answers a task."""
-    experiment = open_experiment(config)
+def untouched(value: Any) -> Any:
+    return value
+
+
+def run(
+    config: Config, worker: Worker | None = None, first: Params | None = None, travel: Callable[[Any], Any] = untouched
+) -> Run:
+    """A whole run in this process: the last state, what it started from, and two answers a task.
+
+    Whatever goes from one process to another in a run on Ray passes through `travel`.
+    """
+    experiment = travel(open_experiment(config))
     shards = LocalShards(experiment.stream, experiment.tests, sample_encoder(experiment))
     worker = worker or Worker(config, DirectStore())
     first = worker.initial_params() if first is None else first
 
     def train(job: Any) -> Any:
         shard = shards.train_shard(job.client.task, job.client.index)
-        return worker.train(TrainWork(job, [job.params], job.knowledge, shard))
+        return travel(worker.train(travel(TrainWork(job, [job.params], job.knowledge, shard))))
 
     state = simulate(experiment.federation(shards.feature), first, train)
     answers = []
     for name in experiment.tests:
-        work = AnswerWork(1, [state.params], state.knowledge, name, shards.test_shard(name, 0, 2))
+        work = travel(AnswerWork(1, [state.params], state.knowledge, name, shards.test_shard(name, 0, 2)))
         answers += [text for text, _ in worker.answer(work)]
     return state, first, answers
 
@@ -96,8 +107,23 @@ def test_every_method_runs_on_the_pictures_features(configure: Configure, method
 
 @pytest.mark.usefixtures("cluster")
 @pytest.mark.parametrize("method", AXES["method"].parts)
-def test_every_method_runs_on_ray(configure: Configure, method: str, tmp_path: Path) -> None:
-    # all of the method travels, in both directions: else the bits of one process could not be had
+def test_all_of_a_method_travels_through_ray(configure: Configure, method: str) -> None:
+    """The run's parts, jobs, updates and answers' work, as the object store hands them on: with the same bits."""
+    store = RayStore()
+    config = configure(method={"name": method}, benchmark=SMALL)
+    worker = Worker(config, DirectStore())
+    first = worker.initial_params()
+    travelled, _, answers = run(config, worker, first, travel=lambda value: store.get([store.put(value)])[0])
+    stayed, _, same_answers = run(config, worker, first)
+    assert params_sha256(travelled.params) == params_sha256(stayed.params)
+    assert answers == same_answers
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize("method", ["ewc", "merged_loras"])
+def test_a_method_with_reports_and_one_with_knowledge_run_on_ray(
+    configure: Configure, method: str, tmp_path: Path
+) -> None:
     config = configure(method={"name": method}, benchmark=SMALL, runtime={"num_workers": 1})
     results = launch(config, open_run(tmp_path / "run", config, resume=False, overwrite=False))
     assert results["adapters_sha256"] == params_sha256(run(config)[0].params)
