@@ -83,7 +83,8 @@ def test_photographs_of_any_shape_and_mode_become_sixteen_patches(processor: Lla
 def test_pretraining_sees_pictures_as_the_processor_makes_them(processor: LlavaProcessor):
     batch = lessons(0, "test", 0, 4)
     made = processor.image_processor([draw(lesson.scene) for lesson in batch], return_tensors="pt")["pixel_values"]
-    assert torch.equal(made, pixels(batch))
+    # The two divide in another order: equal but for the last bit, which one build of torchvision gives and another not.
+    torch.testing.assert_close(made, pixels(batch), rtol=0, atol=1e-6)
 
 
 def test_a_saved_model_loads_with_the_same_weights_and_answers(tmp_path: Path):
