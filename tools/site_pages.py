@@ -4,21 +4,18 @@ Configuration, parts and command line are generated, so that they cannot differ 
 page shows, a key or a hyper-parameter without a description is a warning, which ends a strict build.
 """
 
-import dataclasses
-import html
 import inspect
-import itertools
 import json
 import logging
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel
 
-from fcit_ray.cli.words import described_attributes, type_in_words
+from tools.site_markdown import entry, literal, prose
+from tools.site_parts import axes, crossings, differences, parts
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
@@ -27,22 +24,6 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 _log = logging.getLogger("mkdocs.plugins.site_pages")  # MkDocs counts the warnings of its own loggers
-
-# What a schema says, in words.
-
-
-def _value(value: Any) -> str:
-    return f"`{json.dumps(value, ensure_ascii=False)}`"
-
-
-def entry(name: str, schema: Mapping[str, Any], definitions: Mapping[str, Any], text: str, required: bool) -> str:
-    """One key: its name, what it may be, its default, what it does. The name is an anchor."""
-    default = "required" if required else f"default {_value(schema.get('default'))}"
-    body = "\n".join(f"    {line}" for line in text.strip().splitlines())
-    return (
-        f"[](){{ #{name} }}`{name}` *{type_in_words(schema, definitions, '`{}`')}; {default}*\n\n:   {body.strip()}\n"
-    )
-
 
 # The configuration.
 
@@ -85,116 +66,6 @@ def _key(shown: str, name: str, section: Mapping[str, Any], definitions: Mapping
     return entry(shown, schema, definitions, text, name in section.get("required", ()))
 
 
-# The parts of an algorithm: methods and rules by name.
-
-
-def prose(docstring: str) -> str:
-    """A module's docstring as Markdown: bullets become lists, and what looks like emphasis stays as it is written."""
-    lines: list[str] = []
-    for line in inspect.cleandoc(docstring).splitlines():
-        bullet = line.startswith("* ")
-        if bullet and lines and not lines[-1].startswith(("* ", "  ")):
-            lines.append("")
-        pieces = re.split(r"(`[^`]*`)", line[2:] if bullet else line)
-        # Links stay links; everything else that Markdown or HTML would read is escaped.
-        safe = "".join(p if p.startswith("`") else re.sub(r"([*_\[\]])", r"\\\1", html.escape(p)) for p in pieces)
-        safe = re.sub(r"https?://[^\s,)]+[\w/]", lambda link: f"<{link[0]}>".replace("\\", ""), safe)
-        indent = "    " if line.startswith("  ") and not bullet else ""
-        lines.append(f"* {safe}" if bullet else indent + safe.strip())
-    return "\n".join(lines)
-
-
-def part(name: str, cls: type) -> str:
-    """One method or rule: its file's opening words and its hyper-parameters."""
-    schema = TypeAdapter(cls).json_schema()
-    described = described_attributes(cls)
-    lines = [f"### `{name}`\n", f"`{cls.__module__}.{cls.__name__}`\n"]
-    text, _, _ = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")
-    if not text:
-        _log.warning("%s.%s has no docstring", cls.__module__, cls.__name__)
-    lines += [prose(text), ""]
-    fields = [field.name for field in dataclasses.fields(cls)]
-    for field in fields:
-        said = described.get(field) or ("See above." if f"`{field}`" in text else "")
-        if not said:
-            _log.warning("hyper-parameter %s of %s has no description", field, name)
-        lines.append(entry(f"{name}.{field}", schema["properties"][field], schema.get("$defs", {}), said, False))
-    return "\n".join(lines if fields else [*lines, "No hyper-parameters.\n"])
-
-
-def parts(axes: Mapping[str, Mapping[str, type]]) -> str:
-    """The page of everything that a configuration can name, by axis; a file's opening words stand once."""
-    pages = []
-    for axis, registry in axes.items():
-        pages.append(f"## `{axis}`\n")
-        told = set()
-        for name in registry:
-            cls = registry[name]
-            pages.append(part(name, cls))
-            module = cls.__module__
-            if module not in told:
-                told.add(module)
-                opening, _ = differences_apart(inspect.getdoc(sys.modules[module]) or "")
-                shown = "\n".join(f"    {line}".rstrip() for line in prose(opening).splitlines())
-                pages.append(f'??? note "What `{module.replace(".", "/")}.py` opens with"\n\n{shown}\n')
-    return "\n".join(pages)
-
-
-def differences_apart(docstring: str) -> tuple[str, str]:
-    """A module's opening words without, and alone, the paragraph on what differs from code or paper ("" if none)."""
-    paragraphs = inspect.cleandoc(docstring).split("\n\n")
-    apart = [paragraph for paragraph in paragraphs if paragraph.startswith("What differs")]
-    return "\n\n".join(p for p in paragraphs if p not in apart), "\n\n".join(apart)
-
-
-def differences(axes: Mapping[str, Mapping[str, type]]) -> str:
-    """What every file says that it does otherwise than the code or paper that it is after, file by file."""
-    modules = dict.fromkeys(registry[name].__module__ for registry in axes.values() for name in registry)
-    pages = []
-    for module in modules:
-        if apart := differences_apart(inspect.getdoc(sys.modules[module]) or "")[1]:
-            pages.append(
-                f"### `{module.removeprefix('fcit_ray.').replace('.', '/')}.py` "
-                f"{{ #{module.rpartition('.')[2]} }}\n\n{prose(apart)}\n"
-            )
-    return "\n".join(pages)
-
-
-# What does not cross.
-
-
-def crossings(axes: Mapping[str, Mapping[str, type]]) -> str:
-    """All pairs of choices on two axes that are refused with everything else at its default, by reason."""
-    from fcit_ray.config.schema import parse_config
-    from fcit_ray.errors import ConfigError
-    from fcit_ray.experiment.algorithm import make_algorithm
-
-    refused: dict[str, dict[str, list[str]]] = {}  # by reason and by the one choice: the others
-    for (one, ours), (other, theirs) in itertools.combinations(axes.items(), 2):
-        for name, against in itertools.product(ours, theirs):
-            sections = {one: {"name": name}, other: {"name": against}}
-            # The rule that wants it is tried with it: what is told is what the pair itself cannot do.
-            weights = "uniform" if "dp_fedavg" in (name, against) else "samples"
-            try:
-                make_algorithm(parse_config({"benchmark": {"tasks": ["ArxivQA"]}, "weights": weights, **sections}))
-            except ConfigError as error:
-                for line in str(error).splitlines():
-                    others = refused.setdefault(line, {}).setdefault(f"`{one}.name={name}` with `{other}.name=`", [])
-                    others.append(f"`{against}`")
-    rows = []
-    for reason, pairs in refused.items():
-        listed = "\n".join(f"- {one} {', '.join(others)}" for one, others in pairs.items())
-        rows.append(f"**{prose(reason)}**\n\n{listed}\n")
-    return "\n".join(rows)
-
-
-def axes() -> dict[str, Mapping[str, type]]:
-    """The built-in parts by the key of the configuration that names one, and by name."""
-    from fcit_ray.experiment.components import AXES, part_class
-
-    return {key: {name: part_class(key, name) for name in axis.parts} for key, axis in AXES.items()}
-
-
 # The command line.
 
 
@@ -227,7 +98,7 @@ def _command(command: Any, called: str) -> Iterator[str]:
             _log.warning("%s: %s has no help", called, spelt)
         default = parameter.default
         known = not callable(default) and default not in (None, False, (), []) and not parameter.required
-        needed = " *required*" if parameter.required else f" *default {_value(_plain(default))}*" if known else ""
+        needed = " *required*" if parameter.required else f" *default {literal(_plain(default))}*" if known else ""
         yield f"`{spelt}`{needed}\n\n:   {prose(said)}\n"
     for name, sub in inner.items():
         if not getattr(sub, "hidden", False):

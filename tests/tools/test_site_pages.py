@@ -8,6 +8,8 @@ import typer
 from pydantic import BaseModel, ConfigDict, Field
 
 from tools import site_pages
+from tools.site_markdown import prose
+from tools.site_parts import differences_apart, part
 
 
 class Inner(BaseModel):
@@ -69,7 +71,7 @@ class Derived(Base):
 
 def test_a_part_has_inherited_hyper_parameters_and_warns_of_one_that_nothing_describes(caplog):
     with caplog.at_level(logging.WARNING):
-        page = site_pages.part("derived", Derived)
+        page = part("derived", Derived)
     assert "`derived.rate` *number above 0; default `0.5`*\n\n:   how fast, and why." in page
     assert ":   its own." in page
     assert [record.getMessage() for record in caplog.records] == [
@@ -79,13 +81,13 @@ def test_a_part_has_inherited_hyper_parameters_and_warns_of_one_that_nothing_des
 
 def test_prose_keeps_formulas_and_makes_lists():
     text = "Minimises L + z_old * A_k of <image>, `as_it_is`:\n* first, which\n  goes on\n* second"
-    assert site_pages.prose(text) == (
+    assert prose(text) == (
         "Minimises L + z\\_old \\* A\\_k of &lt;image&gt;, `as_it_is`:\n\n* first, which\n    goes on\n* second"
     )
 
 
 def test_what_differs_stands_apart():
-    opening, apart = site_pages.differences_apart("Title.\n\nWhat differs from it:\n* this.\n\nLegend: K clients.")
+    opening, apart = differences_apart("Title.\n\nWhat differs from it:\n* this.\n\nLegend: K clients.")
     assert (opening, apart) == ("Title.\n\nLegend: K clients.", "What differs from it:\n* this.")
 
 
