@@ -166,6 +166,7 @@ class AdapterBank:
         return holding(self.model, self._named, params)
 
     def is_projector(self, name: str) -> bool:
+        """Whether a parameter is of the projector."""
         return name in self._projector
 
     def frozen(self, *, with_projector: bool) -> frozenset[str]:

@@ -136,7 +136,7 @@ def _launch(
     driver: Any = (
         ray.remote(_RayDriver)
         .options(num_cpus=0, max_concurrency=2 * config.runtime.num_workers + 8, scheduling_strategy=here)
-        .remote(experiment, folder)
+        .remote(experiment, RunFolder(folder.path.absolute()))  # Ray may have been started in another folder
     )
     running = driver.run.remote()
     workers = threading.Thread(target=run_workers, args=(config, folder, driver), daemon=True)
