@@ -45,6 +45,7 @@ def run(
     from fcit_ray.experiment.opening import open_experiment
     from fcit_ray.results.opening import open_run
     from fcit_ray.results.reading import Results
+    from fcit_ray.results.run_folder import RunFolder
     from fcit_ray.runtime.cluster import start_ray
     from fcit_ray.runtime.launch import launch
     from fcit_ray.storage.file_names import file_name
@@ -57,10 +58,15 @@ def run(
     if path.name != called and not out:
         tell(f"run folder: {path}, as the name {config.name!r} is none that a file can have")
     folder = open_run(path, config, resume=resume, overwrite=overwrite)
-    start_ray(folder.log_file)
-    with Display() if progress else nullcontext() as display:
-        tell_status = display.update if display else lambda status: None
-        values = launch(config, folder, on_status=tell_status, experiment=experiment)
+    try:
+        start_ray(folder.log_file)
+        with Display() if progress else nullcontext() as display:
+            # Ray's processes stay in the directory in which this one joined the cluster, whatever it is now.
+            anywhere = RunFolder(folder.path.absolute())
+            tell_status = display.update if display else lambda status: None
+            values = launch(config, anywhere, on_status=tell_status, experiment=experiment)
+    finally:
+        folder.release()
     return Results(folder.path, values)
 
 

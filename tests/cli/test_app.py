@@ -21,7 +21,7 @@ from fcit_ray.cli.arguments import ManyValues, configs_like
 from fcit_ray.config import shipped
 from fcit_ray.config.catalog import CATALOG
 from fcit_ray.config.shipped import find_config
-from fcit_ray.errors import ConfigError, RunFolderError
+from fcit_ray.errors import ConfigError
 from fcit_ray.experiment.components import AXES
 
 HEAVY = ("torch", "ray", "transformers", "numpy", "pyarrow", "PIL", "matplotlib", "pandas")
@@ -276,11 +276,6 @@ def test_the_public_surface_is_there_and_says_what_it_is():
         assert name == "__version__" or getattr(fcit_ray, name).__doc__
     with pytest.raises(AttributeError, match="no attribute 'runn'"):
         fcit_ray.runn  # noqa: B018
-
-
-def test_what_is_no_run_has_no_results(tmp_path):
-    with pytest.raises(RunFolderError, match="no folder of a run"):
-        fcit_ray.open_results(tmp_path)
 
 
 # What a wheel holds.

@@ -1,4 +1,4 @@
-"""`prepare.py check`: every fault once, in a root whose report is written down by hand."""
+"""`fcit-ray prepare check`: every fault once, in a root whose report is written down by hand."""
 
 import json
 import subprocess
@@ -240,7 +240,7 @@ def test_what_is_set_aside_of_a_file_stays_so_while_the_file_cannot_be_read(root
 
 def test_a_quarantine_of_another_hand_is_refused(root):
     (root / QUARANTINE_FILE).write_text('{"version": 2, "files": {}}')
-    with pytest.raises(DataError, match=r"quarantine\.json: version: .*prepare\.py check --quarantine"):
+    with pytest.raises(DataError, match=r"quarantine\.json: version: .*prepare check --quarantine"):
         load_train(root, "ImageNet-R")
 
 

@@ -77,7 +77,7 @@ def test_the_limit_is_met_exactly_and_no_picture_is_decoded(root, model, monkeyp
         check_lengths(replace(encoder, max_length=9), [asked, *[told] * 6])
     assert str(caught.value).splitlines() == [
         "7 of 7 records exceed model.max_length=9; raise it, or set them aside with "
-        f"`prepare.py check {root} --model {model} --max-length 9 --template bare --quarantine`:",
+        f"`fcit-ray prepare check {root} --model {model} --max-length 9 --template bare --quarantine`:",
         "  instructions/DVQA/train.json: record 3 (id 'q'): 10 tokens, image included",
         *["  instructions/DVQA/train.json: record 3 (id 'q'): 12 tokens, image included"] * 4,
         "  and 2 more",

@@ -50,8 +50,8 @@ def check_lengths(encoder: SampleEncoder, records: Iterable[Record]) -> None:
     more = f"\n  and {len(found) - NUM_SHOWN} more" if len(found) > NUM_SHOWN else ""
     raise DataError(
         f"{len(found)} of {len(everything)} records exceed model.max_length={encoder.max_length}; raise it, or set "
-        f"them aside with `prepare.py check {encoder.root} --model {encoder.model} --max-length {encoder.max_length} "
-        f"--template {encoder.template} --quarantine`:" + "".join(lines) + more
+        f"them aside with `fcit-ray prepare check {encoder.root} --model {encoder.model} "
+        f"--max-length {encoder.max_length} --template {encoder.template} --quarantine`:" + "".join(lines) + more
     )
 
 

@@ -20,7 +20,7 @@ from fcit_ray.models.prompt import Turn
 from fcit_ray.storage.location import spellings
 
 MANIFEST = "manifest.json"
-"""Beside the Task<k> folders; written by `prepare.py partition`, and checked when it is there."""
+"""Beside the Task<k> folders; written by `fcit-ray prepare partition`, and checked when it is there."""
 
 _TASK = re.compile(r"Task([1-9]\d*)")
 _CLIENT = re.compile(r"client_(\d+)\.json")

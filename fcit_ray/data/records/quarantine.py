@@ -1,4 +1,4 @@
-"""Records set aside: `<root>/quarantine.json`, written by `prepare.py check --quarantine`, honoured by the loaders.
+"""Records set aside: `<root>/quarantine.json`; `fcit-ray prepare check --quarantine` writes it, the loaders honour it.
 
 A record is named by its file, its position and the SHA-256 of its JSON, so that a file that changed since is noticed
 rather than losing other records than those that were looked at.
@@ -69,7 +69,7 @@ def read_quarantine(root: Path | str) -> dict[str, list[Entry]]:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise DataError(
-            f"{path}: {where}: {first['msg']}; expected what prepare.py check --quarantine writes"
+            f"{path}: {where}: {first['msg']}; expected what `fcit-ray prepare check --quarantine` writes"
         ) from None
 
 
@@ -105,7 +105,8 @@ def set_aside(source: str, items: Items, entries: Iterable[Entry]) -> dict[int, 
         if index not in by_index or record_sha256(by_index[index]) != entry.sha256:
             raise DataError(
                 f"{source}: record {index} (id {entry.id!r}) is not the one that {QUARANTINE_FILE} sets aside: the "
-                f"file has changed since; run `prepare.py check ROOT --quarantine` again, or delete {QUARANTINE_FILE}"
+                "file has changed since; run `fcit-ray prepare check ROOT --quarantine` again, or delete "
+                f"{QUARANTINE_FILE}"
             )
     return chosen
 
