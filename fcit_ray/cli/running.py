@@ -45,7 +45,6 @@ def run(
     from fcit_ray.experiment.opening import open_experiment
     from fcit_ray.results.opening import open_run
     from fcit_ray.results.reading import Results
-    from fcit_ray.results.run_folder import RunFolder
     from fcit_ray.runtime.cluster import start_ray
     from fcit_ray.runtime.launch import launch
     from fcit_ray.storage.file_names import file_name
@@ -61,10 +60,8 @@ def run(
     try:
         start_ray(folder.log_file)
         with Display() if progress else nullcontext() as display:
-            # Ray's processes stay in the directory in which this one joined the cluster, whatever it is now.
-            anywhere = RunFolder(folder.path.absolute())
             tell_status = display.update if display else lambda status: None
-            values = launch(config, anywhere, on_status=tell_status, experiment=experiment)
+            values = launch(config, folder, on_status=tell_status, experiment=experiment)
     finally:
         folder.release()
     return Results(folder.path, values)

@@ -136,7 +136,8 @@ def _launch(
     driver: Any = (
         ray.remote(_RayDriver)
         .options(num_cpus=0, max_concurrency=2 * config.runtime.num_workers + 8, scheduling_strategy=here)
-        .remote(experiment, RunFolder(folder.path.absolute()))  # Ray may have been started in another folder
+        # Ray's processes stay in the directory in which this one joined the cluster, whatever it is now.
+        .remote(experiment, RunFolder(folder.path.absolute()))
     )
     running = driver.run.remote()
     workers = threading.Thread(target=run_workers, args=(config, folder, driver), daemon=True)

@@ -402,8 +402,9 @@ def test_the_pipeline_converts_checks_and_says_what_is_wrong(tmp_path, source, c
         runpy.run_path(str(PIPELINE), run_name="__main__")
 
     out = tmp_path / "converted"
-    run(source, out, "--clip", clip)
-    run(source, out, "--clip", clip, "--check")
+    for more in ((), ("--check",)):
+        with pytest.raises(SystemExit, match="0"):
+            run(source, out, "--clip", clip, *more)
     assert len(re.findall(r"\d+ tensors, all as in", capsys.readouterr().out.replace("\n", " "))) == 2
     with pytest.raises(SystemExit, match="2"):
         run(source, out, "--clip", clip)

@@ -119,7 +119,7 @@ def test_folders_that_will_not_do(folder, tmp_path, monkeypatch):
         load_base(str(tmp_path))
     with pytest.raises(ModelError, match=r"model\.dtype='float8': expected float32 or bfloat16"):
         load_base("tiny", "float8")
-    with pytest.raises(ModelError, match=r"neither model\.safetensors nor .*index\.json; .*convert\.py"):
+    with pytest.raises(ModelError, match=r"neither model\.safetensors nor .*index\.json; .*fcit-ray convert"):
         load_base(str(folder))  # no weights
     shutil.copy(TINY / "model.safetensors", folder)
     edit(folder / "config.json", model_type="bert")
