@@ -73,6 +73,6 @@ def find_config(name: str | Path, kind: Kind = "") -> Path:
     if kind and "/" not in text:
         choices = [full.removeprefix(f"{kind}/") for full in known if full.startswith(f"{kind}/")]
     raise ConfigError(
-        f"{text}: no shipped configuration{nearest(text, choices)}; `fcit-ray list` names them, "
-        "a file of your own is written with its suffix, an override reads key.path=value"
+        f"{text}: no shipped configuration (`fcit-ray list` names them, a file of your own is written with its suffix, "
+        f"an override reads key.path=value){nearest(text, choices)}"
     )

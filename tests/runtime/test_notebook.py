@@ -6,7 +6,7 @@ import sys
 import pytest
 from repository import ROOT
 
-from fcit_ray.data.miniature import write_miniature
+from fcit_ray.data.miniature.writing import write_miniature
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
