@@ -14,7 +14,7 @@ from fcit_ray.config.sweep import Sweep, Trial
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.tune import run_sweep
 
-SWEEP = Sweep(config=(Path("unused.yaml"),), methods=(Path("unused.yaml"),), max_concurrent=1)
+SWEEP = Sweep(config=("unused.yaml",), methods=("unused.yaml",), max_concurrent=1)
 
 
 @pytest.mark.usefixtures("cluster")
