@@ -21,7 +21,7 @@ test: check
 
 # What can be said of the core in a minute: no Ray, no whole runs.
 test-fast: $(VENV)/ready
-	$(BIN)/python $(PYTEST) --ignore tests/runtime --ignore tests/cli -m "not ray and not slow"
+	$(BIN)/python $(PYTEST) --ignore tests/runtime --ignore tests/cli -m "not ray"
 
 check: $(VENV)/ready
 	$(BIN)/ruff check .

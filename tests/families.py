@@ -38,7 +38,7 @@ class Family:
     """One family and what its published models do.
 
     Attributes:
-        name: as the README has it.
+        name: as docs/how-to/model.md has it.
         write: makes the model folder.
         question: what its template makes of the picture and the question "hi ?", the picture unexpanded, open for the
             answer.

@@ -9,7 +9,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from repository import ROOT
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
 NAMED = [Requirement(line) for line in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]]
 OF_THE_SITE = [Requirement(line) for line in PROJECT["optional-dependencies"]["docs"]]
 PINS = [Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
@@ -45,3 +46,13 @@ def test_the_cluster_installs_the_ray_that_the_project_asks_for():
     commands = yaml.safe_load((ROOT / "cluster.yaml").read_text())["setup_commands"]
     (asked,) = [Requirement(found) for line in commands for found in re.findall(r'"(ray\[[^"]*)"', line)]
     assert asked.specifier == ray.specifier
+
+
+def test_the_cluster_carries_what_the_package_is_installed_from():
+    cluster = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    carried = {there: here for there, here in cluster["file_mounts"].items() if there.startswith("~/fcit_ray/")}
+    assert all((ROOT / here).exists() and there == f"~/fcit_ray/{here}" for there, here in carried.items())
+    wheel = PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
+    needed = {"pyproject.toml", PROJECT["readme"], *wheel["packages"], *wheel["force-include"]}
+    assert needed == set(carried.values())
+    assert "pip install ~/fcit_ray" in cluster["setup_commands"]

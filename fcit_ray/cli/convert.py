@@ -24,7 +24,7 @@ def convert(
     model.identity_encoder takes. No pickle is run: of .bin files only tensors are read.
 
     \b
-    fcit-ray convert llava-v1.5-7b models/llava-1.5-7b-hf --clip clip-vit-large-patch14-336
+    fcit-ray convert llava-v1.5-7b models/llava-1.5-7b --clip clip-vit-large-patch14-336
     fcit-ray convert clip-vit-large-patch14-336 models/clip-336    # pytorch_model.bin to safetensors
     """
     with exit_on_error("nothing that looks finished was left; start it again"):

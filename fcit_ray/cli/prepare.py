@@ -102,7 +102,7 @@ def check(
 
     \b
     fcit-ray prepare check data/FCIT
-    fcit-ray prepare check data/FCIT --model models/llava-1.5-7b-hf --max-length 2048 --quarantine
+    fcit-ray prepare check data/FCIT --model models/llava-1.5-7b --max-length 2048 --quarantine
     """
     with exit_on_error("nothing was written"):
         if (model is None) != (max_length is None):

@@ -36,7 +36,8 @@ def run(
         The results of the finished run.
 
     Raises:
-        UserError: configuration, data, model or run folder cannot be used as asked; nothing was started.
+        UserError: configuration, data, model or run folder cannot be used as asked; before Ray starts, but for what
+            only shows while it runs (a picture that does not decode, a full disk).
         RunFailed: the run cannot go on; says why.
     """
     if progress:

@@ -1,4 +1,4 @@
-"""The twelve datasets of FCIT: where the authors keep each one's files and how its answers are scored (section 2)."""
+"""The twelve datasets of FCIT: where the authors keep each one's files and how its answers are scored."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -104,8 +104,8 @@ class Evaluation(Section):
     """Evaluate the tasks seen so far after each stage; false evaluates once, at the end (no Avg, no forgetting)."""
     scoring: Scoring = "strict"
     """`strict`: the whole answer must be right. `released`: the rules of the paper's released code, to compare with its
-    figures: for DVQA and FigureQA any part of the answer is right, an empty prediction too; a caption's CIDEr, which
-    reaches 10, counts in full, so that a caption score may pass 100."""
+    figures: for DVQA and FigureQA any part of the answer is right, an empty prediction too; a box in brackets loses its
+    outermost digits; a caption's CIDEr, which reaches 10, counts in full, so that a caption score may pass 100."""
     captions: Captions | None = None
     """How captions are scored. `portable`: BLEU, ROUGE-L and CIDEr over words split by a rule of our own, the same bits
     on every machine, but not the paper's number. `full`: METEOR too, over Penn Treebank words; needs Java. null: what

@@ -391,7 +391,7 @@ def test_no_key_parses_and_does_nothing():
         assert section.model_fields.keys() <= used, f"{name}: {sorted(section.model_fields.keys() - used)}"
 
 
-# The paper's four settings: the numbers of fcit.md, sections 1 to 3, one by one.
+# The paper's four settings: the numbers of FCIT and its released code, one by one.
 
 TASKS = ["ArxivQA", "Flickr30k-cap", "ImageNet-R", "OCRVQA", "IconQA", "CLEVR-Math", "FigureQA", "super-CLEVR"]
 CAPABILITIES = {
@@ -435,7 +435,7 @@ def test_a_paper_setting_has_the_papers_values(setting):
     assert (model.dtype, model.prompt, model.identity) == ("bfloat16", "vicuna_v1", "text")
     assert model.targets == ("gate_proj", "up_proj", "down_proj")
     assert (train.lr, train.projector_lr, train.weight_decay, train.warmup_frac) == (2e-4, 2e-5, 0.0, 0.03)
-    # 32 or 16 records on each of four GPUs (fcit.md, hyper-parameters).
+    # 32 or 16 records on each of four GPUs (the released scripts).
     sizes = (128, 32) if task_related else (64, 16)
     assert (train.epochs, train.batch_size, train.micro_batch_size) == (1, *sizes)
     assert train.gradient_checkpointing

@@ -283,7 +283,7 @@ def test_the_authors_partition_is_looked_at_too(root):
 
 
 def test_a_partition_anywhere_below_the_root_is_looked_at_once(root, tmp_path):
-    """Ours too, as README writes one; not what is still being written, not among the images, and no link's circle."""
+    """Ours too, as the how-to writes one; not what is still being written, not among images, and no link's circle."""
     for folder in ("split-0.5/Task1", ".split.partial/Task1", "datasets/Task1", "Task1"):
         (root / folder).mkdir(parents=True)
         (root / folder / "client_0.json").write_text(json.dumps([training("0", image="ImageNet-R/gone.png")]))

@@ -25,7 +25,7 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["option
 TARGETS = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
 HARMLESS = ("list", "show", "copy", "schema", "--version")  # they are really run
 ELSEWHERE = {  # other tools' commands: the words that may begin them
-    "git": ("clone",), "cd": ("fcit_ray",), ".": (".venv/bin/activate",), "ray": ("start", "job", "up", "rsync-up"),
+    "git": ("clone",), "cd": ("fcit_ray",), ".": (".venv/bin/activate",), "ray": ("start", "job", "up"),
     "pip": ("install",), "pre-commit": ("install",), ".venv/bin/pre-commit": ("install",),
 }  # fmt: skip
 

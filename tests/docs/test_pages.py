@@ -22,6 +22,23 @@ def test_files_of_the_tree_that_a_page_names_exist(page):
         assert (ROOT / name).exists() or page.name == "CHANGELOG.md", name
 
 
+NAMING = [
+    *(file for folder in ("fcit_ray", "pipelines", "benchmarks", "tools", "configs", "tests")
+      for file in sorted((ROOT / folder).rglob("*")) if file.suffix in (".py", ".yaml")),
+    *(ROOT / name for name in ("Makefile", "pyproject.toml", "mkdocs.yml", "cluster.yaml", ".pre-commit-config.yaml")),
+]  # fmt: skip
+NAMED = re.compile(r"(?<![\w./-])(?:fcit_ray|pipelines|benchmarks|configs|tools|tests|docs)/[\w./-]+\.(?:py|yaml|md)\b")
+
+
+def test_files_of_the_tree_that_a_message_a_string_or_a_comment_names_exist():
+    named = [(file, name) for file in NAMING for name in NAMED.findall(file.read_text())]
+    assert len(named) > 50
+    # Tests make up configurations that there are not.
+    made_up = [(file, name) for file, name in named if ROOT / "tests" in file.parents and name.endswith(".yaml")]
+    assert [str(file.relative_to(ROOT)) + ": " + name for file, name in named
+            if (file, name) not in made_up and not (ROOT / name).exists()] == []  # fmt: skip
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_a_block_says_what_it_is(page):
     opened = re.findall(r"^ *```(\S*)", page.read_text(), re.MULTILINE)

@@ -115,7 +115,7 @@ def test_fedadam_of_openfedllm_is_fed_with_the_momentum():
 
 
 def reference(optimizer, deltas):
-    """One scalar parameter's values, from the formulas of methods.md 4 and 5, in Python's floats; None is no delta."""
+    """One scalar parameter's values, by the papers' formulas in Python's floats; None is no delta."""
     kind, paper = type(optimizer), optimizer.variant == "reddi"
     if kind is not FedAvgM:
         theirs = {FedAdagrad: 0.1, FedYogi: 0.01, FedAdam: 0.1}[kind] if paper else 1e-3

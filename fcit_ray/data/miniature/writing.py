@@ -1,4 +1,4 @@
-"""Writes the miniature benchmark in the authors' on-disk layout (fcit.md, section 2), all or nothing."""
+"""Writes the miniature benchmark in the authors' on-disk layout (`config/catalog.py`), all or nothing."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""From the authors' layout to sharded Parquet, for object stores: `parquet_read` says what is written.
+"""From the authors' layout to sharded Parquet, for object stores: `reading` says what is written.
 
 The manifest is written last. Until then a journal, `parquet.partial.json`, says which files are whole, so that a
 conversion that was interrupted is completed by starting it again, and never looks finished before.
