@@ -19,9 +19,10 @@ PYTEST := -m pytest --numprocesses 2 --dist loadgroup
 test: check
 	$(BIN)/python $(PYTEST)
 
-# What can be said of the core in a minute: no Ray, no whole runs.
+# What can be said of the core in a minute: no Ray, no whole runs, no Java.
 test-fast: $(VENV)/ready
-	$(BIN)/python $(PYTEST) --ignore tests/runtime --ignore tests/cli -m "not ray"
+	$(BIN)/python $(PYTEST) --ignore tests/runtime --ignore tests/cli --ignore tests/docs \
+	  --ignore tests/tools -m "not ray and not slow"
 
 check: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -58,9 +58,9 @@ GRAPH = {
 
 
 def room_of(module: str) -> str:
-    """`fcit_ray` itself stands above all rooms, as what a user imports."""
+    """`fcit_ray` itself stands above all rooms, as what a user imports or runs."""
     parts = module.split(".")
-    if len(parts) == 1:
+    if len(parts) == 1 or parts[1] == "__main__":
         return "fcit_ray"
     return parts[1] if len(parts) > 2 or FILES[module].name == "__init__.py" else "top"
 

@@ -81,7 +81,11 @@ class Method(Part):
         return knowledge
 
     def consolidate(self, knowledge: Tree, params: Params, stage: int) -> Tree:
-        """Server, at the end of a stage."""
+        """Server, at the end of a stage: the knowledge with what is kept of it.
+
+        `params` are the global values after the stage's last round, to be read: no hook of a method changes them, the
+        server optimiser and the LoRA rule do.
+        """
         return knowledge
 
     def deploy(self, params: Params, knowledge: Tree) -> Params:

@@ -84,7 +84,8 @@ class Part:
             if trait not in cls.declares and all(cls.overrides(hook) for hook in hooks):
                 raise TypeError(
                     f"{cls.__name__} overrides {_listed(hooks)}, as a part does that {trait.value}. It has to say so, "
-                    "for others to see whether they go together; in the class: "
+                    "for others to see whether they go together; import Trait from fcit_ray.federated.traits, and in "
+                    "the class: "
                     f"declares = {_inherited(cls)}frozenset({{Trait.{trait.name}}}). If that is not so after all, let "
                     "the property `traits` leave it out"
                 )

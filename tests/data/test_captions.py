@@ -73,6 +73,7 @@ def test_portable_metrics_start_no_java(monkeypatch):
     assert portable_metrics(SAID, WANTED).corpus["BLEU-1"] > 0
 
 
+@pytest.mark.slow
 @needs_java
 def test_full_metrics_are_those_of_pycocoevalcap_by_itself_and_nothing_is_printed(capfd):
     def by_itself() -> dict[str, Any]:

@@ -15,6 +15,7 @@ from small import (
     trainer,
 )
 
+from fcit_ray.errors import RunFailed
 from fcit_ray.federated.federation import Federation, simulate, travelling
 from fcit_ray.federated.method import Method
 from fcit_ray.federated.server_optim import FedAvg
@@ -164,6 +165,21 @@ def test_a_stage_is_consolidated_once_after_its_last_round():
 
 
 # What travels
+
+
+def test_what_consolidate_is_given_is_to_be_read():
+    @dataclass(frozen=True, kw_only=True)
+    class Shifts(Method):
+        declares = frozenset({Trait.KEEPS_MODELS})
+
+        def consolidate(self, knowledge, params, stage):
+            params[A] = params[A] + 1  # behind the back of the checks on new parameters
+            return knowledge
+
+    run = federation(Shifts(), num_rounds=1)
+    told = r"stage 0, round 0 \(counted from 0\), method\.consolidate: .* in consolidate: TypeError"
+    with pytest.raises(RunFailed, match=told):
+        simulate(run, PARAMS, answered)
 
 
 def test_only_assigned_adapters_and_the_projector_travel():
