@@ -125,6 +125,7 @@ def run_in_terminal(end: str, *, stdout: Path | None = None, term: str = "xterm"
     """What a terminal of 80 columns received from a program that shows one status."""
     master, slave = pty.openpty()
     environment = {**os.environ, "TERM": term, "COLUMNS": "80", "LINES": "24", "PYTHONUTF8": "1"}
+    environment["PYTHON_COLORS"] = "0"  # of tracebacks, from Python 3.13 on
     environment.pop("NO_COLOR", None)
     with stdout.open("w") if stdout else os.fdopen(os.dup(slave), "w") as output:
         process = subprocess.Popen(
