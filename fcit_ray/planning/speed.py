@@ -124,11 +124,6 @@ def step_flops(shapes: Shapes, load: Load) -> float:
     return passes * decoder + head + tower + 6 * tokens * load.trained
 
 
-def training_seconds(flops: float, steps_in_a_row: float, peak: float, utilisation: float) -> float:
-    """Seconds of `steps_in_a_row` steps at a share of the device's peak."""
-    return steps_in_a_row * flops / (peak * utilisation)
-
-
 def answer_seconds(
     shapes: Shapes, load: Load, base_bytes: float, tokens: float, new_tokens: float, to: Device
 ) -> float:

@@ -22,9 +22,15 @@ class Lost(BaseException):
 
 
 def run(
-    config: Config, path: Path, *, workers: int = 1, resume: bool = False, perform: Perform = Worker.perform
+    config: Config,
+    path: Path,
+    *,
+    workers: int = 1,
+    resume: bool = False,
+    perform: Perform = Worker.perform,
+    watch: Callable[[Driver], None] = lambda driver: None,
 ) -> dict[str, Any]:
-    """Launch without Ray: the driver here, each worker in a thread."""
+    """Launch without Ray: the driver here, each worker in a thread; `watch` is called when work has been handed in."""
     experiment = open_experiment(config)
     folder = open_run(path, config, resume=resume, overwrite=False)
     shards = LocalShards(experiment.stream, experiment.tests, sample_encoder(experiment))
@@ -38,6 +44,7 @@ def run(
             while not isinstance(lease := driver.next(rank, 0.1), Over):
                 if lease is not None:
                     driver.submit(lease.token, perform(worker, lease.work))
+                    watch(driver)
         except Lost:
             pass
         except Exception as error:

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from fcit_ray.results.opening import open_run
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.data import sample_encoder
 from fcit_ray.runtime.driver import Driver
-from fcit_ray.runtime.messages import AnswerWork, DirectStore, Over, TrainWork
+from fcit_ray.runtime.messages import AnswerWork, DirectStore, TrainWork
 from fcit_ray.runtime.status import Status, describe
 from fcit_ray.runtime.worker import Worker
 
@@ -237,22 +236,9 @@ def test_a_centralised_run_goes_on_within_its_one_round(
 def test_every_stage_and_every_score_is_a_line(configure: Configure, tmp_path: Path) -> None:
     """Whoever asks four times a second must not miss what passes between."""
     config = configure(benchmark={"num_rounds": 1, "transfer": ["DVQA"]})
-    experiment = open_experiment(config)
-    folder = open_run(tmp_path / "run", config, resume=False, overwrite=False)
-    shards = LocalShards(experiment.stream, experiment.tests, sample_encoder(experiment))
-    driver = Driver(experiment, folder, shards, DirectStore())
-    worker = Worker(config, DirectStore())
-
-    def serve() -> None:
-        driver.begin(worker.initial_params())
-        while not isinstance(lease := driver.next(0, 0.1), Over):
-            if lease is not None:
-                driver.submit(lease.token, worker.perform(lease.work))
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    driver.run()
-    thread.join(timeout=60)
+    drivers: list[Driver] = []
+    run(config, tmp_path / "run", watch=drivers.append)
+    driver, folder = drivers[-1], RunFolder(tmp_path / "run")
     lines = [line.text for line in driver.status().lines]
     assert [re.split(r"  (loss|[\d.]+ \w+ left)", line)[0] for line in lines if "  scores " not in line] == [
         "small  preparing",
@@ -278,24 +264,14 @@ def test_zero_shot_shows_how_many_records_are_answered_and_how_long_it_takes(
     """It has no stage, and nothing earlier to estimate from."""
     seen: list[Status] = []
     config = configure(regime="zero_shot", method={"name": "finetune"})
-    experiment = open_experiment(config)
-    folder = open_run(tmp_path / "run", config, resume=False, overwrite=False)
-    shards = LocalShards(experiment.stream, experiment.tests, sample_encoder(experiment))
-    driver = Driver(experiment, folder, shards, DirectStore())
-    worker = Worker(config, DirectStore())
+    drivers: list[Driver] = []
 
-    def serve() -> None:
-        driver.begin(worker.initial_params())
-        while not isinstance(lease := driver.next(0, 0.1), Over):
-            if lease is not None:
-                result = worker.perform(lease.work)
-                driver.submit(lease.token, result)
-                seen.append(driver.status())
+    def look(driver: Driver) -> None:
+        drivers.append(driver)
+        seen.append(driver.status())
 
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    driver.run()
-    thread.join(timeout=60)
+    run(config, tmp_path / "run", watch=look)
+    driver = drivers[-1]
     # Two datasets of six questions in batches of four.
     assert [(status.done, status.total) for status in seen] == [(4, 12), (8, 12), (10, 12), (12, 12)]
     assert all(status.stage == -1 and "zero-shot" in describe(status) for status in seen)
