@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "experiment": {"federated", "data", "models", "config", "storage", "top"},
     "planning": {"experiment", "federated", "data", "models", "config", "top"},
     "results": {"data", "config", "storage", "top"},
+    "serving": {"results", "config", "top"},
     "runtime": {"results", "experiment", "federated", "data", "models", "config", "storage", "top"},
     "cli": {"runtime", "results", "planning", "experiment", "data", "models", "config", "storage", "top"},
 }
