@@ -181,10 +181,17 @@ def local_training(config: Config) -> Train:
     return config.train.model_copy(update={"epochs": math.ceil(passes)})
 
 
-def make_bank(config: Config, algorithm: Algorithm) -> AdapterBank:
-    """Load the frozen base and give it what the algorithm needs, on the GPU if the run uses one."""
+def make_bank(config: Config, algorithm: Algorithm, base: Any = None) -> AdapterBank:
+    """Load the frozen base and give it what the algorithm needs, on the GPU if the run uses one.
+
+    Args:
+        config: the run.
+        algorithm: of it.
+        base: the base, where it is loaded already and carries nothing.
+    """
     model = config.model
-    base = load_base(model.path, model.dtype, model.attention, model.quantize, config.runtime.gpu)
+    if base is None:
+        base = load_base(model.path, model.dtype, model.attention, model.quantize, config.runtime.gpu)
     bank = equip(base, config, algorithm)
     bank.to(torch.device("cuda") if config.runtime.gpu else torch.device("cpu"))
     return bank

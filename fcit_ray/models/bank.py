@@ -19,9 +19,9 @@ from fcit_ray.errors import ConfigError
 from fcit_ray.models import peft_adapters
 from fcit_ray.models.gating import Gating, Route
 from fcit_ray.models.names import adapter_index, adapter_name, residual_of
-from fcit_ray.models.prompting import UNLABELLED, labelled_span, make_room, prompted
+from fcit_ray.models.prompting import answer_logits, labelled_span, make_room, prompted
 from fcit_ray.models.structure import find_structure, keeps_logits, language_targets
-from fcit_ray.models.values import begin, drawn, holding, recompute_layers
+from fcit_ray.models.values import as_loaded, begin, drawn, holding, recompute_layers
 from fcit_ray.types import Assignment, Params
 
 _PREFIX = "base_model.model."
@@ -57,6 +57,7 @@ class AdapterBank:
         self.autocast = torch.bfloat16 if config.dtype == "bfloat16" else None
         base.requires_grad_(False)
         self.model: Any = base
+        self._before = {n: p.detach().clone() for n, p in base.named_parameters() if n in self._projector}
         if num_adapters:
             self._lora = peft_adapters.lora_config(self.rank, self.scaling, config.dropout, targets)
             self.model = peft_adapters.carry_adapters(base, self._lora, num_adapters)
@@ -74,6 +75,12 @@ class AdapterBank:
         self._hooked = False
         self._recompute = False
         self.feature_dim = feature_dim or self.width
+
+    def take_off(self) -> Any:
+        """The base for another bank, which computes as on one that never carried this; this one is of no more use."""
+        self.recompute(False)
+        base = peft_adapters.take_off(self.model) if self.num_adapters else self.model
+        return as_loaded(base, self._before)
 
     @property
     def device(self) -> torch.device:
@@ -231,17 +238,7 @@ class AdapterBank:
         with self._precision(), prompted(self._language, prompts, places):
             return self.model(**inputs, **cache)
 
-    @staticmethod
-    def answer_logits(batch: Mapping[str, Tensor], output: Any) -> Tensor:
-        """Logits at the positions that predict a batch's answer tokens, (N, V) float32; N as in `output.loss`'s mean.
-
-        A token is predicted one position before its own, as in the language model's loss; what stands in front of the
-        labelled ones, prompts or questions, need not have logits.
-        """
-        span = labelled_span(batch["labels"])
-        labels = batch["labels"][:, -span:].to(output.logits.device)  # (B, span)
-        logits: Tensor = output.logits[:, -span - 1 : -1]
-        return logits[labels != UNLABELLED].float()
+    answer_logits = staticmethod(answer_logits)
 
     @torch.no_grad()
     def pack(self, params: Params) -> None:

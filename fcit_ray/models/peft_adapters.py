@@ -35,6 +35,13 @@ def carry_adapters(base: nn.Module, config: LoraConfig, num_adapters: int) -> Pe
     return model
 
 
+def take_off(model: Any) -> Any:
+    """The base without its adapters, and without the hooks that hung on them."""
+    base = cast(BaseTuner, model.base_model).unload()
+    vars(base).pop("peft_config", None)  # left by some versions, which then take it for a model that carries adapters
+    return base
+
+
 def adapted_layers(model: nn.Module) -> list[Any]:
     """The layers that carry adapters, in the order of the model's modules."""
     return [module for module in model.modules() if isinstance(module, LoraLayer)]

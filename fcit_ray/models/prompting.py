@@ -81,3 +81,15 @@ def labelled_span(labels: Tensor) -> int:
     """
     labelled = (labels[:, 1:] != UNLABELLED).any(dim=0)  # (L - 1,)
     return len(labelled) - int(labelled.to(torch.uint8).argmax())
+
+
+def answer_logits(batch: Mapping[str, Tensor], output: Any) -> Tensor:
+    """Logits at the positions that predict a batch's answer tokens, (N, V) float32; N as in `output.loss`'s mean.
+
+    A token is predicted one position before its own, as in the language model's loss; what stands in front of the
+    labelled ones, prompts or questions, need not have logits.
+    """
+    span = labelled_span(batch["labels"])
+    labels = batch["labels"][:, -span:].to(output.logits.device)  # (B, span)
+    logits: Tensor = output.logits[:, -span - 1 : -1]
+    return logits[labels != UNLABELLED].float()

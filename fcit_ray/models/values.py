@@ -41,6 +41,16 @@ def begin(named: Mapping[str, nn.Parameter], seed: int, std: float) -> None:
             parameter.data.copy_(drawn(name, parameter.shape, seed, std=std))
 
 
+def as_loaded(base: nn.Module, before: Params) -> nn.Module:
+    """A base without its adapters as it came from its folder: these values and types put back, frozen, not training."""
+    own = dict(base.named_parameters())
+    for name, value in before.items():
+        own[name].data = value.to(own[name].device)
+    base.requires_grad_(False)
+    base.zero_grad(set_to_none=True)
+    return base.eval()
+
+
 @contextmanager
 def holding(model: nn.Module, named: Mapping[str, nn.Parameter], params: Params) -> Iterator[None]:
     """For a while, other values under the given names, without gradients and without dropout.
@@ -82,3 +92,4 @@ def recompute_layers(model: Any, enabled: bool) -> None:
         getattr(model, f"{kind}_checkpointing_enable")({"use_reentrant": False, "preserve_rng_state": True})
     else:
         getattr(model, f"{kind}_checkpointing_disable")()
+        model.disable_input_require_grads()  # enabled with it, and forgotten

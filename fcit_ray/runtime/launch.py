@@ -8,8 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
-import ray.train
-from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fcit_ray.config.schema import Config
@@ -22,14 +20,19 @@ from fcit_ray.runtime.cluster import may_grow, redirect_logs, watch_head
 from fcit_ray.runtime.data import CPUS_PER_TASK, RayShards, quiet
 from fcit_ray.runtime.driver import Driver
 from fcit_ray.runtime.errors import MENDABLE, failure, origin
+from fcit_ray.runtime.groups import Shape, run_group
 from fcit_ray.runtime.status import Status
 from fcit_ray.runtime.store import RayStore, share_tensors
-from fcit_ray.runtime.train_group import NoGroupConfig, TellDriver, work
+from fcit_ray.runtime.train_group import TellLost, work
 
 _POLL_S = 0.25
 _STATUS_S = 5.0
 _LEAVE_S = 30.0  # for the workers to leave at the end of a run
 _ABANDON_S = 5.0  # the same when the run was given up; who is in the middle of an update is not waited for
+
+
+Workers = Callable[[Config, RunFolder, Any], None]
+"""Who does a run's work."""
 
 
 class _RayDriver(Driver):
@@ -96,6 +99,7 @@ def launch(
     *,
     on_status: Callable[[Status], None] = lambda status: None,
     experiment: Experiment | None = None,
+    workers: Workers | None = None,
 ) -> dict[str, Any]:
     """Carry a run through on the cluster that this process is connected to.
 
@@ -104,6 +108,8 @@ def launch(
         folder: opened for it; if it holds a checkpoint the run goes on from there. It is released at the end.
         on_status: called about four times a second.
         experiment: if the caller has opened it already.
+        workers: who does the work, called with configuration, folder and driver; returns when they have left. By
+            default a worker group of the run's own.
 
     Returns:
         The run's results, as in its results.json.
@@ -116,13 +122,17 @@ def launch(
         if folder.finished:
             return folder.results()
         redirect_logs(folder.log_file)  # each run of a comparison or a sweep has its own
-        return _launch(config, folder, on_status, experiment)
+        return _launch(config, folder, on_status, experiment, workers or run_workers)
     finally:
         folder.release()
 
 
 def _launch(
-    config: Config, folder: RunFolder, on_status: Callable[[Status], None], experiment: Experiment | None
+    config: Config,
+    folder: RunFolder,
+    on_status: Callable[[Status], None],
+    experiment: Experiment | None,
+    serve: Workers,
 ) -> dict[str, Any]:
     experiment = experiment or open_experiment(config)
     config = experiment.config
@@ -140,7 +150,7 @@ def _launch(
         .remote(experiment, RunFolder(folder.path.absolute()))
     )
     running = driver.run.remote()
-    workers = threading.Thread(target=run_workers, args=(config, folder, driver), daemon=True)
+    workers = threading.Thread(target=serve, args=(config, folder, driver), daemon=True)
     workers.start()
     lost = False
     head = watch_head()
@@ -185,7 +195,7 @@ def _launch(
 
 
 def run_workers(config: Config, folder: RunFolder, driver: Any, loop: Callable[[dict[str, Any]], None] = work) -> None:
-    """The Ray Train run; if it ends while the driver still waits for work to be done, the driver is told why.
+    """A Ray Train run of its own; if it ends while the driver still waits for work to be done, the driver is told why.
 
     Args:
         config: how many workers of what size.
@@ -193,44 +203,16 @@ def run_workers(config: Config, folder: RunFolder, driver: Any, loop: Callable[[
         driver: handle of the driver actor.
         loop: what a worker runs; a benchmark may put another in its place.
     """
-    runtime = config.runtime
-    resources: dict[str, float] = {"CPU": runtime.cpus_per_worker}
-    if runtime.gpu:
-        resources["GPU"] = 1
-    log = logging.getLogger("ray")
+    reason = run_group(
+        loop,
+        {"config": config.model_dump(mode="json"), "driver": driver, "folder": str(folder.path.resolve())},
+        Shape.of(config.runtime),
+        storage=folder.path / "logs",
+        name="workers",
+        lost=TellLost(driver),
+        max_failures=config.runtime.max_worker_failures,
+    )
     try:
-        trainer = TorchTrainer(
-            loop,
-            train_loop_config={
-                "config": config.model_dump(mode="json"),
-                "driver": driver,
-                "folder": str(folder.path.resolve()),
-            },
-            torch_config=NoGroupConfig(),
-            scaling_config=ray.train.ScalingConfig(
-                num_workers=runtime.num_workers, use_gpu=runtime.gpu, resources_per_worker=resources
-            ),
-            run_config=ray.train.RunConfig(
-                name="workers",
-                storage_path=str((folder.path / "logs").resolve()),
-                failure_config=ray.train.FailureConfig(max_failures=runtime.max_worker_failures),
-                callbacks=[TellDriver(driver)],  # type: ignore[list-item]  # Ray's annotation is of version 1
-            ),
-        )
-        trainer.fit()
-        reason = "the workers left before the run was over"
-    except ray.train.WorkerGroupError as error:
-        log.exception("the workers failed")
-        ranks = ", ".join(map(str, error.worker_failures))
-        reason = (
-            f"workers died more than runtime.max_worker_failures={runtime.max_worker_failures} times, "
-            f"at last worker {ranks} (killed, or out of memory?); {folder.log_file} says more"
-        )
-    except Exception as error:
-        log.exception("the workers failed")
-        cause = str(origin(getattr(error, "controller_failure", error))).strip().splitlines() or [repr(error)]
-        reason = f"the workers could not run: {cause[-1]}"
-    try:
-        ray.get(driver.fail.remote(reason))
+        ray.get(driver.fail.remote(f"{reason}; {folder.log_file} says more"))
     except ray.exceptions.RayError:
-        log.info("the workers ended after the driver: %s", reason)
+        logging.getLogger("ray").info("the workers ended after the driver: %s", reason)

@@ -18,6 +18,13 @@ def work(context: dict[str, Any]) -> None:
     train_loop(context)
 
 
+def work_for_crew(context: dict[str, Any]) -> None:
+    """The same of a worker that serves one run after another: `crew_loop`."""
+    from fcit_ray.runtime.train_loop import crew_loop
+
+    crew_loop(context)
+
+
 class _NoGroup(Backend):
     """Clients train independently of each other: no process group, so no worker waits for another."""
 
@@ -31,11 +38,17 @@ class NoGroupConfig(TorchConfig):
         return _NoGroup
 
 
-class TellDriver(ray.train.UserCallback):
-    """Called in the controller when workers have died."""
+class TellLost(ray.train.UserCallback):
+    """Called in the controller when workers have died.
 
-    def __init__(self, driver: Any):
-        self._driver = driver
+    Args:
+        actor: whose method `lost` is told of their ranks.
+        before: further arguments of that method, in front of the ranks.
+    """
+
+    def __init__(self, actor: Any, *before: Any):
+        self._actor = actor
+        self._before = before
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        self._driver.lost.remote(list(worker_exceptions))
+        self._actor.lost.remote(*self._before, list(worker_exceptions))

@@ -1,6 +1,7 @@
 """What a Ray Train worker runs: build a `Worker` once, then pull work from the driver until it is over."""
 
 import logging
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +17,7 @@ from fcit_ray.runtime.data import quiet
 from fcit_ray.runtime.errors import failure, place_of
 from fcit_ray.runtime.messages import Over
 from fcit_ray.runtime.store import RayStore, share_tensors
-from fcit_ray.runtime.worker import Worker
+from fcit_ray.runtime.worker import Base, Worker
 from fcit_ray.types import Params
 
 _WAIT_S = 5.0
@@ -40,24 +41,56 @@ class Serves(Protocol):
 def train_loop(context: dict[str, Any]) -> None:
     """Serve one driver.
 
-    An error that any worker would meet (a bad record, a loss that is not finite, a mistake in a method) is reported to
-    the driver, which ends the run; it is not raised, because Ray Train would start the workers anew to meet it again.
-
     Args:
         context: `config` (plain mapping), `driver` (actor handle) and `folder` (path of the run folder).
     """
+    _begin()
+    _serve_run(context["driver"], context, None)
+
+
+def crew_loop(context: dict[str, Any]) -> None:
+    """Serve one driver after another; the base stays for the next run that wants the same.
+
+    Args:
+        context: `foreman` (actor handle) and `crew` (its number there).
+    """
+    _begin()
+    foreman, crew = context["foreman"], context["crew"]
+    rank = ray.train.get_context().get_world_rank()
+    base: Base | None = None
+    while not isinstance(engagement := ray.get(foreman.next.remote(crew, rank, _WAIT_S)), Over):
+        if engagement is None:
+            continue
+        base = _serve_run(engagement.driver, engagement.context, base)
+        ray.get(foreman.left.remote(crew, rank, engagement.number))
+
+
+def _begin() -> None:
     torch.set_num_threads(1)
     share_tensors()
     quiet()
-    driver = context["driver"]
+
+
+def _serve_run(driver: Any, context: Mapping[str, Any], base: Base | None) -> Base | None:
+    """Serve a driver until it is over or gone; returns the base without what the run had put on it.
+
+    An error that any worker would meet (a bad record, a loss that is not finite, a mistake in a method) is reported to
+    the driver, which ends the run; it is not raised, because Ray Train would start the workers anew to meet it again.
+    """
+    worker = None
     try:
-        serve(driver, Worker(parse_config(context["config"]), RayStore(), RunFolder(Path(context["folder"]))))
+        worker = Worker(parse_config(context["config"]), RayStore(), RunFolder(Path(context["folder"])), base)
+        serve(driver, worker)
+    except ray.exceptions.RayActorError:
+        _log.info("the driver is gone, and with it the run")  # raised, the workers would be started anew
     except Exception as error:
         failed = failure(error, "starting a worker")
         try:
             ray.get(driver.fail.remote(str(failed), failed.details))
         except ray.exceptions.RayActorError:
-            return  # The driver is gone, and with it the run; raised, it would only have the workers started anew.
+            _log.info("the driver is gone, and with it the run")
+        return None  # in the middle of something: not to be trusted with another run
+    return worker.leave() if worker is not None else None
 
 
 def serve(driver: Any, worker: Serves) -> None:

@@ -1,28 +1,26 @@
 """Ray Tune over launches: every trial is the same launch as `fcit-ray run`, in a run folder of its own."""
 
-import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
-from fcit_ray.config.schema import parse_config
-from fcit_ray.config.sweep import Sweep, Trial
-from fcit_ray.errors import ClusterLost, RunFailed
-from fcit_ray.experiment.opening import open_experiment
-from fcit_ray.results.opening import open_run
+from fcit_ray.config.sweep import Sweep
+from fcit_ray.config.trials import Study, Trial
+from fcit_ray.errors import ClusterLost
+from fcit_ray.experiment.opening import make_setting
+from fcit_ray.results.records import read_records
 from fcit_ray.results.run_folder import RunFolder
-from fcit_ray.runtime.cluster import redirect_logs, watch_head
-from fcit_ray.runtime.data import quiet
-from fcit_ray.runtime.errors import failure
-from fcit_ray.runtime.launch import launch
-from fcit_ray.runtime.status import Status
-from fcit_ray.runtime.store import share_tensors
+from fcit_ray.results.sweeps import Ended, Stopped
+from fcit_ray.runtime.cluster import watch_head
+from fcit_ray.runtime.crew import Crews
+from fcit_ray.runtime.studies import Halving, Studies
+from fcit_ray.runtime.trial import named, run_trial
 
 _POLL_S = 1.0
 _ABANDON_S = 10.0  # for Tune to end its trials when the sweep is given up
@@ -31,50 +29,89 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 
 
 def run_sweep(
-    sweep: Sweep, trials: Sequence[Trial], out: Path, *, on_result: Callable[[Mapping[str, Any]], None]
-) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Carry out the trials on the connected cluster; finished run folders are taken as they are.
+    sweep: Sweep,
+    studies: Sequence[Study],
+    out: Path,
+    *,
+    on_result: Callable[[Trial, Mapping[str, Any]], None],
+    on_stopped: Callable[[Trial, Stopped], None] = lambda trial, stopped: None,
+) -> Ended:
+    """Carry out the trials on the connected cluster; what finished or was stopped before is taken as it is.
 
     Args:
-        sweep: how many at a time.
-        trials: what to run.
-        out: run folders go in here.
-        on_result: called with each trial's results as it ends.
+        sweep: how trials are chosen, when they stop, how many run at a time.
+        studies: what to run.
+        out: run folders go in here, and `proposed.jsonl` and `stopped.jsonl`, from which a sweep goes on.
+        on_result: called with each trial and its results as it ends.
+        on_stopped: called with each trial that ends early.
 
-    Returns:
-        The results of the trials that finished, in the order of `trials`, and why the others did not, by the name of
-        their run folder.
+    Raises:
+        ConfigError: Optuna is not installed, or `out` holds a search of another space.
     """
-    tuner = tune.Tuner(
-        # The trial function only waits; the worker group and Ray Data reserve what they use. Tune refuses a plain 0.
-        tune.with_resources(_run_trial, {"CPU": 0.01}),
-        param_space={
-            "trial": tune.grid_search([trial.model_dump(mode="json") for trial in trials]),
-            "out": str(out.resolve()),
-        },
-        tune_config=tune.TuneConfig(max_concurrent_trials=sweep.max_concurrent),
-        run_config=tune.RunConfig(
-            name="tune", storage_path=str((out / "logs").resolve()), verbose=0, stop=_Abandoned()
-        ),
-    )
+    stops = out / "stopped.jsonl"
+    waiting: list[Trial] = []
+    proposals = Studies(studies, sweep.search, out / "proposed.jsonl", _stopped_after(stops), waiting.append)
+    scheduler = None
+    if sweep.stop_early is not None:
+        num_stages = {study.name: make_setting(study.trial(study.point(0)).config).num_stages for study in studies}
+        scheduler = Halving(sweep.stop_early, studies, num_stages, stops)
+    most_workers = max(study.trial(study.point(0)).config.runtime.num_workers for study in studies)
+    with Crews(sweep.max_concurrent, most_workers, out / "logs") as crews:
+        tuner = tune.Tuner(
+            # The trial function only waits; the worker group and Ray Data reserve what they use. Tune refuses a plain 0.
+            tune.with_resources(run_trial, {"CPU": 0.01}),
+            param_space={"out": str(out.resolve()), "foreman": crews.foreman},
+            tune_config=tune.TuneConfig(
+                max_concurrent_trials=sweep.max_concurrent,
+                num_samples=sum(study.num_trials for study in studies),
+                search_alg=proposals,
+                scheduler=scheduler,
+                # A trial that was stopped is in the middle of something: its process goes with it.
+                reuse_actors=scheduler is None,
+            ),
+            run_config=tune.RunConfig(
+                name="tune", storage_path=str((out / "logs").resolve()), verbose=0, stop=_Abandoned()
+            ),
+        )
+        return _watch(tuner, waiting, out, stops, on_result, on_stopped, crews)
+
+
+def _watch(
+    tuner: tune.Tuner,
+    waiting: list[Trial],
+    out: Path,
+    stops: Path,
+    on_result: Callable[[Trial, Mapping[str, Any]], None],
+    on_stopped: Callable[[Trial, Stopped], None],
+    crews: Crews,
+) -> Ended:
     fitting: Future[tune.ResultGrid] = Future()
     # Not an executor's thread: that would be waited for, and Ctrl-C with it, until the last trial is over.
     thread = threading.Thread(target=_fulfil, args=(fitting, tuner.fit), daemon=True)
     _Abandoned.event.clear()
     thread.start()
-    waiting = list(trials)
+    told: set[str] = set()
+    finished: dict[str, dict[str, Any]] = {}
+    stopped: dict[str, Stopped] = {}
     try:
         with watch_head() as head:
-            while waiting:
+            over = False
+            while not over:
                 head.check()
+                crews.hire()
                 over = fitting.done()
-                finished = [trial for trial in waiting if RunFolder(out / trial.folder).finished]
-                for trial in finished:
-                    on_result(RunFolder(out / trial.folder).results())
-                waiting = [trial for trial in waiting if trial not in finished]
-                if over:
-                    break
-                time.sleep(_POLL_S)
+                for trial in [trial for trial in list(waiting) if trial.folder not in told]:
+                    if RunFolder(out / trial.folder).finished:
+                        finished[trial.folder] = RunFolder(out / trial.folder).results()
+                        told.add(trial.folder)
+                        on_result(trial, finished[trial.folder])
+                for trial, stop in _stops(stops, waiting):
+                    if trial.folder not in told:
+                        stopped[trial.folder] = stop
+                        told.add(trial.folder)
+                        on_stopped(trial, stop)
+                if not over:
+                    time.sleep(_POLL_S)
         errors = fitting.result().errors
     except ClusterLost:
         raise  # there is nobody left to end trials
@@ -82,19 +119,32 @@ def run_sweep(
         _Abandoned.event.set()
         thread.join(timeout=_ABANDON_S)
         raise
-    failed = {trial.folder: _why(trial.folder, errors) for trial in waiting}
-    return [RunFolder(out / trial.folder).results() for trial in trials if trial not in waiting], failed
+    trials = list({trial.folder: trial for trial in waiting}.values())  # two draws may be the same point
+    return Ended(
+        [(trial, finished[trial.folder]) for trial in trials if trial.folder in finished],
+        [(trial, stopped[trial.folder]) for trial in trials if trial.folder in stopped],
+        [(trial, _why(trial.folder, errors)) for trial in trials if trial.folder not in told],
+    )
 
 
-def _named(folder: str) -> str:
-    """How the error of a trial begins, on its way through Tune."""
-    return f"trial {folder}: "
+def _stopped_after(stops: Path) -> dict[str, int]:
+    return {record["folder"]: record["stage"] for record in read_records(stops)}
+
+
+def _stops(stops: Path, trials: Iterable[Trial]) -> list[tuple[Trial, Stopped]]:
+    """The trials of this sweep that have been stopped."""
+    known = {trial.folder: trial for trial in list(trials)}
+    return [
+        (known[record["folder"]], Stopped(record["stage"], record["score"]))
+        for record in read_records(stops)
+        if record["folder"] in known
+    ]
 
 
 def _why(folder: str, errors: Sequence[BaseException]) -> str:
     """What ended a trial, of the errors that Tune tells of."""
     for error in errors:
-        _, found, reason = str(getattr(error, "cause", None) or error).partition(_named(folder))
+        _, found, reason = str(getattr(error, "cause", None) or error).partition(named(folder))
         if found:
             return reason.strip()
     return "its process ended without a word (killed, or out of memory?)"
@@ -117,34 +167,3 @@ def _fulfil(promise: Future[Any], call: Callable[[], Any]) -> None:
         promise.set_result(call())
     except BaseException as error:
         promise.set_exception(error)
-
-
-def _run_trial(space: Mapping[str, Any]) -> None:
-    """One trial, in a process of Tune's: the launch, with a report to Tune after each evaluation."""
-    share_tensors()
-    quiet()
-    try:
-        _carry_out(space["trial"], Path(space["out"]))
-    except Exception as error:
-        failed = failure(error, "the trial")
-        if failed.details:
-            logging.getLogger("ray").error("%s\n%s", failed, failed.details)
-        raise RunFailed(f"{_named(space['trial']['folder'])}{failed}") from None
-
-
-def _carry_out(trial: Mapping[str, Any], out: Path) -> None:
-    config = parse_config(trial["config"])
-    folder = open_run(out / trial["folder"], config, resume=True, overwrite=False)
-    redirect_logs(folder.log_file)
-    reported = 0
-
-    def report(_: Status | None = None) -> None:
-        nonlocal reported
-        evaluations = [record for record in folder.records() if record["kind"] == "evaluation"]
-        for record in evaluations[reported:]:
-            scores = record["scores"].values()
-            tune.report({"stage": record["stage"], "mean_score": sum(scores) / len(scores)})
-        reported = len(evaluations)
-
-    launch(config, folder, on_status=report, experiment=open_experiment(config))
-    report()

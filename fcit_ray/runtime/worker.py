@@ -1,7 +1,8 @@
 """A worker: holds the frozen base once, trains one client or answers one piece of a test set at a time."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,19 @@ from fcit_ray.runtime.messages import AnswerWork, Store, TrainWork
 from fcit_ray.types import ClientJob, ClientUpdate, Params
 
 
+@dataclass(frozen=True)
+class Base:
+    """A frozen base that carries nothing, for the next run.
+
+    Attributes:
+        model: in evaluation mode, as it was loaded.
+        key: what it was loaded by.
+    """
+
+    model: Any
+    key: tuple[Any, ...]
+
+
 class Worker:
     """Does what the driver hands out; keeps nothing from one piece of work to the next that could change its result.
 
@@ -27,9 +41,10 @@ class Worker:
         config: the run's.
         store: where handles are fetched from.
         folder: the run's, where a long update is kept while it is under way; None keeps nothing.
+        base: what an earlier worker has left; it is taken if the run wants the same.
     """
 
-    def __init__(self, config: Config, store: Store, folder: RunFolder | None = None):
+    def __init__(self, config: Config, store: Store, folder: RunFolder | None = None, base: Base | None = None):
         self._config = config
         self._store = store
         self._folder = folder
@@ -39,9 +54,15 @@ class Worker:
         processor = load_processor(config.model.path)
         self._tokenizer = processor.tokenizer
         self._collator = Collator.from_processor(processor)
-        self._bank = make_bank(config, self._algorithm)
+        self._key = base_key(config)
+        model = base.model if base is not None and base.key == self._key else None
+        self._bank = make_bank(config, self._algorithm, model)
         self._stop = stop_tokens(processor, config.model.prompt, self._bank.model.generation_config)
         self._packed: int | None = None
+
+    def leave(self) -> Base:
+        """Take off the base what the run has put on it; the worker is of no more use."""
+        return Base(self._bank.take_off(), self._key)
 
     def initial_params(self) -> Params:
         """Global parameters before the first round; the same in every worker."""
@@ -97,6 +118,12 @@ class Worker:
         evaluation = self._config.evaluation
         bank, collator = self._bank, self._collator
         return answer(samples, bank, method, knowledge, collator, self._tokenizer, evaluation, self._stop)
+
+
+def base_key(config: Config) -> tuple[Any, ...]:
+    """What the base of a run is loaded by: runs of one key can have one after the other."""
+    model = config.model
+    return (model.path, model.dtype, model.attention, model.quantize, config.runtime.gpu)
 
 
 def _merge(parts: Sequence[Params]) -> Params:

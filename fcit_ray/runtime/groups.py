@@ -1,0 +1,91 @@
+"""A Ray Train worker group whose workers need not wait for each other."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray.train
+from ray.train.torch import TorchTrainer
+
+from fcit_ray.config.schema import Runtime
+from fcit_ray.runtime.errors import origin
+from fcit_ray.runtime.train_group import NoGroupConfig, TellLost
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a worker group takes of the cluster.
+
+    Attributes:
+        num_workers: in it.
+        cpus: of each.
+        gpu: whether each has one.
+    """
+
+    num_workers: int
+    cpus: float
+    gpu: bool
+
+    @classmethod
+    def of(cls, runtime: Runtime) -> "Shape":
+        return cls(runtime.num_workers, runtime.cpus_per_worker, runtime.gpu)
+
+
+def run_group(
+    loop: Callable[[dict[str, Any]], None],
+    context: Mapping[str, Any],
+    shape: Shape,
+    *,
+    storage: Path,
+    name: str,
+    lost: TellLost,
+    max_failures: int,
+) -> str:
+    """Run a worker group to its end; returns why it ended.
+
+    Args:
+        loop: what each worker runs, with `context`.
+        context: handed to the loop.
+        shape: of the group.
+        storage: folder for Ray Train's own files.
+        name: of the group in it.
+        lost: told of workers that have died; Ray Train puts others in their place.
+        max_failures: times that it does; -1 does not count them.
+    """
+    resources: dict[str, float] = {"CPU": shape.cpus}
+    if shape.gpu:
+        resources["GPU"] = 1
+    log = logging.getLogger("ray")
+    try:
+        TorchTrainer(
+            loop,
+            train_loop_config=dict(context),
+            torch_config=NoGroupConfig(),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=shape.num_workers, use_gpu=shape.gpu, resources_per_worker=resources
+            ),
+            run_config=ray.train.RunConfig(
+                name=name,
+                storage_path=str(storage.resolve()),
+                failure_config=ray.train.FailureConfig(max_failures=max_failures),
+                callbacks=[lost],  # type: ignore[list-item]  # Ray's annotation is of version 1
+            ),
+        ).fit()
+        return "the workers left before the run was over"
+    except ray.train.WorkerGroupError as error:
+        log.exception("the workers failed")
+        return too_many_deaths(max_failures, error.worker_failures)
+    except Exception as error:
+        log.exception("the workers failed")
+        cause = str(origin(getattr(error, "controller_failure", error))).strip().splitlines() or [repr(error)]
+        return f"the workers could not run: {cause[-1]}"
+
+
+def too_many_deaths(most: int, ranks: Any) -> str:
+    """Why a run ends whose workers have died too often."""
+    return (
+        f"workers died more than runtime.max_worker_failures={most} times, "
+        f"at last worker {', '.join(map(str, ranks))} (killed, or out of memory?)"
+    )
