@@ -25,6 +25,9 @@ class Search(_Part):
     """Of every method, in every setting, at every point of the grid: an equal budget."""
     seed: int = Field(0, ge=0)
     """Of the draws; the runs have their own."""
+    defaults_first: bool = True
+    """The first trial of every method takes the values that its configuration has anyway; it counts as the others do.
+    What is chosen is then never worse, on what it was judged by, than what was there."""
     space: dict[str, Space] = Field(default_factory=dict)
     """By dotted key, for all methods."""
     own: dict[str, dict[str, Space]] = Field(default_factory=dict)

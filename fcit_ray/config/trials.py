@@ -61,6 +61,7 @@ class Study:
         space: what is drawn from, where it is not.
         num_trials: of the search; of a grid the number of its points.
         draws: seed of the search's draws.
+        defaults_first: whether the first point is what the configuration has anyway.
     """
 
     label: str
@@ -72,6 +73,7 @@ class Study:
     space: Mapping[str, Space]
     num_trials: int
     draws: int = 0
+    defaults_first: bool = False
 
     @property
     def name(self) -> str:
@@ -84,8 +86,8 @@ class Study:
 
     def _drawn(self, count: int) -> list[Point]:
         """The first points of a random search, none twice; a point depends on its number and on those before alone."""
-        points: list[Point] = []
-        for number in range(count):
+        points: list[Point] = [self._defaults()] if self.defaults_first else []
+        for number in range(len(points), count):
             for again in range(_DRAWS):
                 source = random.Random(derive_seed(self.draws, "search", self.name, number, again))
                 point = {key: values.draw(source) for key, values in self.space.items()}
@@ -98,6 +100,26 @@ class Study:
                     "expected fewer trials, or a larger space"
                 )
         return points
+
+    def _defaults(self) -> Point:
+        """What the configuration has under the keys that are searched.
+
+        Raises:
+            ConfigError: it has no such key.
+        """
+        values = load_config(self.files, self.overrides).model_dump(mode="json")
+        point = {}
+        for key in self.space:
+            value: Any = values
+            for part in key.split("."):
+                if not isinstance(value, Mapping) or part not in value:
+                    raise ConfigError(
+                        f"{key}: the configuration has no such key, so there is no default to try first; write it into "
+                        "the method's file, or set search.defaults_first to false"
+                    )
+                value = value[part]
+            point[key] = value
+        return point
 
     def trial(self, point: Point) -> Trial:
         """The run that tries a point.
@@ -174,7 +196,7 @@ def _studies(sweep: Sweep, overrides: Sequence[str]) -> Iterator[Study]:
         for point in _points(of_run):
             also = (*given, *(_override(key, value) for key, value in point.items()))
             name = " ".join([label, *(_shown(key, value) for key, value in point.items())])
-            yield Study(name, group, files, also, seed, (), space, search.trials, search.seed)
+            yield Study(name, group, files, also, seed, (), space, search.trials, search.seed, search.defaults_first)
 
 
 def _points(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:

@@ -96,7 +96,7 @@ def _at_edge(space: Space, value: Any) -> bool:
         numbers = [choice for choice in space.choice if isinstance(choice, int | float) and choice is not True]
         return len(numbers) > 1 and len(numbers) == len(space.choice) and value in (min(numbers), max(numbers))
     low, high = map(float, space.ends)
-    place = float(value)
+    place = min(max(float(value), low), high)  # a default may lie outside
     if space.loguniform is not None:
         low, high, place = math.log(low), math.log(high), math.log(place)
     if high == low:

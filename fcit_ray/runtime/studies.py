@@ -17,6 +17,7 @@ from fcit_ray.config.sweep import Search, StopEarly
 from fcit_ray.config.trials import Point, Study, Trial
 from fcit_ray.errors import ConfigError
 from fcit_ray.results.records import append_record, read_records
+from fcit_ray.seeds import derive_seed
 
 SCORE = "mean_score"
 """Metric of a trial after a stage: mean score over the tasks seen so far, in percent."""
@@ -57,10 +58,11 @@ class Studies(Searcher):
         self._proposed: dict[str, list[Point]] = {name: [] for name in self._studies}
         if search is not None and search.by == "optuna":
             for name, study in self._studies.items():
-                self._optuna[name] = optuna_search(study.space, search.seed)
+                self._optuna[name] = optuna_search(study.space, derive_seed(search.seed, "search", name) % 2**32)
             for record in read_records(file):
                 if known := self._studies.get(record["study"]):
-                    _check_known(record["point"], known, file)
+                    if record["number"] or not known.defaults_first:
+                        _check_known(record["point"], known, file)
                     self._proposed[known.name].append(record["point"])
 
     def suggest(self, trial_id: str) -> Any:
@@ -90,10 +92,16 @@ class Studies(Searcher):
             return study.point(number), False
         if number < len(self._proposed[study.name]):
             return self._proposed[study.name][number], False
+        if not number and study.defaults_first:
+            self._write(study, number, study.point(number))
+            return study.point(number), False
         point = self._propose(study, trial_id)
+        self._write(study, number, point)
+        return point, True
+
+    def _write(self, study: Study, number: int, point: Point) -> None:
         self._proposed[study.name].append(point)
         append_record(self._file, {"study": study.name, "number": number, "point": point})
-        return point, True
 
     def _propose(self, study: Study, trial_id: str) -> Point:
         """A point of Optuna's that has not been tried; it repeats itself where few are left."""
@@ -123,7 +131,7 @@ class Studies(Searcher):
         if fresh:
             # A trial that was stopped has the mean over fewer tasks: no score to be compared with a finished one's.
             self._optuna[name].on_trial_complete(self._asked[trial_id], result if over else None, error)
-        elif result and not error:
+        elif result and not error and _within(point, self._studies[name].space):
             space = self._studies[name].space
             self._optuna[name].add_evaluated_point(
                 {key: _as_asked(value, space[key]) for key, value in point.items()},
@@ -234,12 +242,15 @@ def _as_asked(value: Any, values: Space) -> Any:
 
 def _check_known(point: Point, study: Study, file: Path) -> None:
     """Refuse to go on from proposals of another search space."""
-    fits = point.keys() == study.space.keys() and all(_holds(study.space[key], value) for key, value in point.items())
-    if not fits:
+    if not _within(point, study.space):
         raise ConfigError(
             f"{file}: {study.name}: {dict(point)} was proposed for another search space than the one of now; give "
             "another folder (--out), or the sweep file as it was"
         )
+
+
+def _within(point: Point, space: Mapping[str, Space]) -> bool:
+    return point.keys() == space.keys() and all(_holds(space[key], value) for key, value in point.items())
 
 
 def _holds(values: Space, value: Any) -> bool:
