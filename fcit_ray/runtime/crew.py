@@ -1,4 +1,4 @@
-"""Crews: worker groups that outlive a run, so that the next one finds processes, imports and base where it needs them."""
+"""Crews: worker groups that outlive a run, so that the next finds processes, imports and base in place."""
 
 import logging
 import threading

@@ -49,7 +49,7 @@ class _Crew:
 
 
 class Foreman:
-    """Between runs that want workers (`engage`), crews that serve them (`next`, `left`), and who hires crews (`wanted`).
+    """Between runs that want workers (`engage`), crews that serve them (`next`, `left`), and who hires (`wanted`).
 
     Args:
         most: crews at a time.

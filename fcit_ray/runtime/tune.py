@@ -58,7 +58,7 @@ def run_sweep(
     most_workers = max(study.trial(study.point(0)).config.runtime.num_workers for study in studies)
     with Crews(sweep.max_concurrent, most_workers, out / "logs") as crews:
         tuner = tune.Tuner(
-            # The trial function only waits; the worker group and Ray Data reserve what they use. Tune refuses a plain 0.
+            # The trial function only waits; crews and Ray Data reserve what they use. Tune refuses a plain 0.
             tune.with_resources(run_trial, {"CPU": 0.01}),
             param_space={"out": str(out.resolve()), "foreman": crews.foreman},
             tune_config=tune.TuneConfig(
