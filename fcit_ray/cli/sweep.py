@@ -34,6 +34,9 @@ def sweep(
     gpu: Annotated[
         str | None, typer.Option(help="With --plan: what each is, such as H100 (default: this machine's).")
     ] = None,
+    records: Annotated[
+        int | None, typer.Option(min=1, help="With --plan: records of every task, where the data is not here.")
+    ] = None,
 ) -> None:
     """Run methods x settings x seeds x a grid, or a search, as Ray Tune trials; show mean and spread over seeds.
 
@@ -56,7 +59,7 @@ def sweep(
         if plan:
             from fcit_ray.cli.sweep_plan import show_sweep_plan
 
-            show_sweep_plan(described, studies, gpus, gpu)
+            show_sweep_plan(described, studies, gpus, gpu, records)
             return
         out = usable_folder(out or Path("runs") / f"sweep-{path.stem}")
         _carry_out(described, studies, left_out, out)

@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +58,17 @@ def read_settings(path: Path) -> Any:
             raise ConfigError(_no_file(path))
         if (size := path.stat().st_size) > MAX_BYTES:
             raise ConfigError(f"{path}: holds {size} bytes; a file of settings has at most {MAX_BYTES}")
-        return read_yaml(path.read_bytes())
+        return _parsed(path.read_bytes())
     except YamlError as error:
         raise ConfigError(f"{path}: {error}") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {disk_reason(error, path)}") from None
+
+
+@lru_cache(maxsize=64)
+def _parsed(text: bytes) -> Any:
+    """Read once, as a sweep merges the same few files hundreds of times; nobody writes into what comes of it."""
+    return read_yaml(text)
 
 
 def _no_file(path: Path) -> str:

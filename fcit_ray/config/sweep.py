@@ -49,7 +49,7 @@ class StopEarly(_Part):
 
 
 class Sweep(_Part):
-    """A sweep file: methods x settings x seeds x a grid of any keys, and a search at each of its points."""
+    """A sweep file: methods x settings x seeds x a grid of any keys; at each of its points a search, or ablations."""
 
     config: tuple[str, ...] = Field(min_length=1)
     """Base configurations, merged in order: shipped ones by name, or files, relative to the working directory."""
@@ -62,6 +62,9 @@ class Sweep(_Part):
     grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
     """Values to try by dotted key, e.g. `train.lr: [1.0e-3, 5.0e-3]`; or by section, e.g. `local: [{name: plain},
     {name: fedprox, mu: 0.1}]`. The values name the table's rows; those of `benchmark.*` make tables of their own."""
+    vary: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+    """Values to try one at a time, by dotted key, the others as configured: an ablation. The configuration as it is
+    runs too."""
     search: Search | None = None
     """Values that are drawn."""
     stop_early: StopEarly | None = None
@@ -74,7 +77,7 @@ class Sweep(_Part):
     max_concurrent: int = Field(1, ge=1)
     """Trials at a time. Together their workers must leave Ray Data a CPU."""
 
-    @field_validator("grid")
+    @field_validator("grid", "vary")
     @classmethod
     def _no_empty_axis(cls, grid: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
         if empty := [key for key, values in grid.items() if not values]:
@@ -86,6 +89,8 @@ class Sweep(_Part):
         search = self.search
         if search is None:
             return self
+        if self.vary:
+            raise ValueError("search: draws values where vary tries them one at a time; expected one of the two")
         if len(self.seeds) > 1:
             raise ValueError(
                 "search: each point that is drawn is judged by one run; expected one seed (what the search chose is "

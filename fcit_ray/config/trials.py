@@ -159,13 +159,11 @@ def load_sweep(file: Path, overrides: Sequence[str] = ()) -> tuple[Sweep, list[S
     folders: set[str] = set()
     for study in studies:
         try:
+            ends = [study.trial(point) for point in corners(study.space)]
             trials = list(study.trials())
-            if study.space:
-                for point in corners(study.space):
-                    trials.append(study.trial(point))
         except ConfigError as error:
             raise ConfigError(f"{file}: {study.name}: {error}") from None
-        if sweep.stop_early and not all(trial.config.evaluation.every_stage for trial in trials):
+        if sweep.stop_early and not all(trial.config.evaluation.every_stage for trial in [*trials, *ends]):
             raise ConfigError(
                 f"{file}: {study.name}: evaluation.every_stage is false, so there is nothing to stop early by; set it "
                 "to true, or stop_early to null"
@@ -188,7 +186,7 @@ def _studies(sweep: Sweep, overrides: Sequence[str]) -> Iterator[Study]:
         given = (*sweep.overrides, *overrides, *(_override(key, value) for key, value in place.items()))
         label = load_config(files, given).name
         if sweep.search is None:
-            points = tuple(_points(of_run))
+            points = tuple(_points(of_run, sweep.vary))
             yield Study(label, group, files, given, seed, points, {}, len(points))
             continue
         search = sweep.search
@@ -199,8 +197,11 @@ def _studies(sweep: Sweep, overrides: Sequence[str]) -> Iterator[Study]:
             yield Study(name, group, files, also, seed, (), space, search.trials, search.seed, search.defaults_first)
 
 
-def _points(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+def _points(grid: Mapping[str, Sequence[Any]], vary: Mapping[str, Sequence[Any]] | None = None) -> list[dict[str, Any]]:
+    """Every combination of the grid's values, and each again with one of the varied values at a time."""
+    crossed = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    alone = [{}, *({key: value} for key, values in (vary or {}).items() for value in values)]
+    return [{**point, **one} for point in crossed for one in alone]
 
 
 def _override(key: str, value: Any) -> str:

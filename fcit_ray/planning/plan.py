@@ -7,6 +7,7 @@ method and the server's `Federation.plan` are the run's own, on tensors that hav
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ import torch
 from fcit_ray.config.schema import Config
 from fcit_ray.data.loading.batches import num_steps
 from fcit_ray.data.loading.lengths import Lengths
+from fcit_ray.data.partition.splits import dirichlet_split
 from fcit_ray.data.partition.stream import Stream, schedule_of
 from fcit_ray.experiment.algorithm import make_algorithm
 from fcit_ray.experiment.opening import Experiment, equip, local_training, make_setting
@@ -26,7 +28,8 @@ from fcit_ray.models.structure import skeleton
 from fcit_ray.params import tree_bytes
 from fcit_ray.planning.memory import Load
 from fcit_ray.planning.shapes import Shapes, read_shapes, tiles_of
-from fcit_ray.types import ClientJob, ClientUpdate, ServerState
+from fcit_ray.seeds import derive_seed
+from fcit_ray.types import Assignment, ClientJob, ClientUpdate, ServerState
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def shape_bank(config: Config, algorithm: Algorithm) -> tuple[AdapterBank, Shape
     return bank, read_shapes(base, bank.layers, config.model.projector)
 
 
-def outline(experiment: Experiment, workers: int) -> Outline:
+def outline(experiment: Experiment, workers: int, shaped: tuple[AdapterBank, Shapes] | None = None) -> Outline:
     """Rehearse the run without training: who trains what in which round, and what travels.
 
     Identity tokens are not read: clients of one task are taken to look alike, those of different tasks to differ (the
@@ -101,10 +104,12 @@ def outline(experiment: Experiment, workers: int) -> Outline:
     Args:
         experiment: of the run; `blind_experiment` where there is no data.
         workers: that train at once.
+        shaped: what `shape_bank` made for a run of the same model and algorithm.
     """
     config, train = experiment.config, local_training(experiment.config)
     algorithm = experiment.algorithm
-    bank, shapes = shape_bank(config, algorithm)
+    bank, shapes = shaped or shape_bank(config, algorithm)
+    kept = _Kept(bank, algorithm, train.projector_lr > 0)
     axes = torch.eye(max(1, len(experiment.stream.tasks)))
     federation = experiment.federation(lambda task, client: axes[task])
     method, lora = algorithm.method, algorithm.aggregation.lora
@@ -115,7 +120,7 @@ def outline(experiment: Experiment, workers: int) -> Outline:
     rounds, trained, told, ranks = [], 0, 0, (0, 0)
     while not federation.is_over(state):
         jobs = federation.plan(state)
-        updates = [_update(job, bank, algorithm, train.projector_lr > 0) for job in jobs]
+        updates = [_update(job, kept.by(job), algorithm) for job in jobs]
         records = tuple(job.client.num_examples for job in jobs)
         rounds.append(
             Round(
@@ -129,8 +134,7 @@ def outline(experiment: Experiment, workers: int) -> Outline:
             )
         )
         for job in jobs:
-            kept = bank.activate(job.assignment, with_projector=train.projector_lr > 0, trains=lora.trains)
-            numbers = sum(parameter.numel() for parameter in kept.values())
+            numbers = kept.numbers(job)
             if numbers >= trained:
                 trained = numbers
                 ranks = (len(job.assignment.train) * bank.rank, len(job.assignment.frozen) * bank.rank)
@@ -152,9 +156,30 @@ def outline(experiment: Experiment, workers: int) -> Outline:
     )
 
 
-def _update(job: ClientJob, bank: AdapterBank, algorithm: Algorithm, projector: bool) -> ClientUpdate:
+class _Kept:
+    """What a client of each assignment trains; asked of the bank once an assignment, which takes it a while."""
+
+    def __init__(self, bank: AdapterBank, algorithm: Algorithm, projector: bool):
+        self._bank = bank
+        self._trains = algorithm.aggregation.lora.trains
+        self._projector = projector
+        self._known: dict[Assignment, tuple[list[str], int]] = {}
+
+    def by(self, job: ClientJob) -> list[str]:
+        return self._of(job.assignment)[0]
+
+    def numbers(self, job: ClientJob) -> int:
+        return self._of(job.assignment)[1]
+
+    def _of(self, assignment: Assignment) -> tuple[list[str], int]:
+        if assignment not in self._known:
+            kept = self._bank.activate(assignment, with_projector=self._projector, trains=self._trains)
+            self._known[assignment] = ([*kept], sum(parameter.numel() for parameter in kept.values()))
+        return self._known[assignment]
+
+
+def _update(job: ClientJob, trained: Sequence[str], algorithm: Algorithm) -> ClientUpdate:
     lora = algorithm.aggregation.lora
-    trained = bank.activate(job.assignment, with_projector=projector, trains=lora.trains)
     delta = {name: job.params[name] for name in trained if not lora.stays(name)}
     return ClientUpdate(stage=job.stage, round=job.round, client=job.client, assignment=job.assignment, delta=delta)
 
@@ -172,6 +197,34 @@ def _after(state: ServerState, federation: Federation, updates: Sequence[ClientU
 def blind_experiment(config: Config) -> Experiment:
     """A run whose data is not here: every client has one record."""
     return Experiment(config, make_algorithm(config), make_setting(config), _blind_stream(config), {})
+
+
+def assumed_experiment(config: Config, num_records: int) -> Experiment:
+    """A run whose data is not here, planned as if every task had so many records, and a quarter as many questions."""
+    benchmark = config.benchmark
+    blind = _blind_stream(config)
+    tests: dict[str, Any] = {name: range(num_records // 4) for task in benchmark.tasks for name in task.datasets}
+    tests |= {name: range(num_records // 4) for name in benchmark.transfer}
+    if config.regime == "centralised":
+        total = num_records * len(benchmark.tasks)
+        shards: tuple[tuple[np.ndarray, ...], ...] = ((np.arange(total),),)
+        seen = [[*range(len(benchmark.tasks))]]
+    else:
+        clients, least = benchmark.num_clients, benchmark.min_samples
+        shards = tuple(
+            tuple(
+                dirichlet_split(
+                    num_records, clients, benchmark.beta, least, derive_seed(config.seed, "partition", task.name)
+                )
+            )
+            for task in blind.tasks
+        )
+        seen = [
+            sorted({task for row in blind.schedule[: stage + 1] for task in row})
+            for stage in range(len(blind.schedule))
+        ]
+    stream = replace(blind, shards=shards, evaluated=tuple(map(tuple, seen)))
+    return Experiment(config, make_algorithm(config), make_setting(config), stream, tests)
 
 
 def _blind_stream(config: Config) -> Stream:

@@ -11,10 +11,11 @@ from fcit_ray.data.loading.lengths import Lengths, assumed_lengths, measure_leng
 from fcit_ray.data.loading.samples import SampleEncoder
 from fcit_ray.errors import ConfigError, DataError, ModelError
 from fcit_ray.experiment.opening import Experiment, local_training
+from fcit_ray.models.bank import AdapterBank
 from fcit_ray.planning.fitting import TIGHT, smallest_change
 from fcit_ray.planning.memory import Load, Memory, memory
 from fcit_ray.planning.plan import Outline, blind_experiment, efficiency, load_of, outline
-from fcit_ray.planning.shapes import FLOAT, tiles_of
+from fcit_ray.planning.shapes import FLOAT, Shapes, tiles_of
 from fcit_ray.planning.speed import UTILISATION, Device, answer_seconds, step_flops
 
 
@@ -66,7 +67,12 @@ class Plan:
 
 
 def make_plan(
-    config: Config, device: Device, workers: int, experiment: Experiment | None, encoder: SampleEncoder | None
+    config: Config,
+    device: Device,
+    workers: int,
+    experiment: Experiment | None,
+    encoder: SampleEncoder | None,
+    shaped: tuple[AdapterBank, Shapes] | None = None,
 ) -> Plan:
     """Plan a run.
 
@@ -76,12 +82,13 @@ def make_plan(
         workers: that train at once.
         experiment: opened on the data, or None where that is not here.
         encoder: the run's, to look at records with.
+        shaped: what `shape_bank` made for a run of the same model and algorithm.
 
     Raises:
         ModelError: the model's configuration is not there.
         ConfigError: no layer is called as in `model.targets`.
     """
-    run = outline(experiment or blind_experiment(config), workers)
+    run = outline(experiment or blind_experiment(config), workers, shaped)
     lengths, notes = assumed_lengths(config), []
     if experiment is None or encoder is None:
         notes.append("no data: every record is taken to be as long as model.max_length")

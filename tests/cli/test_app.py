@@ -229,7 +229,7 @@ def test_names_and_files_are_completed(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "disco_mine.yaml").touch()
     assert {"disco", "disco_argmax", "disco_mine.yaml"} <= set(configs_like("disco"))
-    assert configs_like("sweeps/disco") == ["sweeps/disco_ablations"]
+    assert configs_like("sweeps/abl") == ["sweeps/ablations"]
 
 
 # For editors.

@@ -16,7 +16,7 @@ from fcit_ray.config.catalog import CATALOG
 from fcit_ray.config.reading import load_config
 from fcit_ray.config.schema import Config, dump_config, parse_config
 from fcit_ray.config.shipped import find_config
-from fcit_ray.config.sweep import load_sweep
+from fcit_ray.config.trials import load_sweep
 from fcit_ray.errors import ConfigError
 from fcit_ray.experiment.components import AXES, make, part_class
 from fcit_ray.experiment.opening import local_training, make_setting, open_experiment
@@ -291,8 +291,8 @@ def test_every_shipped_file_opens_with_a_command_that_names_it_and_loads(file):
     assert file in named
     if file.parent.name == "sweeps":
         assert command[1] == "sweep"
-        _, trials = load_sweep(file, [f"benchmark.root={ROOT}"])
-        assert trials
+        _, studies = load_sweep(file, [f"benchmark.root={ROOT}"])
+        assert studies
     else:
         assert command[1] == "run"
         assert load_config(named).benchmark.tasks

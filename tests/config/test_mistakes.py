@@ -8,7 +8,7 @@ from repository import ROOT
 
 from fcit_ray.config.reading import load_config
 from fcit_ray.config.schema import parse_config
-from fcit_ray.config.sweep import load_sweep
+from fcit_ray.config.trials import load_sweep
 from fcit_ray.errors import ConfigError
 from fcit_ray.experiment.algorithm import make_algorithm
 from fcit_ray.storage.file_names import MOST_BYTES, file_name
@@ -118,7 +118,8 @@ def test_a_grid_of_long_values_gives_names_that_can_be_had(tmp_path: Path) -> No
     values = [["x" * 300, "a"], ["x" * 300, "b"]]
     base = {"config": [str(BASE[0])], "methods": [str(BASE[1])], "grid": {"model.targets": values}}
     file.write_text(json.dumps(base))
-    _, trials = load_sweep(file)
+    _, [study] = load_sweep(file)
+    trials = list(study.trials())
     for trial in trials:
         assert parse_config(trial.config.model_dump(mode="json")) == trial.config
         assert len(trial.folder.encode()) <= MOST_BYTES

@@ -16,7 +16,7 @@ from pages import Command, commands
 from repository import ROOT
 
 from fcit_ray.config.schema import Config
-from fcit_ray.config.sweep import load_sweep
+from fcit_ray.config.trials import load_sweep
 from fcit_ray.errors import ConfigError
 from fcit_ray.experiment.algorithm import make_algorithm
 
