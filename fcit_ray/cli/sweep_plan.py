@@ -52,9 +52,12 @@ def show_sweep_plan(
             return (assumed_experiment(config, records) if records else None), None
 
     items = []
+    group = None
     for item in plan_sweep(studies, device, workers, opened):
         items.append(item)
-        tell(f"planned: {' '.join(filter(None, [item.group, item.label]))}")
+        if item.group != group:
+            group = item.group
+            tell(f"planning{f' {group}' if group else ''} ...")
     console.print(sweep_plan_table(items, described))
     console.print(f"{gpus} of {device.name}, {described.max_concurrent} trial(s) at a time with {workers} each")
     for line in plan_basis(items[0].plan):

@@ -77,20 +77,25 @@ def plan_sweep(
 def sweep_plan_table(items: Sequence[Item], sweep: Sweep) -> Table:
     """Hours of a trial and of all, method by method; below, the whole sweep."""
     table = Table(title="Plan of the sweep", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("Setting" if any(item.group for item in items) else "", overflow="fold")
     table.add_column("Method", overflow="fold")
     for name in ("trials", "a worker's memory", "hours a trial", "hours in all"):
         table.add_column(name, justify="right")
+    group = ""
     for item in items:
+        if item.group != group:
+            group = item.group
+            table.add_section()
+            table.add_row(group, end_section=True)
         need, device = item.plan.memory.total, item.plan.device
         fits = "" if not device.memory or need <= device.memory else " (does not fit)"
         one = f"{item.hours:.3g}" if item.hours else "not known"
         every = f"{item.hours * item.trials:.3g}" if item.hours else "not known"
-        table.add_row(item.group, item.label, str(item.trials), f"{need / 1e9:.3g} GB{fits}", one, every)
+        table.add_row(item.label, str(item.trials), f"{need / 1e9:.3g} GB{fits}", one, every)
     table.add_section()
     total = sum(item.hours * item.trials for item in items)
-    wall = f"{total / sweep.max_concurrent:.3g} with {sweep.max_concurrent} at a time" if total else "not known"
-    table.add_row("", "whole sweep", str(sum(item.trials for item in items)), "", "", wall)
+    wall = f"{total / sweep.max_concurrent:,.0f}" if total else "not known"
+    at_a_time = f"{sweep.max_concurrent} at a time"
+    table.add_row("whole sweep", str(sum(item.trials for item in items)), "", at_a_time, wall)
     return table
 
 

@@ -17,7 +17,7 @@ from typing import Any, Self
 import ray
 
 from fcit_ray.errors import ClusterLost, RunFailed
-from fcit_ray.runtime.data import quiet
+from fcit_ray.runtime.blocks import quiet
 from fcit_ray.runtime.store import share_tensors
 
 _HEALTH_CHECK_S = "0.5"  # between Ray Train's looks at its workers: how soon a death is known

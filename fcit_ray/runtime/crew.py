@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,7 +13,6 @@ from fcit_ray.config.schema import Config
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.foreman import Foreman
 from fcit_ray.runtime.groups import Shape, run_group
-from fcit_ray.runtime.launch import Workers
 from fcit_ray.runtime.train_group import TellLost, work_for_crew
 
 _WAIT_S = 5.0
@@ -74,7 +74,7 @@ class Crews:
                 thread.join(timeout=_LEAVE_S)
 
 
-def engage(foreman: Any) -> Workers:
+def engage(foreman: Any) -> Callable[[Config, RunFolder, Any], None]:
     """Who does a run's work: a crew that the foreman finds, until it is done."""
 
     def serve(config: Config, folder: RunFolder, driver: Any) -> None:

@@ -5,6 +5,7 @@ import math
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -16,8 +17,9 @@ from fcit_ray.errors import ClusterLost, ConfigError, RunFailed
 from fcit_ray.experiment.opening import Experiment, open_experiment
 from fcit_ray.results.plots import plot_counts
 from fcit_ray.results.run_folder import RunFolder
+from fcit_ray.runtime.blocks import CPUS_PER_TASK, Prepare, quiet
 from fcit_ray.runtime.cluster import may_grow, redirect_logs, watch_head
-from fcit_ray.runtime.data import CPUS_PER_TASK, RayShards, quiet
+from fcit_ray.runtime.data import RayShards
 from fcit_ray.runtime.driver import Driver
 from fcit_ray.runtime.errors import MENDABLE, failure, origin
 from fcit_ray.runtime.groups import Shape, run_group
@@ -31,17 +33,26 @@ _LEAVE_S = 30.0  # for the workers to leave at the end of a run
 _ABANDON_S = 5.0  # the same when the run was given up; who is in the middle of an update is not waited for
 
 
-Workers = Callable[[Config, RunFolder, Any], None]
-"""Who does a run's work."""
+@dataclass(frozen=True)
+class Shared:
+    """What runs of one sweep have in common.
+
+    Attributes:
+        workers: who does the work, called with configuration, folder and driver; returns when they have left.
+        prepare: makes blocks of records, or finds them made; None makes them in the driver.
+    """
+
+    workers: Callable[[Config, RunFolder, Any], None]
+    prepare: Prepare | None = None
 
 
 class _RayDriver(Driver):
     """The driver inside its actor: reads its run's data there and serves it through Ray Data and the object store."""
 
-    def __init__(self, experiment: Experiment, folder: RunFolder):
+    def __init__(self, experiment: Experiment, folder: RunFolder, prepare: Prepare | None):
         share_tensors()
         quiet()
-        shards = RayShards(experiment, experiment.config.runtime.cache_mb * 2**20)
+        shards = RayShards(experiment, experiment.config.runtime.cache_mb * 2**20, prepare)
         super().__init__(experiment, folder, shards, RayStore())
 
     def run(self) -> dict[str, Any]:
@@ -99,7 +110,7 @@ def launch(
     *,
     on_status: Callable[[Status], None] = lambda status: None,
     experiment: Experiment | None = None,
-    workers: Workers | None = None,
+    shared: Shared | None = None,
 ) -> dict[str, Any]:
     """Carry a run through on the cluster that this process is connected to.
 
@@ -108,8 +119,7 @@ def launch(
         folder: opened for it; if it holds a checkpoint the run goes on from there. It is released at the end.
         on_status: called about four times a second.
         experiment: if the caller has opened it already.
-        workers: who does the work, called with configuration, folder and driver; returns when they have left. By
-            default a worker group of the run's own.
+        shared: what it has in common with other runs; by default nothing.
 
     Returns:
         The run's results, as in its results.json.
@@ -122,7 +132,7 @@ def launch(
         if folder.finished:
             return folder.results()
         redirect_logs(folder.log_file)  # each run of a comparison or a sweep has its own
-        return _launch(config, folder, on_status, experiment, workers or run_workers)
+        return _launch(config, folder, on_status, experiment, shared or Shared(run_workers))
     finally:
         folder.release()
 
@@ -132,7 +142,7 @@ def _launch(
     folder: RunFolder,
     on_status: Callable[[Status], None],
     experiment: Experiment | None,
-    serve: Workers,
+    shared: Shared,
 ) -> dict[str, Any]:
     experiment = experiment or open_experiment(config)
     config = experiment.config
@@ -147,10 +157,10 @@ def _launch(
         ray.remote(_RayDriver)
         .options(num_cpus=0, max_concurrency=2 * config.runtime.num_workers + 8, scheduling_strategy=here)
         # Ray's processes stay in the directory in which this one joined the cluster, whatever it is now.
-        .remote(experiment, RunFolder(folder.path.absolute()))
+        .remote(experiment, RunFolder(folder.path.absolute()), shared.prepare)
     )
     running = driver.run.remote()
-    workers = threading.Thread(target=serve, args=(config, folder, driver), daemon=True)
+    workers = threading.Thread(target=shared.workers, args=(config, folder, driver), daemon=True)
     workers.start()
     lost = False
     head = watch_head()

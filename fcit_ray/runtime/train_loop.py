@@ -13,7 +13,7 @@ import torch
 from fcit_ray.config.schema import parse_config
 from fcit_ray.federated.under_way import Tell
 from fcit_ray.results.run_folder import RunFolder
-from fcit_ray.runtime.data import quiet
+from fcit_ray.runtime.blocks import quiet
 from fcit_ray.runtime.errors import failure, place_of
 from fcit_ray.runtime.messages import Over
 from fcit_ray.runtime.store import RayStore, share_tensors

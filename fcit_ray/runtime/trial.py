@@ -12,11 +12,12 @@ from fcit_ray.errors import RunFailed
 from fcit_ray.experiment.opening import open_experiment
 from fcit_ray.results.opening import open_run
 from fcit_ray.results.run_folder import RunFolder
+from fcit_ray.runtime.blocks import quiet
 from fcit_ray.runtime.cluster import redirect_logs
 from fcit_ray.runtime.crew import engage
-from fcit_ray.runtime.data import quiet
 from fcit_ray.runtime.errors import failure
-from fcit_ray.runtime.launch import launch
+from fcit_ray.runtime.launch import Shared, launch
+from fcit_ray.runtime.pantry import FromPantry
 from fcit_ray.runtime.status import Status
 from fcit_ray.runtime.store import share_tensors
 from fcit_ray.runtime.studies import SCORE, STAGES
@@ -28,7 +29,7 @@ def run_trial(space: Mapping[str, Any]) -> None:
     quiet()
     trial = space["trial"]
     try:
-        _carry_out(trial, Path(space["out"]), space["foreman"])
+        _carry_out(trial, Path(space["out"]), Shared(engage(space["foreman"]), FromPantry(space["pantry"])))
     except Exception as error:
         failed = failure(error, "the trial")
         if failed.details:
@@ -41,7 +42,7 @@ def named(folder: str) -> str:
     return f"trial {folder}: "
 
 
-def _carry_out(trial: Mapping[str, Any], out: Path, foreman: Any) -> None:
+def _carry_out(trial: Mapping[str, Any], out: Path, shared: Shared) -> None:
     folder = RunFolder(out / trial["folder"])
     stopped_after = trial["stopped_after"]
     if stopped_after is not None:
@@ -51,6 +52,10 @@ def _carry_out(trial: Mapping[str, Any], out: Path, foreman: Any) -> None:
     reports = _Reports(folder, over=folder.finished)
     folder = open_run(out / trial["folder"], config, resume=True, overwrite=False)
     redirect_logs(folder.log_file)
+    if folder.finished:
+        folder.release()
+        reports.tell(finished=True)
+        return
     experiment = open_experiment(config)
     # The last stage is told of once results.json is there: Tune ends a trial that has told of its last.
     before_last = experiment.setting.num_stages - 2
@@ -58,7 +63,7 @@ def _carry_out(trial: Mapping[str, Any], out: Path, foreman: Any) -> None:
     def report(_: Status | None = None) -> None:
         reports.tell(before_last)
 
-    launch(config, folder, on_status=report, experiment=experiment, workers=engage(foreman))
+    launch(config, folder, on_status=report, experiment=experiment, shared=shared)
     reports.tell(finished=True)
 
 

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 
 from fcit_ray.config.sweep import Sweep
@@ -19,6 +20,7 @@ from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.results.sweeps import Ended, Stopped
 from fcit_ray.runtime.cluster import watch_head
 from fcit_ray.runtime.crew import Crews
+from fcit_ray.runtime.pantry import Pantry
 from fcit_ray.runtime.studies import Halving, Studies
 from fcit_ray.runtime.trial import named, run_trial
 
@@ -55,12 +57,18 @@ def run_sweep(
     if sweep.stop_early is not None:
         num_stages = {study.name: make_setting(study.trial(study.point(0)).config).num_stages for study in studies}
         scheduler = Halving(sweep.stop_early, studies, num_stages, stops)
-    most_workers = max(study.trial(study.point(0)).config.runtime.num_workers for study in studies)
+    runtimes = [study.trial(study.point(0)).config.runtime for study in studies]
+    most_workers = max(runtime.num_workers for runtime in runtimes)
+    pantry = (
+        ray.remote(Pantry)
+        .options(num_cpus=0, max_concurrency=sweep.max_concurrent + 2)
+        .remote(max(runtime.cache_mb for runtime in runtimes) * 2**20)
+    )
     with Crews(sweep.max_concurrent, most_workers, out / "logs") as crews:
         tuner = tune.Tuner(
             # The trial function only waits; crews and Ray Data reserve what they use. Tune refuses a plain 0.
             tune.with_resources(run_trial, {"CPU": 0.01}),
-            param_space={"out": str(out.resolve()), "foreman": crews.foreman},
+            param_space={"out": str(out.resolve()), "foreman": crews.foreman, "pantry": pantry},
             tune_config=tune.TuneConfig(
                 max_concurrent_trials=sweep.max_concurrent,
                 num_samples=sum(study.num_trials for study in studies),

@@ -34,7 +34,7 @@ from fcit_ray.models.structure import find_structure
 from fcit_ray.params import params_sha256
 from fcit_ray.planning.shapes import read_shapes, tiles_of
 from fcit_ray.results import checkpoint
-from fcit_ray.runtime.data import from_table, to_table
+from fcit_ray.runtime.blocks import from_table, to_table
 from fcit_ray.types import Assignment, Client, ServerState
 
 MODEL = Model(rank=4, alpha=8, dropout=0.0)

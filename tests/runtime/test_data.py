@@ -13,7 +13,8 @@ from fcit_ray.data.loading.samples import Sample
 from fcit_ray.data.loading.shards import LocalShards
 from fcit_ray.errors import DataError
 from fcit_ray.experiment.opening import Experiment, open_experiment
-from fcit_ray.runtime.data import CachedShard, RayShards, StreamedShard, from_table, sample_encoder, to_table
+from fcit_ray.runtime.blocks import from_table, to_table
+from fcit_ray.runtime.data import CachedShard, RayShards, StreamedShard, sample_encoder
 from fcit_ray.runtime.errors import RunFailed
 
 
