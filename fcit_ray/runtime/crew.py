@@ -12,7 +12,8 @@ import ray
 from fcit_ray.config.schema import Config
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.foreman import Foreman
-from fcit_ray.runtime.groups import Shape, run_group
+from fcit_ray.runtime.groups import run_group
+from fcit_ray.runtime.shape import Shape
 from fcit_ray.runtime.train_group import TellLost, work_for_crew
 
 _WAIT_S = 5.0

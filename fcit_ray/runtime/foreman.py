@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from fcit_ray.runtime.groups import Shape, too_many_deaths
-from fcit_ray.runtime.messages import Over
+from fcit_ray.runtime.shape import Shape, too_many_deaths
 
 
 @dataclass(frozen=True)
@@ -28,6 +27,10 @@ class Engagement:
     number: int
     driver: Any
     context: Mapping[str, Any]
+
+
+class Dismissed:
+    """A worker's crew is wanted no more."""
 
 
 @dataclass
@@ -95,14 +98,14 @@ class Foreman:
 
     # What a crew calls.
 
-    def next(self, crew: int, rank: int, timeout_s: float) -> Engagement | Over | None:
-        """What a worker is to serve; `Over` if its crew is dismissed, None if there was nothing within the time."""
+    def next(self, crew: int, rank: int, timeout_s: float) -> Engagement | Dismissed | None:
+        """What a worker is to serve; `Dismissed` if its crew is, None if there was nothing within the time."""
         deadline = time.monotonic() + timeout_s
         with self._changed:
             while True:
                 known = self._crews.get(crew)
                 if self._finished or known is None or known.dismissed:
-                    return Over()
+                    return Dismissed()
                 if known.serves is not None and rank not in known.serves.left:
                     return known.serves.engagement
                 if (left := deadline - time.monotonic()) <= 0:

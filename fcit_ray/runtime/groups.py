@@ -2,35 +2,15 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray.train
 from ray.train.torch import TorchTrainer
 
-from fcit_ray.config.schema import Runtime
 from fcit_ray.runtime.errors import origin
+from fcit_ray.runtime.shape import Shape, too_many_deaths
 from fcit_ray.runtime.train_group import NoGroupConfig, TellLost
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What a worker group takes of the cluster.
-
-    Attributes:
-        num_workers: in it.
-        cpus: of each.
-        gpu: whether each has one.
-    """
-
-    num_workers: int
-    cpus: float
-    gpu: bool
-
-    @classmethod
-    def of(cls, runtime: Runtime) -> "Shape":
-        return cls(runtime.num_workers, runtime.cpus_per_worker, runtime.gpu)
 
 
 def run_group(
@@ -81,11 +61,3 @@ def run_group(
         log.exception("the workers failed")
         cause = str(origin(getattr(error, "controller_failure", error))).strip().splitlines() or [repr(error)]
         return f"the workers could not run: {cause[-1]}"
-
-
-def too_many_deaths(most: int, ranks: Any) -> str:
-    """Why a run ends whose workers have died too often."""
-    return (
-        f"workers died more than runtime.max_worker_failures={most} times, "
-        f"at last worker {', '.join(map(str, ranks))} (killed, or out of memory?)"
-    )

@@ -22,7 +22,8 @@ from fcit_ray.runtime.cluster import may_grow, redirect_logs, watch_head
 from fcit_ray.runtime.data import RayShards
 from fcit_ray.runtime.driver import Driver
 from fcit_ray.runtime.errors import MENDABLE, failure, origin
-from fcit_ray.runtime.groups import Shape, run_group
+from fcit_ray.runtime.groups import run_group
+from fcit_ray.runtime.shape import Shape
 from fcit_ray.runtime.status import Status
 from fcit_ray.runtime.store import RayStore, share_tensors
 from fcit_ray.runtime.train_group import TellLost, work

@@ -15,6 +15,7 @@ from fcit_ray.federated.under_way import Tell
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.blocks import quiet
 from fcit_ray.runtime.errors import failure, place_of
+from fcit_ray.runtime.foreman import Dismissed
 from fcit_ray.runtime.messages import Over
 from fcit_ray.runtime.store import RayStore, share_tensors
 from fcit_ray.runtime.worker import Base, Worker
@@ -58,7 +59,7 @@ def crew_loop(context: dict[str, Any]) -> None:
     foreman, crew = context["foreman"], context["crew"]
     rank = ray.train.get_context().get_world_rank()
     base: Base | None = None
-    while not isinstance(engagement := ray.get(foreman.next.remote(crew, rank, _WAIT_S)), Over):
+    while not isinstance(engagement := ray.get(foreman.next.remote(crew, rank, _WAIT_S)), Dismissed):
         if engagement is None:
             continue
         base = _serve_run(engagement.driver, engagement.context, base)

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from fcit_ray.runtime.foreman import Engagement, Foreman
-from fcit_ray.runtime.groups import Shape
-from fcit_ray.runtime.messages import Over
+from fcit_ray.runtime.foreman import Dismissed, Engagement, Foreman
+from fcit_ray.runtime.shape import Shape
 
 TWO = Shape(num_workers=2, cpus=0.5, gpu=False)
 ONE = Shape(num_workers=1, cpus=0.5, gpu=False)
@@ -79,7 +78,7 @@ def test_a_crew_that_is_gone_fails_its_run_and_makes_room() -> None:
     foreman.gone(crew, "the workers could not run: no room")
     assert driver.said == [("fail", "the workers could not run: no room")]
     assert foreman.over(number, 0)
-    assert isinstance(foreman.next(crew, 0, 0), Over)
+    assert isinstance(foreman.next(crew, 0, 0), Dismissed)
     foreman.engage(ONE, {}, StandInDriver(), 5)
     assert len(foreman.wanted()) == 1
 
@@ -93,7 +92,7 @@ def test_a_run_of_another_shape_has_an_idle_crew_sent_away_but_none_that_works()
     assert isinstance(foreman.next(crew, 0, 0), Engagement)
     foreman.left(crew, 0, number)
     assert foreman.wanted() == []
-    assert isinstance(foreman.next(crew, 0, 0), Over)
+    assert isinstance(foreman.next(crew, 0, 0), Dismissed)
     foreman.gone(crew, "")
     assert [shape for _, shape in foreman.wanted()] == [TWO]
 
@@ -120,4 +119,4 @@ def test_who_waits_is_woken(what: str) -> None:
     thread.start()
     foreman.engage(ONE, {}, StandInDriver(), 5) if what == "run" else foreman.finish()
     thread.join(timeout=10)
-    assert isinstance(got[0], Engagement if what == "run" else Over)
+    assert isinstance(got[0], Engagement if what == "run" else Dismissed)
