@@ -57,9 +57,7 @@ def line_chart(
     return _spec({"layer": [*_upright(rules), *layers]}, points, description)
 
 
-def bar_chart(
-    bars: Iterable[Mapping[str, Any]], series: Sequence[str], *, x: Spec, y: Spec, description: str
-) -> Spec:
+def bar_chart(bars: Iterable[Mapping[str, Any]], series: Sequence[str], *, x: Spec, y: Spec, description: str) -> Spec:
     """Upright bars, stacked where a place has several series: `x`, `y`, `series`."""
     colours, _ = _looks(len(series))
     return _spec(
@@ -100,7 +98,7 @@ def flat_bars(bars: Sequence[Mapping[str, Any]], *, title: str, description: str
         bars,
         description,
     )
-    return {**spec, "height": {"step": 24}}
+    return {**spec, "height": 64 + 24 * len(bars)}
 
 
 def with_points(spec: Spec, points: Iterable[Mapping[str, Any]], tooltip: Sequence[Spec]) -> Spec:

@@ -6,7 +6,7 @@ from typing import Any
 
 from fcit_ray.report import charts
 from fcit_ray.report.blocks import Block, Cell, Chart, Section, Table, Text, number_cell
-from fcit_ray.report.markdown import Grid, Written, figures_of, leading
+from fcit_ray.report.markdown import Grid, Heading, Written, figures_of, leading
 from fcit_ray.report.reading import Told
 from fcit_ray.report.scores import losses
 from fcit_ray.report.setup import diagnostics_blocks, differences
@@ -33,7 +33,8 @@ def comparison_sections(
     grouped: dict[str, list[Told]] = {}
     for run in runs:
         grouped.setdefault(run.label if run.finished else f"{run.label} (unfinished)", []).append(run)
-    streams = {name: group for name, group in grouped.items() if any(run.first_stage == 0 for run in group)}
+    # What is trained in one stage alone (centralised) has no curve over stages.
+    streams = {name: group for name, group in grouped.items() if all(run.num_stages > 1 for run in group)}
     curves: list[Block] = []
     if any(len(run.matrix) for group in streams.values() for run in group):
         curves.append(_mean_curves(streams))
@@ -50,21 +51,21 @@ def comparison_sections(
 
 def table_blocks(written: Written, tasks: Sequence[str]) -> list[Block]:
     """The table of the results room, and what it says below it."""
-    grid = written.table
-    blocks: list[Block] = [_table("Figures of the finished runs, one row a method or setting", grid, tasks)]
-    said = ""
-    for part in written.rest:
-        if isinstance(part, Grid):
-            blocks.append(_table(said or "More of the finished runs", part, tasks))
-            said = ""
+    parts = list(written.rest)
+    notes = ["Bold: the best of its column."]
+    while parts and isinstance(parts[0], str):  # what follows the table at once is its note
+        notes.append(str(parts.pop(0)))
+    title = "Figures of the finished runs, one row a method or setting"
+    blocks: list[Block] = [_table(title, written.table, tasks, " ".join(notes))]
+    for part in parts:
+        if isinstance(part, Heading):
+            title = part.text
         else:
-            if said:
-                blocks.append(Text(said))
-            said = part
-    return [*blocks, Text(said)] if said else blocks
+            blocks.append(_table(title, part, tasks, "") if isinstance(part, Grid) else Text(part))
+    return blocks
 
 
-def _table(caption: str, grid: Grid, tasks: Sequence[str]) -> Table:
+def _table(caption: str, grid: Grid, tasks: Sequence[str], note: str) -> Table:
     best = [grid.best(column) for column in range(len(grid.header))]
     rows = []
     for index, row in enumerate(grid.rows):
@@ -75,7 +76,7 @@ def _table(caption: str, grid: Grid, tasks: Sequence[str]) -> Table:
             heat = min(max((value or 0.0) / 100, 0.0), 1.0) if coloured else None
             cells.append(Cell(text, value if column else text, heat, index in best[column]))
         rows.append(cells)
-    return Table(caption, grid.header, rows, sortable=True, note="Bold: the best of its column.")
+    return Table(caption, grid.header, rows, sortable=True, note=note)
 
 
 def _mean_curves(groups: Mapping[str, Sequence[Told]]) -> Chart:

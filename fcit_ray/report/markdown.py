@@ -36,10 +36,17 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Written:
-    """What stands in a piece of Markdown, in order: tables, and paragraphs as texts."""
+class Heading:
+    """A heading of Markdown, of whatever rank."""
 
-    parts: tuple[Grid | str, ...]
+    text: str
+
+
+@dataclass(frozen=True)
+class Written:
+    """What stands in a piece of Markdown, in order: headings, tables, and paragraphs as texts."""
+
+    parts: tuple[Grid | Heading | str, ...]
 
     @property
     def table(self) -> Grid:
@@ -47,7 +54,7 @@ class Written:
         return next(part for part in self.parts if isinstance(part, Grid))
 
     @property
-    def rest(self) -> tuple[Grid | str, ...]:
+    def rest(self) -> tuple[Grid | Heading | str, ...]:
         """All but the first table."""
         return tuple(part for part in self.parts if part is not self.table)
 
@@ -58,15 +65,17 @@ def figures_of(results: Iterable[Mapping[str, Any]]) -> Written:
 
 
 def read_markdown(text: str) -> Written:
-    """Tables and paragraphs of the Markdown that the results room writes."""
-    parts: list[Grid | str] = []
+    """Headings, tables and paragraphs of the Markdown that the results room writes."""
+    parts: list[Grid | Heading | str] = []
     for block in re.split(r"\n\s*\n", text.strip()):
         lines = block.splitlines()
         if block.startswith("|") and len(lines) > 1:
             header, _, *rows = [_cells(line) for line in lines]
             parts.append(Grid(header, tuple(rows)))
+        elif block.startswith("#"):
+            parts.append(Heading(block.lstrip("# ")))
         elif block:
-            parts.append(_plain(" ".join(lines)).lstrip("#- "))
+            parts.append(_plain(" ".join(lines)))
     return Written(tuple(parts))
 
 
@@ -83,5 +92,3 @@ def _cells(line: str) -> tuple[str, ...]:
 def _plain(text: str) -> str:
     """A cell or a paragraph that is bold as a whole, without the stars."""
     return text[2:-2] if len(text) > 4 and text.startswith("**") and text.endswith("**") else text
-
-

@@ -1,13 +1,14 @@
 "use strict";
 (() => {
   // Charts are drawn when they come into sight, and all of them before printing.
-  const style = { labelFont: "inherit", titleFont: "inherit" };
+  // The page's own font by name: texts are measured on a canvas, which knows of no inheritance.
+  const font = getComputedStyle(document.body).fontFamily;
   const config = {
     background: "transparent",
-    font: "inherit",
+    font,
     view: { stroke: null },
     axis: {
-      ...style, labelColor: "var(--ink-2)", titleColor: "var(--ink-2)", titleFontWeight: 500, labelFontSize: 11,
+      labelColor: "var(--ink-2)", titleColor: "var(--ink-2)", titleFontWeight: 500, labelFontSize: 11,
       titleFontSize: 11, domainColor: "var(--line-2)", tickColor: "var(--line-2)", gridColor: "var(--line)",
       labelOverlap: true, titlePadding: 8, labelLimit: 120,
     },

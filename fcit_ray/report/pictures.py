@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image, ImageOps
 
@@ -34,7 +35,7 @@ class TestData:
     """
 
     root: str
-    split: str
+    split: Literal["test", "validation"]
 
     @classmethod
     def of(cls, run: Told) -> "TestData":
@@ -45,7 +46,8 @@ class TestData:
         told += _as_written(run)
         there = [root for root in told if is_uri(root) or Path(root).is_dir()]
         root = there[0] if there else told[0] if told else ""
-        return cls(root if is_uri(root) or not there else os.path.realpath(root), str(run.benchmark.get("split", "test")))
+        split: Literal["test", "validation"] = "validation" if run.benchmark.get("split") == "validation" else "test"
+        return cls(os.path.realpath(root) if there and not is_uri(root) else root, split)
 
 
 @dataclass(frozen=True)
@@ -85,14 +87,13 @@ class Pictures:
         if (source, dataset) not in self._records:
             found: dict[str, Record] = {}
             try:
-                split = "validation" if source.split == "validation" else "test"
                 if source.root and not is_uri(source.root) and not Path(source.root).is_dir():
                     self._say(
                         f"The data root {source.root} is not there, so questions and pictures are not shown, only what "
                         "was answered."
                     )
                 elif source.root:
-                    found = {record.id: record for record in load_test(source.root, dataset, split)}
+                    found = {record.id: record for record in load_test(source.root, dataset, source.split)}
             except (UserError, OSError) as error:
                 self._say(f"The questions of {dataset} are not shown: {redact(str(error))}")
             self._records[source, dataset] = found

@@ -87,7 +87,7 @@ def score_sections(run: Told, anchor: str) -> list[Section]:
     if matrix.size and not np.isnan(matrix).all():
         sections.append(Section(f"{anchor}matrix", "Accuracy matrix", [matrix_table(run)]))
     curves: list[Block] = []
-    if run.first_stage == 0 and len(matrix):
+    if len(matrix) > 1:
         curves.append(_task_curves(run))
     if run.rounds:
         curves.append(losses({"training loss": [run]}))
@@ -134,8 +134,8 @@ def _task_curves(run: Told) -> Chart:
     )  # fmt: skip
 
 
-def losses(groups: Mapping[str, Sequence[Told]]) -> Chart:
-    """Training loss by round, a line a group of runs: the mean over them."""
+def losses(groups: Mapping[str, Sequence[Told]]) -> Chart | Table:
+    """Training loss by round, a line a group of runs: the mean over them. Of one round alone there is no line."""
     everyone = [run for group in groups.values() for run in group]
     num_rounds = max(run.num_rounds for run in everyone)
     num_stages = max(max(run.num_stages for run in everyone), 1)
@@ -158,6 +158,9 @@ def losses(groups: Mapping[str, Sequence[Told]]) -> Chart:
         [Cell(f"stage {stage + 1}, round {round + 1}"), *(number_cell(by_name.get(n, math.nan), 4) for n in groups)]
         for (stage, round), by_name in sorted(values.items())
     ]
+    table = Table("Training loss by round", ["Round", *groups], rows)
+    if len(rows) < 2:
+        return table
     return Chart(
         "Training loss by round",
         f"Lines: mean training loss of the round's clients, {len(values)} rounds in {num_stages} stages.",
@@ -168,7 +171,7 @@ def losses(groups: Mapping[str, Sequence[Told]]) -> Chart:
             rules=[stage + 0.5 for stage in range(1, num_stages)] if num_stages <= 40 else (),
             tooltip=round_tooltip(),
         ),
-        Table("Training loss by round", ["Round", *groups], rows),
+        table,
         list(groups) if len(groups) > 1 else (),
     )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fcit_ray.report.blocks import Block, Cell, Section, Table, Text
@@ -21,7 +22,7 @@ def diagnostics_blocks(runs: Sequence[Told]) -> list[Block]:
     ]
     blocks: list[Block] = []
     parts = read_markdown(diagnostics_markdown(told)).parts
-    note = " ".join(part for part in parts if isinstance(part, str) and part != "Diagnostics")
+    note = " ".join(part for part in parts if isinstance(part, str))
     for part in parts:
         if isinstance(part, Grid):
             odd = [[(leading(text) or 0.0) >= SHOWN_FROM and column > 2 for column, text in enumerate(row)]
@@ -36,7 +37,24 @@ def diagnostics_blocks(runs: Sequence[Told]) -> list[Block]:
                 header, rows = header[1:], [row[1:] for row in rows]
             bold = f" Bold: at least {SHOWN_FROM:.0f}."
             blocks.append(Table("What was odd about the answers, %", header, rows, sortable=True, note=note + bold))
+            if len(runs) > 1:
+                blocks = _worst_first(blocks, rows, header, note + bold)
     return blocks
+
+
+def _worst_first(
+    whole: Sequence[Block], rows: Sequence[Sequence[Cell]], header: Sequence[str], note: str
+) -> list[Block]:  # fmt: skip
+    """Of several runs the lines that are worth a look, and all of them for those who ask."""
+    odd = [row for row in rows if any(cell.best for cell in row)]
+    (table,) = whole
+    assert isinstance(table, Table)
+    everything = replace(table, caption="All datasets of all runs", folded=True)
+    if not odd:
+        nothing = Text(f"No share of blank, oddly formed or nearly right answers reaches {SHOWN_FROM:.0f} %.")
+        return [nothing, everything]
+    shown = Table("What was odd about the answers, %", header, odd, sortable=True, note=note)
+    return [shown, replace(everything, note="")]
 
 
 def setup_sections(run: Told, anchor: str) -> list[Section]:

@@ -31,10 +31,10 @@ def training_sections(run: Told, anchor: str) -> list[Section]:
     """Those that the run's records have something to say about."""
     subspaces = [*_who_trained(run), *_likeness(run)]
     gates = _gates(run)
-    found = [
+    found: list[tuple[str, str, list[Block]]] = [
         ("subspaces", "Subspaces: who trained which, and how near they are", subspaces),
         ("gates", "Gate weights by task", [gates] if gates else []),
-        ("norms", "Norms of the updates", [_norms(run)] if run.rounds else []),
+        ("norms", "Norms of the updates", _norms(run)),
         ("cost", "Time and bytes by phase", _cost(run)),
         ("partition", "Who holds which data", _partition(run)),
     ]
@@ -56,7 +56,7 @@ def _who_trained(run: Told) -> list[Block]:
     indices = sorted({index for counts in updates.values() for index in counts})
     if len(indices) < 2:
         return []
-    header = [str(index) for index in indices]
+    header = [f"s{index}" for index in indices]
     by_task = [
         [Cell(task), *(count_cell(counts.get(index, 0), counts.get(index, 0) / sum(counts.values()))
                        for index in indices)]
@@ -70,7 +70,7 @@ def _who_trained(run: Told) -> list[Block]:
     return [
         Table(
             "Client updates by task and subspace", ["Task", *header], by_task,
-            note="How many updates of clients with a task's records trained which subspace, over all rounds.",
+            note="How many clients' updates on a task's records trained which subspace (s0, s1, ...), in all rounds.",
         ),
         Table("Clients by round and subspace", ["Round", *header], by_round, folded=True),
     ]  # fmt: skip
@@ -80,7 +80,9 @@ def _likeness(run: Told) -> list[Block]:
     cosines, why_not = run.remembered()
     blocks: list[Block] = [Text(why_not, warns=True)] if why_not else []
     for what, matrix in cosines.items():
-        names = [str(index) for index in range(len(matrix))]
+        names = [
+            f"{'s' if 'subspaces' in what else 'stage '}{index + ('stages' in what)}" for index in range(len(matrix))
+        ]
         rows = [
             [Cell(name), *(number_cell(value, 3, heat=min(max(value, 0.0), 1.0)) for value in row)]
             for name, row in zip(names, matrix, strict=True)
@@ -112,13 +114,13 @@ def _gates(run: Told) -> Table | None:
     ]  # fmt: skip
     return Table(
         "Mean gate weight of each subspace, by dataset",
-        ["Dataset", "After", *map(str, range(width))],
+        ["Dataset", "After", *(f"s{index}" for index in range(width))],
         rows,
-        note="Means over the answers of the latest evaluation of each dataset. Subspaces count from 0.",
+        note="Means over the answers of the latest evaluation of each dataset. s0, s1, ...: the subspaces (adapters).",
     )
 
 
-def _norms(run: Told) -> Chart:
+def _norms(run: Told) -> list[Block]:
     num_rounds, num_stages = run.num_rounds, max(run.num_stages, 1)
     lines, cloud, rows = [], [], []
     for record in run.rounds:
@@ -137,22 +139,29 @@ def _norms(run: Told) -> Chart:
              number_cell(min(values, default=math.nan), 3), number_cell(max(values, default=math.nan), 3),
              Cell(", ".join(f"{client.get('client')}: {number(value, 2)}" for client, value in own), wraps=True)]
         )  # fmt: skip
+    table = Table("Norm of the updates by round", ["Round", "Global", "Least", "Largest", "By client"], rows)
+    if len(rows) < 2:
+        return [table] if rows else []
     spec = charts.line_chart(
         lines, ["global update"], x=charts.stage_axis(num_stages),
         y={"title": "norm of the update", "scale": {"domainMin": 0}, "axis": {"tickCount": 5}},
         description="Norm of the global update by round, and of the clients' own", breaks=True,
         rules=[stage + 0.5 for stage in range(1, num_stages)] if num_stages <= 40 else (), tooltip=round_tooltip(),
     )  # fmt: skip
-    told = [*round_tooltip(), *({"field": name, "type": "quantitative", "title": name} for name in ("client", "records"))]
+    told = [
+        *round_tooltip(),
+        *({"field": name, "type": "quantitative", "title": name} for name in ("client", "records")),
+    ]
     told.append({"field": "y", "type": "quantitative", "title": "norm", "format": ".4~g"})
-    return Chart(
+    chart = Chart(
         "Norm of the updates by round",
         f"A line: norm of the global update in each of {len(run.rounds)} rounds; points: the clients' own updates.",
         charts.with_points(spec, cloud, told) if cloud else spec,
-        Table("Norm of the updates by round", ["Round", "Global", "Least", "Largest", "By client"], rows),
+        table,
         ["global update", "a client's update"] if cloud else (),
         note="Over all trained parameters. A client's update is what it sends, before it is averaged.",
     )
+    return [chart]
 
 
 def _cost(run: Told) -> list[Block]:
