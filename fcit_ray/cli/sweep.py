@@ -25,6 +25,8 @@ def sweep(
 ) -> None:
     """Run methods x seeds (x a grid of any keys) as Ray Tune trials and show mean and spread over seeds.
 
+    The folder holds the table and a page about all trials, report.html.
+
     A sweep that was interrupted goes on where it stopped when it is started again: finished trials are kept, unfinished
     ones resume from their last checkpoint. Where a trial fails the table holds the others, and the exit code is 1.
 
@@ -46,6 +48,7 @@ def sweep(
 
         for trial in trials:
             make_algorithm(trial.config)  # refused now, not when its turn comes
+        from fcit_ray.cli.page import leave_report
         from fcit_ray.results.diagnostics import diagnostics_markdown, diagnostics_table
         from fcit_ray.results.majority import majority_results
         from fcit_ray.results.tables import comparison_table, markdown_table, row_from_results
@@ -80,6 +83,10 @@ def sweep(
         if oddities := diagnostics_table(results):
             console.print(oddities)
         console.print(f"Table         {out / 'table.md'}")
+        if page := leave_report(
+            [out / trial.folder for trial in trials], out, references=tell_apart(majority), failed=failed
+        ):
+            console.print(f"Report        {page}")
         console.print(f"Run folders   {out}/<method>-seed<seed>")
         for line in failures:
             tell(f"failed: {line}")

@@ -69,7 +69,7 @@ class Pictures:
         faults: what could not be read, each said once.
     """
 
-    left: int = BUDGET
+    left: int = field(default_factory=lambda: BUDGET)
     faults: list[str] = field(default_factory=list)
     _records: dict[tuple[TestData, str], dict[str, Record]] = field(default_factory=dict)
     _made: dict[tuple[str, str], tuple[str, tuple[int, int], str]] = field(default_factory=dict)
