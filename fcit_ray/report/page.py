@@ -78,10 +78,11 @@ def lay_out(page: Page) -> str:
         loader=PackageLoader("fcit_ray", "report"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    return environment.get_template("page.jinja").render(
+    html = environment.get_template("page.jinja").render(
         page=page, policy=policy, style=Markup(_file("page.css")), scripts=[Markup(script) for script in scripts],
         version=__version__,
     )  # fmt: skip
+    return html.strip() + "\n"
 
 
 def names_of(runs: Sequence[Told]) -> list[str]:

@@ -177,23 +177,24 @@ def test_tables_are_ordered_by_click_and_by_key(pages, visit):
 def test_answers_are_filtered_and_the_count_says_so(pages, visit):
     page = visit(pages["several"])
     count, shown = page.locator("#count"), page.locator("#cards > li:visible")
+    form = page.get_by_role("search")
     assert count.get_attribute("aria-live") == "polite"
     assert count.text_content() == "24 questions, 12 shown"
     assert shown.count() == 12
     page.get_by_role("button", name="Show more").press("Enter")
     assert shown.count() == 24
-    page.get_by_label("Dataset").select_option("IconQA")
+    form.get_by_label("Dataset").select_option("IconQA")
     assert count.text_content() == "12 questions"
-    page.get_by_label("Answer").select_option("wrong")
+    form.get_by_label("Answer").select_option("wrong")
     assert count.text_content() == "0 questions"
-    page.get_by_label("Dataset").select_option("ArxivQA")
+    form.get_by_label("Dataset").select_option("ArxivQA")
     wrong = int(count.text_content().split()[0])
     # 12 of ArxivQA's 16 are right after stage 1, for the run that is not finished; 8 after stage 2, for the others.
-    page.get_by_label("Run").select_option("Half (unfinished)")
+    form.get_by_label("Run", exact=True).select_option("Half (unfinished)")
     assert 0 < int(count.text_content().split()[0]) < wrong < 12
-    page.get_by_label("Run").select_option("")
-    page.get_by_label("Answer").select_option("")
-    page.get_by_label("Text").fill("(0)")
+    form.get_by_label("Run", exact=True).select_option("")
+    form.get_by_label("Answer").select_option("")
+    form.get_by_label("Text").fill("(0)")
     assert count.text_content() == "1 question"
 
 
