@@ -72,14 +72,13 @@ def sample_answers(runs: Sequence[Told], names: Sequence[str], pictures: Picture
         chosen.append(choose(questions_there, len({index for rows in by_key.values() for index in rows})))
     cards = [
         [_card(question, names, stages, pictures) for question in questions]
-        # One of every dataset in turn, so that the pictures' budget is not spent on the first ones.
+        # One of every dataset in turn: for the eye, and so that the pictures' budget is not spent on the first ones.
         for questions in _in_turn(chosen)
     ]
     flat = [card for turn in cards for card in turn]
     if not flat:
         return blocks
     datasets = list(dict.fromkeys(dataset for _, dataset in asked))
-    flat.sort(key=lambda card: datasets.index(card.dataset))  # stable: within a dataset as chosen
     blocks += [Text(fault, warns=True) for fault in pictures.faults]
     used = {answer.run for card in flat for answer in card.answers}
     return [*blocks, Cards(flat, datasets, [name for name in names if name in used], NOTE)]
