@@ -56,7 +56,7 @@ def table_blocks(written: Written, tasks: Sequence[str]) -> list[Block]:
     while parts and isinstance(parts[0], str):  # what follows the table at once is its note
         notes.append(str(parts.pop(0)))
     title = "Figures of the finished runs, one row a method or setting"
-    blocks: list[Block] = [_table(title, written.table, tasks, " ".join(notes))]
+    blocks: list[Block] = [_table(title, written.table, tasks, " ".join(notes), best=True)]
     for part in parts:
         if isinstance(part, Heading):
             title = part.text
@@ -65,8 +65,8 @@ def table_blocks(written: Written, tasks: Sequence[str]) -> list[Block]:
     return blocks
 
 
-def _table(caption: str, grid: Grid, tasks: Sequence[str], note: str) -> Table:
-    best = [grid.best(column) for column in range(len(grid.header))]
+def _table(caption: str, grid: Grid, tasks: Sequence[str], note: str, best: bool = False) -> Table:
+    winners = [grid.best(column) if best else set() for column in range(len(grid.header))]
     rows = []
     for index, row in enumerate(grid.rows):
         cells = []
@@ -74,7 +74,7 @@ def _table(caption: str, grid: Grid, tasks: Sequence[str], note: str) -> Table:
             value = leading(text) if column else None
             coloured = grid.header[column] in tasks and value is not None
             heat = min(max((value or 0.0) / 100, 0.0), 1.0) if coloured else None
-            cells.append(Cell(text, value if column else text, heat, index in best[column]))
+            cells.append(Cell(text, value if column else text, heat, index in winners[column]))
         rows.append(cells)
     return Table(caption, grid.header, rows, sortable=True, note=note)
 

@@ -26,10 +26,10 @@ def latex_table(results: Iterable[Mapping[str, Any]]) -> str:
     lines = ["% Needs \\usepackage[T1]{fontenc} and \\usepackage{booktabs}. Bold: the best of its column."]
     for part in written.parts:
         if isinstance(part, Grid):
-            lines += _tabular(part)
+            lines += _tabular(part, bold=part is written.table)
         else:
             text = part.text if isinstance(part, Heading) else part
-            lines += ["", f"% {' '.join(text.split())}", ""]
+            lines.append(f"% {' '.join(text.split())}")
     return "\n".join(lines).strip() + "\n"
 
 
@@ -38,8 +38,8 @@ def escape(text: str) -> str:
     return "".join(_SPECIAL.get(letter, letter) for letter in " ".join(text.split()))
 
 
-def _tabular(grid: Grid) -> list[str]:
-    best = [grid.best(column) for column in range(len(grid.header))]
+def _tabular(grid: Grid, bold: bool) -> list[str]:
+    best = [grid.best(column) if bold else set() for column in range(len(grid.header))]
     lines = [
         "\\begin{tabular}{l" + "r" * (len(grid.header) - 1) + "}",
         "\\toprule",

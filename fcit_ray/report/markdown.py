@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fcit_ray.results.tables import UNDEFINED, markdown_table, row_from_results
+from fcit_ray.results.tables import markdown_table, row_from_results
 
-_FIGURE = re.compile(r"-?\d+(?:\.\d+)?")
+_FIGURE = re.compile(r"[<>]?([-+]?\d+(?:\.\d+)?)")
 _CELLS = re.compile(r"(?<!\\)\|")
 LOWER_IS_BETTER = {"Forgetting"}
 NO_MATTER_OF_BEST = {"Seconds", "MB moved"}
@@ -82,7 +82,7 @@ def read_markdown(text: str) -> Written:
 def leading(text: str) -> float | None:
     """The number that a cell begins with; None where it has none."""
     found = _FIGURE.match(text)
-    return float(found[0]) if found and text != UNDEFINED else None
+    return float(found[1]) if found else None
 
 
 def _cells(line: str) -> tuple[str, ...]:

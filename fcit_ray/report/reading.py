@@ -64,7 +64,9 @@ class Told:
         """Names, in the order of the stream."""
         if self.results:
             return [*self.results["tasks"]]
-        return [str(task["name"]) for task in self.benchmark.get("tasks", ())]
+        if "tasks" in self.benchmark:
+            return [str(task["name"]) for task in self.benchmark["tasks"]]
+        return list(dict.fromkeys(task for record in self.evaluations for task in record["scores"]))
 
     @property
     def num_stages(self) -> int:
@@ -73,6 +75,8 @@ class Told:
         if regime != "federated":
             return 1 if regime == "centralised" else 0
         schedule = self.benchmark.get("schedule", "homogeneous")
+        if not self.config:  # lost: as far as the records go
+            return 1 + max((int(record["stage"]) for record in self.records if "stage" in record), default=-1)
         return len(self.tasks) if isinstance(schedule, str) else len(schedule)
 
     @property
@@ -94,10 +98,17 @@ class Told:
 
     @property
     def matrix(self) -> metrics.Matrix:
-        """Scores in percent after each stage that was evaluated or passed, (S so far, T), nan where there is none."""
+        """Scores in percent after each stage that was evaluated or passed, (S so far, T), nan where there is none.
+
+        Raises:
+            RunFolderError: records of a stage or a task that the run does not have.
+        """
         if self.results:
             return matrix_from_results(self.results)
-        matrix = metrics.accuracy_matrix(self.records, self.tasks, self.num_stages)
+        try:
+            matrix = metrics.accuracy_matrix(self.records, self.tasks, self.num_stages)
+        except ValueError as error:
+            raise RunFolderError(f"{self.folder.metrics_file}: {error}; edited, or of another run?") from None
         return matrix[: 1 + max((int(record["stage"]) for record in self.evaluations), default=-1)]
 
     @property

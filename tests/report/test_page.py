@@ -151,6 +151,18 @@ def test_a_run_that_has_only_begun_has_a_page(tmp_path):
     assert "Resolved configuration" in page.tables
 
 
+def test_a_run_that_lost_its_configuration_is_told_by_its_records(tmp_path):
+    run = make_run(tmp_path / "run", finished=False)
+    run.config_file.unlink()
+    page = page_of(tmp_path, run)
+    assert "The configuration cannot be read:" in page.text
+    assert page.tables["Score of each task after each stage, %"][1:] == [["stage 1", "75.0", "75.0"]]
+    assert "Resolved configuration" not in page.tables
+    make_run(tmp_path / "other", finished=False).log({"kind": "evaluation", "stage": 7, "scores": {}, "datasets": {}})
+    with pytest.raises(UserError, match=r"metrics\.jsonl: evaluation of stage 7: the run has 2 stages; edited"):
+        write_report(tmp_path / "other", tmp_path / "page.html")
+
+
 def test_what_is_missing_is_named_and_costs_nothing_else(tmp_path):
     run = make_run(tmp_path / "run", root="/nowhere/data")
     run.partition_file.write_text("[]")

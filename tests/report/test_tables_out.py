@@ -8,6 +8,7 @@ from made import make_run
 
 from fcit_ray.report.csv_table import csv_table
 from fcit_ray.report.latex import escape, latex_table
+from fcit_ray.report.markdown import Heading, leading, read_markdown
 from fcit_ray.report.reading import read_runs
 
 
@@ -42,6 +43,19 @@ def test_latex_has_means_with_spread_and_the_best_bold(tmp_path):
     columns = re.search(r"\\begin\{tabular\}\{(lr+)\}", text)
     assert len(columns[1]) == 1 + len(re.findall(r"(?<!\\)&", rows[0]))
     assert not re.search(r"(?<!\\)[%#_]", "\n".join(rows))
+
+
+def test_markdown_is_read_back_as_it_was_meant():
+    text = "| M | Last | Forgetting |\n|---|---:|---:|\n| a\\|b | **9.5±0.1** | 2.0 |\n| c | \u2013 | -1.0 |\n\nNote.\n"
+    written = read_markdown(f"{text}\n## Next\n\n| M | p |\n|---|---:|\n| d | <0.001 |\n")
+    table, note, heading, more = written.parts
+    assert table.header == ("M", "Last", "Forgetting")
+    assert table.rows == (("a|b", "9.5±0.1", "2.0"), ("c", "\u2013", "-1.0"))
+    assert [table.best(column) for column in range(3)] == [set(), set(), {1}]  # less forgetting is better
+    assert (note, heading, more.rows) == ("Note.", Heading("Next"), (("d", "<0.001"),))
+    assert [leading(cell) for cell in ("9.5±0.1", "-1.0", "+2.5", "<0.001", "\u2013", "")] == [
+        9.5, -1.0, 2.5, 0.001, None, None,
+    ]  # fmt: skip
 
 
 def test_csv_comes_back_with_every_digit_and_what_differs(tmp_path):
