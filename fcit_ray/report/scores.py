@@ -121,16 +121,17 @@ def _task_curves(run: Told) -> Chart:
         points += [{"x": stage + 1, "y": score, "series": task} for task, score in places]
         rows.append([Cell(f"stage {stage + 1}"), *(number_cell(score) for score in scores)])
     highest = max((point["y"] for point in points), default=0)
+    seen = [task for task in run.tasks if any(point["series"] == task for point in points)]
     return Chart(
         "Score by stage",
-        f"Lines: score in percent of each of {len(run.tasks)} tasks after each of {len(run.matrix)} stages.",
+        f"Lines: score in percent of each of {len(seen)} tasks after each of {len(run.matrix)} stages.",
         charts.line_chart(
-            points, run.tasks, x=charts.stage_axis(max(run.num_stages, 1)), y=charts.score_axis(highest),
+            points, seen, x=charts.stage_axis(max(run.num_stages, 1)), y=charts.score_axis(highest),
             description=f"Score of each task after each stage, run {run.label}",
             tooltip=[{"field": "x", "type": "quantitative", "title": "after stage", "format": "d"}],
         ),
         Table("Score by stage, %", ["After", *run.tasks], rows),
-        run.tasks,
+        seen,
     )  # fmt: skip
 
 
