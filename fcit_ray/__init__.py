@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fcit_ray.errors import RunFailed as RunFailed
     from fcit_ray.errors import UserError as UserError
     from fcit_ray.experiment.loading import load_config as load_config
+    from fcit_ray.report.writing import write_report as write_report
     from fcit_ray.results.reading import Results as Results
     from fcit_ray.results.reading import open_results as open_results
 
@@ -26,6 +27,7 @@ _PLACES = {
     "run": "cli.running",
     "open_results": "results.reading",
     "Results": "results.reading",
+    "write_report": "report.writing",
     "Config": "config.schema",
     "UserError": "errors",
     "RunFailed": "errors",
@@ -40,6 +42,7 @@ __all__ = [  # given by __getattr__
     "load_config",
     "open_results",
     "run",
+    "write_report",
 ]
 
 

@@ -24,7 +24,7 @@ def compare(
     resume: Annotated[bool, typer.Option("--resume", help="Keep finished runs, go on with unfinished ones.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Run several methods on one configuration and show them in one table.
+    """Run several methods on one configuration and show them in one table, and on one page, report.html.
 
     \b
     fcit-ray compare miniature
@@ -40,6 +40,7 @@ def compare(
         configs = {name: load_config(*names, path, overrides=overrides) for name, path in paths.items()}
         tell(f"{', '.join(config.name for config in configs.values())}: checking configurations and data ...")
         from fcit_ray.cli.display import Display
+        from fcit_ray.cli.page import leave_report
         from fcit_ray.errors import ClusterLost, RunFailed
         from fcit_ray.experiment.opening import open_experiment
         from fcit_ray.results.diagnostics import diagnostics_markdown, diagnostics_table
@@ -58,6 +59,7 @@ def compare(
         }
         results: dict[str, dict[str, Any]] = {}
         failures: list[str] = []
+        failed: dict[str, str] = {}
         majority = majority_results(next(iter(configs.values())))
         if not all(folder.finished for folder in folders.values()):
             start_ray(out / "logs" / "ray.log")
@@ -69,6 +71,7 @@ def compare(
                 raise
             except RunFailed as error:  # the other methods are not to blame
                 failures.append(f"{folders[name].path}: {error}")
+                failed[name] = str(error)
                 tell(f"failed: {failures[-1]}")
         labelled = [result["label"] for result in results.values()]
         labels = {
@@ -91,6 +94,8 @@ def compare(
             console.print(f"Heat maps     {out / 'accuracy_matrix.png'}")
             console.print(f"Curves        {out / 'curves.png'}")
         console.print(f"Table         {out / 'comparison.md'}")
+        if page := leave_report([each.path for each in folders.values()], out, references=[majority], failed=failed):
+            console.print(f"Report        {page}")
         console.print(f"Predictions   {out}/<method>/predictions/<stage>/<dataset>.jsonl")
         if failures:
             tell(f"{len(failures)} of {len(configs)} methods failed (see above); --resume tries them again")

@@ -30,7 +30,7 @@ def run(
     ] = None,
     gpu_memory_gb: Annotated[float | None, typer.Option(help="With --plan: memory of each, 10^9 bytes.")] = None,
 ) -> None:
-    """Train and evaluate one run on Ray.
+    """Train and evaluate one run on Ray; its folder holds figures, pictures and a page about them, report.html.
 
     \b
     fcit-ray run miniature disco
@@ -62,6 +62,8 @@ def run(
         if oddities := diagnostics_table([results.values]):
             console.print(oddities)
         console.print(f"Run folder    {results.folder}")
+        if (page := results.folder / "report.html").is_file():
+            console.print(f"Report        {page}")
         console.print(f"Heat map      {results.folder / 'accuracy_matrix.png'}")
         console.print(f"Curves        {results.folder / 'curves.png'}")
         console.print(f"Predictions   {results.folder}/predictions/<stage>/<dataset>.jsonl")

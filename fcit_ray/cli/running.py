@@ -43,6 +43,7 @@ def run(
     if progress:
         tell(f"{config.name}: checking configuration and data ...")
     from fcit_ray.cli.display import Display
+    from fcit_ray.cli.page import leave_report
     from fcit_ray.experiment.opening import open_experiment
     from fcit_ray.results.opening import open_run
     from fcit_ray.results.reading import Results
@@ -63,6 +64,9 @@ def run(
         with Display() if progress else nullcontext() as display:
             tell_status = display.update if display else lambda status: None
             values = launch(config, folder, on_status=tell_status, experiment=experiment)
+        if progress:
+            tell("writing report.html ...")
+        leave_report([folder.path], folder.path)
     finally:
         folder.release()
     return Results(folder.path, values)

@@ -40,6 +40,8 @@ def sweep(
 ) -> None:
     """Run methods x settings x seeds x a grid, or a search, as Ray Tune trials; show mean and spread over seeds.
 
+    The folder holds the table and a page about all trials, report.html.
+
     A sweep that was interrupted goes on where it stopped when it is started again: finished trials are kept, unfinished
     ones resume from their last checkpoint. Where a trial fails the tables hold the others, and the exit code is 1.
 
@@ -100,6 +102,7 @@ def _possible(described: "Sweep", studies: "list[Study]") -> "tuple[list[Study],
 
 
 def _carry_out(described: "Sweep", studies: "list[Study]", left_out: Mapping[str, str], out: Path) -> None:
+    from fcit_ray.cli.page import leave_report
     from fcit_ray.results.diagnostics import diagnostics_markdown, diagnostics_table
     from fcit_ray.results.majority import majority_results
     from fcit_ray.results.sweeps import by_group, choices, choices_markdown, tuned_files
@@ -160,9 +163,16 @@ def _carry_out(described: "Sweep", studies: "list[Study]", left_out: Mapping[str
         path = out / ("tuned.yaml" if not group else f"tuned-{file_name(group.replace(' ', '_').lower())}.yaml")
         write_out(path, text)
         console.print(f"Chosen        {path}, a configuration to put on top of the benchmark's")
-    console.print(
-        f"Run folders   {out}/{'<setting>/' if any(study.group for study in studies) else ''}<method>-seed<seed>"
-    )
+    told = [trial for trial, _ in (*ended.finished, *ended.failed)]
+    if page := leave_report(
+        [out / trial.folder for trial in told],
+        out,
+        references=tell_apart(majority.values()),
+        failed={trial.folder: why for trial, why in ended.failed},
+    ):
+        console.print(f"Report        {page}")
+    below = "<setting>/" if any(study.group for study in studies) else ""
+    console.print(f"Run folders   {out}/{below}<method>-seed<seed>")
     for line in lost:
         tell(line)
     if failures:

@@ -15,7 +15,7 @@ import math
 import os
 import shutil
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -135,6 +135,25 @@ def load(folder: Path) -> ServerState:
     )
 
 
+def load_knowledge(folder: Path, names: Iterable[str]) -> dict[str, Tensor]:
+    """Those of the named tensors that the server's knowledge holds at its top level.
+
+    The global parameters are not read.
+
+    Raises:
+        CheckpointError: as `load`, of the files that are read.
+    """
+    _verify(folder, (_JSON,))
+    knowledge = json.loads((folder / _JSON).read_text(encoding="utf-8"))["knowledge"]
+    there = [name for name in names if isinstance(knowledge.get(name), dict) and "$tensor" in knowledge[name]]
+    if not there:
+        return {}
+    _verify(folder, (_STATE,))
+    with safe_open(folder / _STATE, framework="pt") as file:
+        stored = {key: file.get_tensor(key).clone() for key in (knowledge[name]["$tensor"] for name in there)}
+    return {name: _decode_tensor(knowledge[name], stored) for name in there}
+
+
 def _manifest(folder: Path) -> dict[str, Any]:
     """The manifest, unless it is missing, damaged, or of another format."""
     manifest = folder / MANIFEST
@@ -162,9 +181,9 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return dict(listed)
 
 
-def _verify(folder: Path) -> None:
+def _verify(folder: Path, names: Iterable[str] = _FILES) -> None:
     manifest, files = folder / MANIFEST, _manifest(folder)["files"]
-    for name in _FILES:
+    for name in names:
         path, entry = folder / name, files.get(name)
         if entry is None or entry.keys() != {"bytes", "sha256"}:
             raise CheckpointError(f"{manifest}: damaged, lacks size or digest of {name}; use another checkpoint")

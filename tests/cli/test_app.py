@@ -292,6 +292,7 @@ def test_a_wheel_holds_the_configurations_where_the_package_looks_for_them(monke
         "fcit_ray/py.typed",
         "fcit_ray/assets/tiny_llava/model.safetensors",
         "fcit_ray/configs/miniature.yaml",
+        *(f"fcit_ray/report/page.{kind}" for kind in ("jinja", "css", "js")),
     ):
         assert held[name].is_file()
     assert {name.partition("/")[0] for name in held} == {"fcit_ray"}

@@ -1,5 +1,6 @@
 """What a user meets at the door of `pipelines/run.py`: every message names what is wrong, before anything starts."""
 
+import csv
 import json
 import re
 import runpy
@@ -11,6 +12,7 @@ import pytest
 import torch
 from repository import ROOT
 
+from fcit_ray.cli.page import leave_report
 from fcit_ray.config.reading import load_config
 from fcit_ray.config.schema import Config
 from fcit_ray.data.miniature.writing import write_miniature
@@ -375,6 +377,56 @@ def test_an_empty_report_and_an_edited_one_are_errors(monkeypatch, capsys, tmp_p
     status, out, err = report(monkeypatch, capsys, tmp_path / "runs")
     assert (status, out) == (2, "")
     assert f"error: {folder.results_file}: edited since it was written" in err
+
+
+def test_a_report_writes_every_form_that_is_asked_for(monkeypatch, capsys, tmp_path):
+    finished(tmp_path / "runs/disco")
+    files = {kind: tmp_path / f"out.{kind}" for kind in ("markdown", "latex", "csv", "html")}
+    options = [word for kind, file in files.items() for word in (f"--{kind}", file)]
+    status, out, err = report(monkeypatch, capsys, tmp_path / "runs", *options)
+    assert (status, "DISCO" in out) == (0, True)
+    assert f"wrote {files['html']}" in err
+    assert files["markdown"].read_text().startswith("| Method | Last |")
+    assert "\\toprule" in files["latex"].read_text()
+    # (60 + 50) / 2
+    assert next(csv.DictReader(files["csv"].open()))["last"] == "55.0"
+    assert files["html"].read_text().startswith("<!doctype html>")
+
+
+def test_of_an_unfinished_run_there_is_a_page_but_no_table(monkeypatch, capsys, tmp_path):
+    config = finished(tmp_path / "runs/other").config()
+    folder = open_run(tmp_path / "half", config, resume=False, overwrite=False)
+    status, _, err = report(monkeypatch, capsys, folder.path)
+    assert status == 2
+    assert f"error: no finished run in {folder.path}: there is nothing to put into a table; --html FILE shows" in err
+    status, out, err = report(monkeypatch, capsys, folder.path, "--html", tmp_path / "half.html")
+    assert (status, out) == (0, "")
+    assert f"{folder.path}: left out, as its run is not finished; the page shows it as far as it is" in err
+    assert "This run is not finished" in (tmp_path / "half.html").read_text()
+    status, _, err = report(
+        monkeypatch, capsys, folder.path, "--html", tmp_path / "x.html", "--csv", tmp_path / "x.csv"
+    )
+    assert status == 2
+    assert f"error: {tmp_path / 'x.csv'}: a table holds finished runs alone, and there is none" in err
+    assert not (tmp_path / "x.html").exists()
+
+
+def test_a_page_that_cannot_be_made_loses_no_run(capsys, monkeypatch, tmp_path):
+    folder = finished(tmp_path / "run")
+    assert leave_report([folder.path], folder.path) == folder.path / "report.html"
+    (folder.path / "report.html").unlink()
+    (folder.path / "report.html").mkdir()
+    assert leave_report([folder.path], folder.path) is None
+    said = capsys.readouterr().err
+    assert said.startswith(f"report.html was not written: {folder.path / 'report.html'}: cannot be written: ")
+    assert f"`fcit-ray report {folder.path} --html FILE` tries again" in said
+
+    def mistaken(*_):
+        raise KeyError("lost")
+
+    monkeypatch.setattr("fcit_ray.report.writing.make_page", mistaken)
+    assert leave_report([folder.path], tmp_path) is None
+    assert "report.html was not written: KeyError: 'lost'; " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

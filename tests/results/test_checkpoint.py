@@ -286,3 +286,23 @@ def test_a_checkpoint_of_an_older_format_says_what_to_do(tmp_path: Path) -> None
             CheckpointError, match=r"format version 2, .* the release .* that wrote it, or .*--overwrite"
         ):
             read(folder)
+
+
+def test_knowledge_is_read_alone_by_name(tmp_path: Path) -> None:
+    tokens = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    odd = torch.tensor([1 + 2j], dtype=torch.complex128)
+    state = ServerState(
+        stage=1, round=0, params={"w": torch.ones(3)}, optimizer={}, memories={},
+        knowledge={"tokens": tokens, "odd": odd, "stages": 2, "deep": {"tokens": tokens + 1}},
+    )  # fmt: skip
+    checkpoint.save(state, tmp_path / "saved")
+    found = checkpoint.load_knowledge(tmp_path / "saved", ("odd", "tokens", "stages", "deep", "absent"))
+    assert found.keys() == {"odd", "tokens"}
+    assert torch.equal(found["tokens"], tokens)
+    assert torch.equal(found["odd"], odd)
+    (tmp_path / "saved/params.safetensors").unlink()  # not needed
+    checkpoint.load_knowledge(tmp_path / "saved", ["tokens"])
+    (tmp_path / "saved/state.safetensors").write_bytes(b"x")
+    assert checkpoint.load_knowledge(tmp_path / "saved", ["absent"]) == {}
+    with pytest.raises(CheckpointError, match=r"state\.safetensors: damaged"):
+        checkpoint.load_knowledge(tmp_path / "saved", ["tokens"])
