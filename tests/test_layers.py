@@ -26,8 +26,9 @@ MAY_IMPORT = {
     "planning": {"experiment", "federated", "data", "models", "config", "top"},
     "results": {"data", "config", "storage", "top"},
     "serving": {"results", "config", "top"},
-    "runtime": {"results", "experiment", "federated", "data", "models", "config", "storage", "top"},
-    "cli": {"runtime", "results", "planning", "experiment", "data", "models", "config", "storage", "top"},
+    "tracking": {"results", "config", "storage", "top"},
+    "runtime": {"tracking", "results", "experiment", "federated", "data", "models", "config", "storage", "top"},
+    "cli": {"runtime", "tracking", "results", "planning", "experiment", "data", "models", "config", "storage", "top"},
 }
 """The arrows between rooms, all of them; `top` is what lies beside the rooms."""
 

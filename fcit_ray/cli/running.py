@@ -49,7 +49,10 @@ def run(
     from fcit_ray.runtime.cluster import start_ray
     from fcit_ray.runtime.launch import launch
     from fcit_ray.storage.file_names import file_name
+    from fcit_ray.tracking.choose import check_trackers
+    from fcit_ray.tracking.following import Following
 
+    check_trackers([config])
     experiment = open_experiment(config)
     if config.runtime.gpu:
         _check_gpu(experiment)
@@ -60,7 +63,7 @@ def run(
     folder = open_run(path, config, resume=resume, overwrite=overwrite)
     try:
         start_ray(folder.log_file)
-        with Display() if progress else nullcontext() as display:
+        with Following(config, folder, tell), Display() if progress else nullcontext() as display:
             tell_status = display.update if display else lambda status: None
             values = launch(config, folder, on_status=tell_status, experiment=experiment)
     finally:

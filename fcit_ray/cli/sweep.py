@@ -52,7 +52,10 @@ def sweep(
         from fcit_ray.results.tell_apart import tell_apart
         from fcit_ray.runtime.cluster import start_ray
         from fcit_ray.runtime.tune import run_sweep
+        from fcit_ray.tracking.choose import check_trackers
+        from fcit_ray.tracking.following import not_told
 
+        check_trackers(trial.config for trial in trials)
         out = usable_folder(out or Path("runs") / f"sweep-{path.stem}")
         majority = [majority_results(trial.config) for trial in trials[: len(described.seeds)]]
         start_ray(out / "logs" / "ray.log")
@@ -81,6 +84,8 @@ def sweep(
             console.print(oddities)
         console.print(f"Table         {out / 'table.md'}")
         console.print(f"Run folders   {out}/<method>-seed<seed>")
+        for line in not_told({out / trial.folder: trial.config for trial in trials}):
+            tell(line)
         for line in failures:
             tell(f"failed: {line}")
         if failures:

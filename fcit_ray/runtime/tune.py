@@ -23,6 +23,7 @@ from fcit_ray.runtime.errors import failure
 from fcit_ray.runtime.launch import launch
 from fcit_ray.runtime.status import Status
 from fcit_ray.runtime.store import share_tensors
+from fcit_ray.tracking.following import Following
 
 _POLL_S = 1.0
 _ABANDON_S = 10.0  # for Tune to end its trials when the sweep is given up
@@ -146,5 +147,6 @@ def _carry_out(trial: Mapping[str, Any], out: Path) -> None:
             tune.report({"stage": record["stage"], "mean_score": sum(scores) / len(scores)})
         reported = len(evaluations)
 
-    launch(config, folder, on_status=report, experiment=open_experiment(config))
+    with Following(config, folder, logging.getLogger("ray").warning, group=out.name):
+        launch(config, folder, on_status=report, experiment=open_experiment(config))
     report()
