@@ -25,6 +25,7 @@ _POLL_S = 1.0
 _RETRY_S, _LONGEST_RETRY_S = 15.0, 300.0
 END_S = 60.0
 """How long the end of a run waits for trackers; its own results are on the disk by then."""
+_LEAVE_S = 15.0  # the same where it did not finish: whoever pressed Ctrl-C wants to go
 
 
 class Following:
@@ -68,10 +69,11 @@ class Following:
             outcome = "interrupted"
         for follower in self._followers:
             follower.stop(outcome)
-        deadline = time.monotonic() + self._end_s
+        end_s = self._end_s if outcome == "finished" else min(self._end_s, _LEAVE_S)
+        deadline = time.monotonic() + end_s
         for follower in self._followers:
             follower.join(max(0.0, deadline - time.monotonic()))
-            if missing := follower.missing(self._end_s):
+            if missing := follower.missing(end_s):
                 self._tell(missing)
 
 
@@ -100,6 +102,7 @@ class _Follower(threading.Thread):
         self._outcome: Outcome | None = None
         self._stopped = threading.Event()
         self._next = 0
+        self._seen: tuple[int, int] | None = None
         self._reason = ""
         self._told = False
         self._retry_s, self._retry_at = _RETRY_S, 0.0
@@ -140,6 +143,9 @@ class _Follower(threading.Thread):
 
     def _hand_over(self, outcome: Outcome | None) -> None:
         """Tell what there is, and with an outcome the end of the session, all of whose records are there by then."""
+        seen = self._signature()
+        if outcome is None and seen == self._seen:
+            return
         points = points_of(self._folder.metrics_file, self._config)
         complete = self._memory.finished and self._memory.done >= len(points)
         if self._tracker is None:
@@ -160,6 +166,15 @@ class _Follower(threading.Thread):
             self._tracker.close(outcome)
             if outcome == "finished":
                 self._memory.tell(done=self._next, finished=True)
+        self._seen = seen
+
+    def _signature(self) -> tuple[int, int]:
+        """Changes whenever the records do."""
+        try:
+            found = self._folder.metrics_file.stat()
+        except FileNotFoundError:
+            return (0, 0)
+        return (found.st_mtime_ns, found.st_size)
 
     def _fail(self, error: Exception) -> None:
         lines = str(error).strip().splitlines() or [repr(error)]

@@ -19,7 +19,7 @@ from fcit_ray.tracking.tracker import Outcome, TrackedRun, Tracker
 
 _STEP: Final = "progress/rounds"
 _EXIT: Final = {"finished": 0, "failed": 1, "interrupted": 130}
-_INIT_S, _FINISH_S = 60.0, 60.0
+_INIT_S, _FINISH_S = 30.0, 45.0  # less than the end of a run waits for
 
 
 class WeightsAndBiases(Tracker):

@@ -1,5 +1,6 @@
 """A run goes on whatever becomes of its trackers; every record is told once, in order, over kills and outages."""
 
+import json
 import threading
 import time
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 import tracked_runs
+from repository import ROOT
 from tracked_runs import RECORDS
 
 from fcit_ray.errors import ConfigError
@@ -202,6 +204,19 @@ def test_a_tracker_that_cannot_be_made_is_refused_before_the_run(tmp_path, track
         check_trackers([config, config])
     assert str(error.value).startswith(message)
     assert len(str(error.value).splitlines()) == 1, "said once for all runs"
+
+
+def test_the_tracker_that_the_page_shows_works(tmp_path, monkeypatch, capsys) -> None:
+    page = (ROOT / "docs/how-to/track.md").read_text()
+    (tmp_path / "my_module.py").write_text(page.split("```python\n")[1].split("```")[0])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    folder, config = tracked_runs.start(tmp_path / "run", report_to="my_module:Lines")
+    with tracked_runs.session(folder, config):
+        tracked_runs.write(folder, RECORDS)
+        tracked_runs.finish(folder)
+    lines = [json.loads(line) for line in (folder.path / "lines.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 2, 3, 4, 4]
+    assert capsys.readouterr().out == "55.0\n"
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
