@@ -27,8 +27,21 @@ MAY_IMPORT = {
     "results": {"data", "config", "storage", "top"},
     "serving": {"results", "config", "top"},
     "report": {"results", "data", "config", "storage", "top"},
-    "runtime": {"results", "experiment", "federated", "data", "models", "config", "storage", "top"},
-    "cli": {"runtime", "report", "results", "planning", "experiment", "data", "models", "config", "storage", "top"},
+    "tracking": {"results", "config", "storage", "top"},
+    "runtime": {"tracking", "results", "experiment", "federated", "data", "models", "config", "storage", "top"},
+    "cli": {
+        "runtime",
+        "tracking",
+        "report",
+        "results",
+        "planning",
+        "experiment",
+        "data",
+        "models",
+        "config",
+        "storage",
+        "top",
+    },
 }
 """The arrows between rooms, all of them; `top` is what lies beside the rooms."""
 

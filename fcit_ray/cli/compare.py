@@ -51,7 +51,10 @@ def compare(
         from fcit_ray.results.tables import comparison_table, markdown_table, row_from_results
         from fcit_ray.runtime.cluster import start_ray
         from fcit_ray.runtime.launch import launch
+        from fcit_ray.tracking.choose import check_trackers
+        from fcit_ray.tracking.following import Following
 
+        check_trackers(configs.values())
         experiments = {name: open_experiment(config) for name, config in configs.items()}
         usable_folder(out)
         folders = {
@@ -65,7 +68,7 @@ def compare(
             start_ray(out / "logs" / "ray.log")
         for name, each in configs.items():
             try:
-                with Display() as display:
+                with Following(each, folders[name], tell, group=out.name), Display() as display:
                     results[name] = launch(each, folders[name], on_status=display.update, experiment=experiments[name])
             except ClusterLost:
                 raise

@@ -50,7 +50,10 @@ def run(
     from fcit_ray.runtime.cluster import start_ray
     from fcit_ray.runtime.launch import launch
     from fcit_ray.storage.file_names import file_name
+    from fcit_ray.tracking.choose import check_trackers
+    from fcit_ray.tracking.following import Following
 
+    check_trackers([config])
     experiment = open_experiment(config)
     if config.runtime.gpu:
         _check_gpu(experiment)
@@ -61,12 +64,13 @@ def run(
     folder = open_run(path, config, resume=resume, overwrite=overwrite)
     try:
         start_ray(folder.log_file)
-        with Display() if progress else nullcontext() as display:
-            tell_status = display.update if display else lambda status: None
-            values = launch(config, folder, on_status=tell_status, experiment=experiment)
-        if progress:
-            tell("writing report.html ...")
-        leave_report([folder.path], folder.path)
+        with Following(config, folder, tell):  # to whose end the report belongs, which trackers keep
+            with Display() if progress else nullcontext() as display:
+                tell_status = display.update if display else lambda status: None
+                values = launch(config, folder, on_status=tell_status, experiment=experiment)
+            if progress:
+                tell("writing report.html ...")
+            leave_report([folder.path], folder.path)
     finally:
         folder.release()
     return Results(folder.path, values)

@@ -63,6 +63,9 @@ def sweep(
 
             show_sweep_plan(described, studies, gpus, gpu, records)
             return
+        from fcit_ray.tracking.choose import check_trackers
+
+        check_trackers(study.trial(study.point(0)).config for study in studies)
         out = usable_folder(out or Path("runs") / f"sweep-{path.stem}")
         _carry_out(described, studies, left_out, out)
 
@@ -111,6 +114,7 @@ def _carry_out(described: "Sweep", studies: "list[Study]", left_out: Mapping[str
     from fcit_ray.runtime.cluster import start_ray
     from fcit_ray.runtime.tune import run_sweep
     from fcit_ray.storage.file_names import file_name
+    from fcit_ray.tracking.following import not_told
 
     num_trials = sum(study.num_trials for study in studies)
     for folder, why in left_out.items():
@@ -173,6 +177,8 @@ def _carry_out(described: "Sweep", studies: "list[Study]", left_out: Mapping[str
         console.print(f"Report        {page}")
     below = "<setting>/" if any(study.group for study in studies) else ""
     console.print(f"Run folders   {out}/{below}<method>-seed<seed>")
+    for line in not_told({out / trial.folder: trial.config for trial in told}):
+        tell(line)
     for line in lost:
         tell(line)
     if failures:

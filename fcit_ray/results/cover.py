@@ -13,6 +13,7 @@ from typing import Any
 from fcit_ray.storage.plain_yaml import read_yaml
 
 # runtime.* says where the clients run, not what they compute, with this exception: GPU arithmetic rounds otherwise.
+# tracking.* says who else is told.
 DECIDES_BITS = frozenset({"runtime.gpu"})
 
 METRICS, CONFIG, PARTITION = "metrics.jsonl", "config", "partition"
@@ -42,7 +43,7 @@ def metrics_fault(metrics: Path, said: Mapping[str, Any]) -> str:
 
 
 def config_sha256(config: Path) -> str | None:
-    """Of what a configuration file says, its layout and `runtime.*` apart; None if there is no such file."""
+    """Of what a configuration file says that decides bits, however it is laid out; None if there is no such file."""
     content = _read(config)
     return None if content is None else values_sha256(read_yaml(content))
 
@@ -54,7 +55,7 @@ def values_sha256(values: Any) -> str:
 
 def decides_bits(key: str) -> bool:
     """Whether a dotted key of the configuration may change the bits of a run."""
-    return not key.startswith("runtime.") or key in DECIDES_BITS
+    return not key.startswith(("runtime.", "tracking.")) or key in DECIDES_BITS
 
 
 def json_sha256(value: Any) -> str:

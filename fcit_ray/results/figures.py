@@ -42,13 +42,13 @@ def make_results(
 
     Returns:
         `label`, `seed`, `tasks`, `matrix` (S x T, None where not evaluated), `last`, `avg`, `forgetting`, `bwt` (None
-        where undefined; a run of at most one stage has no `avg`), `num_records`, `seconds` (wall clock of all rounds
-        and evaluations, whatever sessions they fell in; without the start of the workers), `moved_bytes` (parameters
-        and reports, down and up), `adapters_sha256`, `scoring` and, where there are captions, `captions` (which rules
-        were scored by), `diagnostics` (by dataset, the percent and parts of the last evaluation that answered it); with
-        differential privacy also `epsilon` and `dp_delta`; where datasets were kept unseen `transfer`: `mean`,
-        `scores` and `num_records` by dataset; where
-        workers told it, `attention`: the kernel in use (several, with commas, where their GPUs differ).
+        where undefined; a run of at most one stage has no `avg`), `learned` (as `learned_from` says), `num_records`,
+        `seconds` (wall clock of all rounds and evaluations, whatever sessions they fell in; without the start of the
+        workers), `moved_bytes` (parameters and reports, down and up), `adapters_sha256`, `scoring` and, where there are
+        captions, `captions` (which rules were scored by), `diagnostics` (by dataset, the percent and parts of the last
+        evaluation that answered it); with differential privacy also `epsilon` and `dp_delta`; where datasets were kept
+        unseen `transfer`: `mean`, `scores` and `num_records` by dataset; where workers told it, `attention`: the kernel
+        in use (several, with commas, where their GPUs differ).
     """
     records = list(records)
     kernels = ", ".join(sorted(set(attention)))
@@ -68,6 +68,7 @@ def make_results(
         "avg": _number(metrics.average(matrix)) if num_stages > 1 else None,
         "forgetting": _number(metrics.forgetting(matrix)),
         "bwt": _number(metrics.backward_transfer(matrix)),
+        "learned": learned_from(matrix, tasks),
         "num_records": dict(num_records),
         "seconds": math.fsum(s for record in records for s in record.get("seconds", {}).values()),
         "moved_bytes": sum(record.get("bytes_down", 0) + record.get("bytes_up", 0) for record in records),
@@ -78,6 +79,24 @@ def make_results(
         **({"transfer": transfer} if unseen else {}),
         **({"attention": kernels} if kernels else {}),
     }
+
+
+def learned_from(matrix: metrics.Matrix, tasks: Sequence[str]) -> dict[str, Any] | None:
+    """What each task scored right after the stage that taught it first: `mean`, and `scores` by task, in percent.
+
+    None where it is not known, and for a run of at most one stage: nothing came after, so Last says the same.
+    """
+    mean = metrics.learned(matrix) if len(matrix) > 1 else math.nan
+    if not math.isfinite(mean):
+        return None
+    return {"mean": mean, "scores": dict(zip(tasks, metrics.learned_scores(matrix).tolist(), strict=True))}
+
+
+def learned_from_results(results: Mapping[str, Any]) -> dict[str, Any] | None:
+    """`learned` of a results.json; of one that an older release wrote, made of its matrix."""
+    if "learned" in results:
+        return None if results["learned"] is None else dict(results["learned"])
+    return learned_from(matrix_from_results(results), results["tasks"])
 
 
 def last_details(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:

@@ -65,6 +65,31 @@ def average(matrix: Matrix) -> float:
     return float(np.mean(means))
 
 
+def learned_scores(matrix: Matrix) -> NDArray[np.float64]:
+    """L[t] = A[f(t), t]: each task's score right after the stage that taught it first; the diagonal where f(t) = t.
+
+    Where a stage teaches several tasks they share its row; a task that several stages teach counts by the first.
+
+    Returns:
+        L, (T,), percent; nan for a task that was never evaluated. All nan if a stage was not evaluated at all, as when
+        only the last one was: it is not known then what a task scored right after it was taught.
+    """
+    first = _first(matrix)
+    known = first < len(matrix)
+    if np.isnan(matrix).all(axis=1).any():
+        known[:] = False
+    return np.where(known, matrix[np.minimum(first, len(matrix) - 1), np.arange(matrix.shape[1])], np.nan)
+
+
+def learned(matrix: Matrix) -> float:
+    """Learned = 1/T sum_t A[f(t), t]: how well tasks were learned, before later stages (LA of Riemer et al. 2019).
+
+    Percent; nan as soon as one task's is. With k tasks whose f(t) < S-1, and `old` their set,
+    BWT = mean_old A[S-1, t] - mean_old L[t]: what Last lacks was either never learned, which shows here, or forgotten.
+    """
+    return float(np.mean(learned_scores(matrix)))
+
+
 def backward_transfer(matrix: Matrix) -> float:
     """BWT = mean over tasks with f(t) < S-1 of A[S-1, t] - A[f(t), t] (Lopez-Paz & Ranzato 2017, section 2).
 

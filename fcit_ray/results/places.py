@@ -8,6 +8,7 @@
     predictions/       <label>/<dataset>.jsonl; no figure is made of them
     under_way/         stage_0003_round_0002_client_0004/: what a long update of that client needs to go on
     logs/ray.log       Ray's own words, and the tracebacks of mistakes
+    tracking.json      what trackers were told; tensorboard/ and wandb/ are their own
     results.json       written last: its presence means that the run is finished
 
 The checkpoints vouch for metrics.jsonl, config.yaml and partition.json (`cover`), results.json for itself. What is

@@ -7,6 +7,7 @@ from typing import Any
 
 from fcit_ray.config.schema import Config
 from fcit_ray.errors import RunFolderError
+from fcit_ray.results.figures import learned_from_results
 from fcit_ray.results.run_folder import RunFolder
 
 
@@ -46,6 +47,19 @@ class Results:
     def forgetting(self) -> float | None:
         """Percentage points lost since each task's best, mean over tasks; None where undefined."""
         return _number(self.values["forgetting"])
+
+    @property
+    def learned(self) -> float | None:
+        """Mean over tasks of the score right after the stage that taught the task first, in percent; None for fewer
+        than two stages, or where not every stage was evaluated."""
+        found = learned_from_results(self.values)
+        return _number(found["mean"]) if found else None
+
+    @property
+    def learned_scores(self) -> dict[str, float]:
+        """What `learned` is the mean of, by task; empty where that is None."""
+        found = learned_from_results(self.values)
+        return dict(found["scores"]) if found else {}
 
     @property
     def scores(self) -> dict[str, float]:

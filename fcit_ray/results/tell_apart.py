@@ -19,9 +19,9 @@ _UNKNOWN = "configuration unknown"
 def tell_apart(results: Iterable[Mapping[str, Any]], sources: Sequence[str] = ()) -> list[Mapping[str, Any]]:
     """The same results with labels by which unlike runs are told apart, each run once.
 
-    Runs are alike if their whole resolved configuration is, but for `seed` and the `runtime.*` keys that do not change
-    bits. Where unlike runs share a label, what differs is added to it: `DISCO (train.epochs=2)`. Those of an older
-    release, which did not keep the configuration, are alike if they answered and scored the same.
+    Runs are alike if their whole resolved configuration is, but for `seed` and the `runtime.*` and `tracking.*` keys
+    that do not change bits. Where unlike runs share a label, what differs is added to it: `DISCO (train.epochs=2)`.
+    Those of an older release, which did not keep the configuration, are alike if they answered and scored the same.
 
     Args:
         results: of results.json.

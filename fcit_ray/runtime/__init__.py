@@ -1,4 +1,5 @@
 """All that knows Ray: the driver actor, the workers, Ray Data, launching and sweeping; and what a run tells meanwhile.
 
-May import `results`, `experiment`, `federated`, `data`, `models`, `config`, `storage` and the top; not the terminal.
+May import `tracking`, `results`, `experiment`, `federated`, `data`, `models`, `config`, `storage` and the top; not the
+terminal.
 """

@@ -21,6 +21,7 @@ from fcit_ray.runtime.pantry import FromPantry
 from fcit_ray.runtime.status import Status
 from fcit_ray.runtime.store import share_tensors
 from fcit_ray.runtime.studies import SCORE, STAGES
+from fcit_ray.tracking.following import Following
 
 
 def run_trial(space: Mapping[str, Any]) -> None:
@@ -63,7 +64,8 @@ def _carry_out(trial: Mapping[str, Any], out: Path, shared: Shared) -> None:
     def report(_: Status | None = None) -> None:
         reports.tell(before_last)
 
-    launch(config, folder, on_status=report, experiment=experiment, shared=shared)
+    with Following(config, folder, logging.getLogger("ray").warning, group=out.name):
+        launch(config, folder, on_status=report, experiment=experiment, shared=shared)
     reports.tell(finished=True)
 
 

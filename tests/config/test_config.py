@@ -164,6 +164,18 @@ def test_files_that_are_none(tmp_path, write):
         ({**MINIMAL, "regime": "central"}, "regime: expected federated, centralised or zero_shot"),
         ({**MINIMAL, "seed": -1}, "seed: "),
         ({**MINIMAL, "runtime": {"num_workers": 0}}, "runtime.num_workers: "),
+        (
+            {**MINIMAL, "tracking": {"report_to": ["wandb", "wandb"]}},
+            "tracking.report_to: expected each tracker once (got ['wandb', 'wandb'])",
+        ),
+        (
+            {**MINIMAL, "tracking": {"mlflow_uri": "https://me:secret@host"}},
+            "MLFLOW_TRACKING_PASSWORD in the environment (got 'https://***@host')",
+        ),
+        (
+            {**MINIMAL, "tracking": {"options": {"wandb": {"entity": "us"}}}},
+            "tracking.options: expected trackers of your own, module:Class; 'wandb' is none",
+        ),
         ({**MINIMAL, "method": "disco"}, "method: expected a name and its keys; write method.name=disco"),
         (with_benchmark(tasks=[]), "benchmark.tasks: "),
         (with_benchmark(tasks="ArxivQA"), "benchmark.tasks: "),

@@ -38,6 +38,35 @@ def test_forgetting_compares_with_the_best_day() -> None:
     assert metrics.backward_transfer(better_later) == pytest.approx(-25)
 
 
+def test_learned_is_each_tasks_score_on_the_day_it_was_learned() -> None:
+    np.testing.assert_array_equal(metrics.learned_scores(A), [80, 90, 40])
+    assert metrics.learned(A) == pytest.approx((80 + 90 + 40) / 3)
+
+
+def test_backward_transfer_is_last_less_learned_over_the_tasks_before_the_last() -> None:
+    # by hand: the last row has 70 and 50 of them, mean 60; the diagonal 80 and 90, mean 85
+    assert metrics.backward_transfer(A) == pytest.approx(60 - 85)
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        stages = int(rng.integers(2, 7))
+        scores = rng.uniform(0, 100, (stages, stages))
+        scores[np.triu_indices(stages, 1)] = NAN
+        difference = np.mean(scores[-1, :-1]) - np.mean(metrics.learned_scores(scores)[:-1])
+        assert metrics.backward_transfer(scores) == pytest.approx(difference)
+
+
+def test_a_task_that_two_stages_teach_counts_as_learned_by_the_first() -> None:
+    # stage 0 teaches tasks 0 and 2, stage 1 tasks 1 and 2
+    het = np.array([[50.0, NAN, 30.0], [40.0, 60.0, 50.0]])
+    np.testing.assert_array_equal(metrics.learned_scores(het), [50, 60, 30])
+
+
+def test_what_was_learned_is_not_known_where_a_stage_was_not_evaluated() -> None:
+    for late in ([[NAN, NAN], [30.0, 50.0]], [[70.0, NAN, NAN], [NAN] * 3, [30.0, 50.0, 60.0]]):
+        assert np.isnan(metrics.learned_scores(np.array(late))).all()
+        assert np.isnan(metrics.learned(np.array(late)))
+
+
 def test_forgetting_is_minus_backward_transfer_where_nothing_ever_improves() -> None:
     rng = np.random.default_rng(0)
     for _ in range(50):

@@ -38,6 +38,8 @@ def test_a_run_is_read_as_tables(tmp_path: Path) -> None:
     assert results.last == 55.0
     assert results.average == 62.5  # (70 + 55) / 2
     assert results.forgetting == 10.0
+    assert results.learned == 60.0  # (70 + 50) / 2
+    assert results.learned_scores == {"ArxivQA": 70.0, "IconQA": 50.0}
     assert [record["stage"] for record in results.metrics] == [0, 1]
     assert results.config.seed == 3
 
@@ -47,6 +49,7 @@ def test_a_zero_shot_run_has_one_row_before_all_stages(tmp_path: Path) -> None:
     results = fcit_ray.open_results(path)
     assert results.accuracy_matrix == [{"stage": -1, "ArxivQA": 4.0, "IconQA": 8.0}]
     assert (results.last, results.average) == (6.0, None)
+    assert (results.learned, results.learned_scores) == (None, {})
 
 
 def test_what_is_no_finished_run_has_no_results(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import yaml
 from run_folders import begin, make_config, make_state, resume, start
 
 from fcit_ray.errors import CheckpointError, RunFolderError
+from fcit_ray.results.cover import config_sha256
 from fcit_ray.results.opening import open_run
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.storage import durable
@@ -137,6 +138,17 @@ def test_the_place_of_a_run_may_change_but_not_its_arithmetic(tmp_path: Path) ->
     assert len(json.loads((tmp_path / "run" / "environment.json").read_text())["sessions"]) == 2
     with pytest.raises(RunFolderError, match=r"runtime.gpu: False in the folder, True now"):
         resume(tmp_path / "run", runtime={"gpu": True})
+
+
+def test_who_else_is_told_of_a_run_may_change_and_is_no_part_of_what_it_is(tmp_path: Path) -> None:
+    untold = begin(tmp_path / "run")
+    resume(tmp_path / "run", tracking={"report_to": ["tensorboard"], "project": "study"})
+    told = start(tmp_path / "other", tracking={"report_to": ["wandb"]})
+    assert config_sha256(told.config_file) == config_sha256(untold.config_file)
+    older = yaml.safe_load(untold.config_file.read_text())
+    del older["tracking"]  # as a release without trackers wrote it
+    (tmp_path / "older.yaml").write_text(yaml.safe_dump(older))
+    assert config_sha256(tmp_path / "older.yaml") == config_sha256(untold.config_file)
 
 
 def test_a_configuration_of_another_release_is_named(tmp_path: Path) -> None:

@@ -8,17 +8,9 @@ import torch
 from rich.console import Console
 
 from fcit_ray.params import params_sha256
-from fcit_ray.results.figures import last_details, make_results, matrix_from_results
-from fcit_ray.results.tables import (
-    UNDEFINED,
-    Row,
-    comparison_table,
-    markdown_table,
-    mean_and_spread,
-    merge_seeds,
-    row_from_results,
-    shorten,
-)
+from fcit_ray.results.figures import last_details, learned_from_results, make_results, matrix_from_results
+from fcit_ray.results.rows import UNDEFINED, Row, mean_and_spread, merge_seeds, row_from_results
+from fcit_ray.results.tables import comparison_table, markdown_table, shorten
 
 TASKS = ["ArxivQA", "Flickr30k-cap", "ImageNet-R", "OCRVQA", "IconQA", "CLEVR-Math", "FigureQA", "super-CLEVR"]
 
@@ -43,6 +35,7 @@ def test_results_hold_the_figures_and_null_where_there_is_none() -> None:
     assert results == {
         "label": "disco", "seed": 1, "tasks": ["a", "b"], "matrix": [[80.0, None], [79.0, 79.0]],
         "last": 79.0, "avg": 79.5, "forgetting": 1.0, "bwt": -1.0,
+        "learned": {"mean": 79.5, "scores": {"a": 80.0, "b": 79.0}},
         "num_records": {"a": 40, "b": 40}, "adapters_sha256": params_sha256({"w": torch.ones(2)}),
         "scoring": "strict", "diagnostics": {},
         "seconds": 3.5, "moved_bytes": 7,  # a round of 2 s and two evaluations of 0.5 + 0.25 s; 3 + 4 bytes
@@ -56,7 +49,20 @@ def test_zero_shot_has_last_and_nothing_else() -> None:
     row = row_from_results(results)
     assert row.score("IconQA") == (29.0,)
     assert row.score("DVQA") == ()
-    assert markdown_table([row]).splitlines()[2].split(" | ")[2:5] == [UNDEFINED] * 3
+    assert results["learned"] is None
+    assert markdown_table([row]).splitlines()[2].split(" | ")[2:6] == [UNDEFINED] * 4
+
+
+def test_what_was_learned_is_made_of_the_matrix_where_an_older_release_did_not_say_it() -> None:
+    results = make_run("disco", 1, 80.0, num_stages=2, tasks=["a", "b"])
+    del results["learned"]
+    assert learned_from_results(results) == {"mean": 79.5, "scores": {"a": 80.0, "b": 79.0}}
+    header, _, line = markdown_table([row_from_results(results)]).splitlines()
+    assert dict(zip(header.split(" | "), line.split(" | "), strict=True))["Learned"] == "79.5"
+
+
+def test_one_stage_has_nothing_between_learning_and_the_end() -> None:
+    assert make_run("centralised", 0, 80.0, num_stages=1, tasks=["a"])["learned"] is None
 
 
 def test_results_of_another_release_are_named() -> None:
@@ -92,7 +98,7 @@ def test_a_repeated_seed_would_understate_the_spread() -> None:
         merge_seeds([row, other])
 
 
-@pytest.mark.parametrize(("num_seeds", "width"), [(1, 80), (3, 100)])
+@pytest.mark.parametrize(("num_seeds", "width"), [(1, 86), (3, 104)])
 def test_eight_tasks_fit_the_terminal(num_seeds: int, width: int) -> None:
     rows = [
         row_from_results(make_run(label, seed, 99.9 - 3 * seed))
@@ -103,7 +109,7 @@ def test_eight_tasks_fit_the_terminal(num_seeds: int, width: int) -> None:
     text = console.export_text()
     assert "…" not in text
     assert "moelora-fedadam" in text
-    assert all(name in text for name in ("Last", "Avg", "Forg.", *shorten(TASKS)))
+    assert all(name in text for name in ("Last", "Avg", "Learn", "Forg.", *shorten(TASKS)))
     assert max(map(len, text.splitlines())) <= width
     assert ("sample standard deviation over 3 seeds" in text) == (num_seeds == 3)
 
@@ -112,7 +118,7 @@ def test_the_best_of_a_column_is_bold_and_forgetting_is_best_low() -> None:
     def row(label: str, last: float, forgetting: float) -> Row:
         return Row(
             label=label, tasks=("t",), seeds=(0,), scores=((last,),), last=(last,), avg=(math.nan,),
-            forgetting=(forgetting,), bwt=(0.0,), seconds=(1.0,), moved_bytes=(0.0,),
+            learned=(100 - forgetting,), forgetting=(forgetting,), bwt=(0.0,), seconds=(1.0,), moved_bytes=(0.0,),
         )  # fmt: skip
 
     table = comparison_table([row("a", 50.0, 3.0), row("b", 60.01, 9.0), row("c", 60.04, math.nan)])
@@ -124,6 +130,7 @@ def test_the_best_of_a_column_is_bold_and_forgetting_is_best_low() -> None:
     assert bold == {
         "Last": [False, True, True],
         "Avg": [False] * 3,
+        "Learn": [True, False, False],
         "Forg.": [True, False, False],
         "t": [False, True, True],
     }
