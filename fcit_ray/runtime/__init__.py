@@ -1,4 +1,5 @@
-"""All that knows Ray: the driver actor, the workers, Ray Data, launching and sweeping; and what a run tells meanwhile.
+"""All that knows Ray: driver actor, workers, Ray Data, launching, sweeping, answering; and what is told meanwhile.
 
-May import `results`, `experiment`, `federated`, `data`, `models`, `config`, `storage` and the top; not the terminal.
+May import `serving`, `results`, `experiment`, `federated`, `data`, `models`, `config`, `storage` and the top; not the
+terminal.
 """
