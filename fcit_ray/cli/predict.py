@@ -152,23 +152,20 @@ def _answer_all(
     }
     answers = AnswerFile(out, about, size, resume=resume, overwrite=overwrite)
     try:
-        summary = answers.summary
-        if summary is None:
-            pieces = questions.pieces(size)
-            missing = answers.missing()
-            if missing:
-                from fcit_ray.runtime.cluster import start_ray
-                from fcit_ray.runtime.predicting import Block, answer_blocks, check_places
+        if missing := answers.missing():
+            from fcit_ray.runtime.cluster import start_ray
+            from fcit_ray.runtime.predicting import Block, answer_blocks, check_places
 
-                start_ray(answers.parts / "ray.log")
-                workers = workers or trained.config.runtime.num_workers
-                check_places(workers, trained.config.runtime.gpu)
-                blocks = [Block(number, pieces[number], view) for number in missing]
-                with Counting(questions.count, (len(pieces) - len(missing)) * size) as counting:
-                    for number, lines in answer_blocks(trained, blocks, workers):
-                        answers.write(number, [shown_line(line) for line in lines])
-                        counting.add(lines)
-            summary = answers.finish()
+            start_ray(answers.parts / "ray.log")
+            workers = workers or trained.config.runtime.num_workers
+            check_places(workers, trained.config.runtime.gpu)
+            pieces = questions.pieces(size)
+            blocks = [Block(number, pieces[number], view) for number in missing]
+            with Counting(questions.count, (len(pieces) - len(missing)) * size) as counting:
+                for number, lines in answer_blocks(trained, blocks, workers):
+                    answers.write(number, [shown_line(line) for line in lines])
+                    counting.add(lines)
+        summary = answers.finish()
     finally:
         answers.close()
     console.print(f"Answers       {out}", markup=False)

@@ -80,7 +80,7 @@ class AnswerFile:
         self.about_file = out.with_name(f"{out.name}.about.json")
         self._about = {"format": FORMAT, **about, "block": size}
         self._sizes = [min(size, about["count"] - start) for start in range(0, about["count"], size)]
-        self.summary: Summary | None = None
+        self._summary: Summary | None = None
         try:
             self._begin(resume, overwrite)
         except OSError as error:
@@ -93,6 +93,8 @@ class AnswerFile:
 
     def missing(self) -> list[int]:
         """Numbers of the blocks that are still to be answered."""
+        if self._summary:
+            return []
         return [number for number in range(len(self._sizes)) if not self._is_whole(number)]
 
     def write(self, number: int, lines: Sequence[Mapping[str, Any]]) -> None:
@@ -105,11 +107,13 @@ class AnswerFile:
         durable.write_text(self._part(number), "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
     def finish(self) -> Summary:
-        """Join the parts to the file.
+        """Join the parts to the file, unless it was there already.
 
         Raises:
             OSError: the disk is full, or the like; the parts are kept.
         """
+        if self._summary:
+            return self._summary
         assert not self.missing(), "blocks are missing"
         digest, failed = hashlib.sha256(), 0
         temporary = durable.partial(self.out)
@@ -152,7 +156,7 @@ class AnswerFile:
             )
         if there and resume:
             self._check_same(self._read(self.about_file))
-            self.summary = self._finished()
+            self._summary = self._finished()
         self.parts.mkdir(exist_ok=True)
         try:
             lock.acquire(self.parts / _LOCK)
@@ -160,7 +164,7 @@ class AnswerFile:
             raise UserError(
                 f"{self.out}: another process answers into it ({holder}); wait for it, or give another OUT"
             ) from None
-        if self.summary:
+        if self._summary:
             self._drop_parts()
             return
         if overwrite:

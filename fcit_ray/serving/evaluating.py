@@ -7,6 +7,7 @@ from typing import Any, Final
 from fcit_ray.config.catalog import rule_of, scored_by
 from fcit_ray.config.mistakes import nearest
 from fcit_ray.config.reading import with_overrides
+from fcit_ray.config.schema import Config
 from fcit_ray.data.checking.too_long import check_lengths
 from fcit_ray.data.partition.stream import schedule_of
 from fcit_ray.data.questions.pieces import RecordsPiece
@@ -50,8 +51,10 @@ def check_keys(overrides: Sequence[str], allowed: Sequence[str] = KEYS) -> None:
             why = "says what the model was trained on; benchmark.transfer names other datasets to answer"
         elif key.startswith("runtime."):
             why = "--workers and --gpu say where it is answered"
+        elif _is_key(key):
+            why = "says what the model is or how it was trained, which is done"
         else:
-            why = f"says what the model is or how it was trained, which is done{nearest(key, allowed)}"
+            why = f"no such key{nearest(key, KEYS)}"
         faults.append(f"{key}: {why}; expected {', '.join(allowed)}")
     if faults:
         raise ConfigError("\n".join(faults))
@@ -166,6 +169,13 @@ def open_exam(trained: Trained, overrides: Sequence[str] = ()) -> Exam:
     check_images(config.benchmark.root, everything)
     check_lengths(question_encoder(trained), everything)
     return Exam(trained, tasks, tests, tuple(views_of(trained)))
+
+
+def _is_key(key: str) -> bool:
+    section, _, name = key.partition(".")
+    field = Config.model_fields.get(section)
+    inner = getattr(field.annotation, "model_fields", None) if field else None
+    return field is not None and (inner is None or not name or name in inner)
 
 
 def _tasks_of(trained: Trained) -> tuple[int, ...]:

@@ -15,6 +15,8 @@ from fcit_ray.storage.files import misfit
 _CHUNK = 2**20
 _LARGEST = 2**26
 """Bytes of one record: what is longer is no record, and would be scanned again and again."""
+_OF_NUMBERS = 32
+"""Characters behind a value in which one shows that no number goes on; more of them than these are no number's."""
 _SPACE = re.compile(r"[ \t\r\n]*")
 _BOM = b"\xef\xbb\xbf"
 _DECODER = json.JSONDecoder()
@@ -147,22 +149,22 @@ def _elements(path: Path) -> Iterator[tuple[int, int]]:
 
 def _end_of_value(text: _Text) -> int:
     """Where in the window the value ends that begins at its next character; as much is read as it takes."""
-    read = _CHUNK
+    read, ended = _CHUNK, False
     while True:
         try:
             _, end = _DECODER.raw_decode(text.window, text.at)
-            if end < len(text.window):  # a number may go on
+            if text.window[end : end + _OF_NUMBERS].strip("0123456789.eE+-"):  # else a number may go on
                 return end
             fault = "the file ends within the list"
         except json.JSONDecodeError as error:
             fault = error.msg
         except (ValueError, RecursionError) as error:  # a number of thousands of digits, or nested too deeply
             raise text.fault(str(error)) from None
+        if ended:
+            raise text.fault(fault[:1].lower() + fault[1:])
         begun = len(text.window) - text.at
         if begun > _LARGEST:
             raise text.fault(f"a record of more than {_LARGEST:,} characters")
-        while begun < read:  # twice as much each time, or a long record would be scanned once for every piece
-            if not text.more():
-                raise text.fault(fault[:1].lower() + fault[1:])
-            begun = len(text.window) - text.at
-        read = 2 * max(read, begun)
+        read = 2 * max(read, begun)  # or a long record would be scanned once for every piece
+        while len(text.window) - text.at < read and not ended:
+            ended = not text.more()
