@@ -55,6 +55,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import test_answer_file as t
+print("begins", flush=True)
 t.answer(Path(sys.argv[2]), resume=True)
 """
 
@@ -63,14 +64,14 @@ def test_killed_at_random_points_it_ends_in_the_same_bytes(tmp_path: Path, whole
     draw, out, kills = random.Random(3), tmp_path / "out.jsonl", 0
     arguments = [sys.executable, "-c", CHILD, str(Path(__file__).parent), str(out)]
     while not out.exists():
-        child = subprocess.Popen(arguments)
-        while not (tmp_path / "out.jsonl.parts").exists() and child.poll() is None:
-            time.sleep(0.001)
-        if kills < 6:  # a block takes about as long
-            time.sleep(draw.random() * 0.02)
-            child.kill()
-            kills += 1
-        assert child.wait() in (0, -9)
+        with subprocess.Popen(arguments, stdout=subprocess.PIPE) as child:
+            assert child.stdout is not None
+            assert child.stdout.readline() == b"begins\n"
+            if kills < 6:  # all of it takes some tens of milliseconds
+                time.sleep(draw.random() * 0.03)
+                child.kill()
+                kills += 1
+        assert child.returncode in (0, -9)
     answer(out, resume=True)  # what a kill after the rename left behind goes
     assert out.read_bytes() == whole
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("out")) == [
