@@ -13,7 +13,7 @@ from fcit_ray.results import checkpoint
 from fcit_ray.serving.manifest import ADAPTER, check_files, read_manifest
 from fcit_ray.serving.packing import PREFIX, unpack
 from fcit_ray.serving.trained import Trained
-from fcit_ray.types import ServerState
+from fcit_ray.types import Params, ServerState
 
 ADAPTER_FILE: Final = "adapter_model.safetensors"
 STATE: Final = "state"
@@ -59,6 +59,6 @@ def read_export(path: Path) -> Trained:
     return Trained(config, _ordered(state, found, manifest["params"]), path)
 
 
-def _ordered(state: ServerState, found: dict, names: list[str]) -> ServerState:  # type: ignore[type-arg]
+def _ordered(state: ServerState, found: Params, names: list[str]) -> ServerState:
     """The state with all its parameters, in the order that they have in the run."""
     return replace(state, params={name: found[name] for name in names})
