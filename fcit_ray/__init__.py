@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from fcit_ray.experiment.loading import load_config as load_config
     from fcit_ray.results.reading import Results as Results
     from fcit_ray.results.reading import open_results as open_results
+    from fcit_ray.serving.export import export as export
 
 _PLACES = {
     "load_config": "experiment.loading",
     "run": "cli.running",
     "open_results": "results.reading",
+    "export": "serving.export",
     "Results": "results.reading",
     "Config": "config.schema",
     "UserError": "errors",
@@ -37,6 +39,7 @@ __all__ = [  # given by __getattr__
     "RunFailed",
     "UserError",
     "__version__",
+    "export",
     "load_config",
     "open_results",
     "run",

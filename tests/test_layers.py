@@ -25,9 +25,9 @@ MAY_IMPORT = {
     "experiment": {"federated", "data", "models", "config", "storage", "top"},
     "planning": {"experiment", "federated", "data", "models", "config", "top"},
     "results": {"data", "config", "storage", "top"},
-    "serving": {"results", "config", "top"},
+    "serving": {"results", "experiment", "federated", "models", "config", "storage", "top"},
     "runtime": {"results", "experiment", "federated", "data", "models", "config", "storage", "top"},
-    "cli": {"runtime", "results", "planning", "experiment", "data", "models", "config", "storage", "top"},
+    "cli": {"runtime", "serving", "results", "planning", "experiment", "data", "models", "config", "storage", "top"},
 }
 """The arrows between rooms, all of them; `top` is what lies beside the rooms."""
 

@@ -14,6 +14,7 @@ from fcit_ray.errors import ConfigError, RunFolderError
 from fcit_ray.experiment.algorithm import make_algorithm
 from fcit_ray.params import params_sha256
 from fcit_ray.results.run_folder import RunFolder
+from fcit_ray.serving.exported import is_export, read_export
 from fcit_ray.serving.trained import Trained, trained_by
 from fcit_ray.types import Params
 
@@ -24,11 +25,8 @@ def open_trained(path: Path) -> Trained:
     Raises:
         UserError: neither lies there, or it cannot be used; says why.
     """
-    if (path / "fcit_ray.json").is_file():
-        from fcit_ray.serving.exported import read_export
-
-        exported: Trained = read_export(path)
-        return exported
+    if is_export(path):
+        return read_export(path)
     if not path.is_dir():
         raise RunFolderError(f"{path}: no such folder; expected that of a finished run, or of an export")
     if not RunFolder(path).is_run():
