@@ -25,8 +25,8 @@ MAY_IMPORT = {
     "experiment": {"federated", "data", "models", "config", "storage", "top"},
     "planning": {"experiment", "federated", "data", "models", "config", "top"},
     "results": {"data", "config", "storage", "top"},
-    "serving": {"results", "experiment", "federated", "models", "config", "storage", "top"},
-    "runtime": {"results", "experiment", "federated", "data", "models", "config", "storage", "top"},
+    "serving": {"results", "experiment", "federated", "data", "models", "config", "storage", "top"},
+    "runtime": {"serving", "results", "experiment", "federated", "data", "models", "config", "storage", "top"},
     "cli": {"runtime", "serving", "results", "planning", "experiment", "data", "models", "config", "storage", "top"},
 }
 """The arrows between rooms, all of them; `top` is what lies beside the rooms."""

@@ -14,7 +14,8 @@ from fcit_ray.errors import ConfigError, RunFolderError
 from fcit_ray.experiment.algorithm import make_algorithm
 from fcit_ray.params import params_sha256
 from fcit_ray.results.run_folder import RunFolder
-from fcit_ray.serving.exported import is_export, read_export
+from fcit_ray.serving.exported import read_export
+from fcit_ray.serving.manifest import is_export
 from fcit_ray.serving.trained import Trained, trained_by
 from fcit_ray.types import Params
 
