@@ -63,10 +63,11 @@ def evaluate(
             raise UserError("no folder for the evaluation: give --out FOLDER")
         tell(f"reading {model} ...")
         from fcit_ray.experiment.opening import check_model
-        from fcit_ray.serving.evaluating import open_exam
+        from fcit_ray.serving.evaluating import check_keys, open_exam
         from fcit_ray.serving.evaluation_folder import check_free
         from fcit_ray.serving.opening import on_this_machine, open_trained
 
+        check_keys(words)
         check_free(out, overwrite)
         exam = open_exam(on_this_machine(open_trained(model), gpu=gpu, base=base), words)
         check_model(exam.trained.config)

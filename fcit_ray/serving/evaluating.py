@@ -49,6 +49,8 @@ def check_keys(overrides: Sequence[str], allowed: Sequence[str] = KEYS) -> None:
             why = "the predictions are there already, of the records that the run was asked"
         elif key == "benchmark.tasks":
             why = "says what the model was trained on; benchmark.transfer names other datasets to answer"
+        elif key == "evaluation.every_stage":
+            why = "there is one state to evaluate, the last"
         elif key.startswith("runtime."):
             why = "--workers and --gpu say where it is answered"
         elif _is_key(key):
