@@ -112,7 +112,7 @@ def _ask_one(trained: "Trained", view: str, image: Path, text: str) -> None:
     check_model(trained.config)
     [asked] = encode_all([question], question_encoder(trained))
     if asked.sample is None:
-        raise UserError(asked.fault)
+        raise UserError(f"--image: {asked.fault.removeprefix(f'{question.record.where}: ')}")
     [(answer, gate)] = Answerer(trained, view).answer([asked.sample])
     console.print(answer, markup=False)
     if gate:

@@ -195,7 +195,7 @@ def test_a_line_that_is_no_json_spoils_no_other(folder: Path) -> None:
     good = path.read_text()
     path.write_text('{"image": \n' + good)
     faults = [question.fault for question in read(open_input(path, images=folder), 3)]
-    assert faults[0].startswith("is not JSON: line 2, column 1")
+    assert faults[0].startswith("is not JSON: line 1, column 11")
     assert faults[1:] == [""] * len(TEXTS)
 
 

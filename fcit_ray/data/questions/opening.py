@@ -90,12 +90,12 @@ def open_input(path: Path, *, images: Path | None = None, ask: str | None = None
 
 
 def _of_json(path: Path, images: str) -> Input:
-    spans = find_spans(path, lines=path.suffix.lower() != ".json")
+    lines = path.suffix.lower() != ".json"
+    spans = find_spans(path, lines=lines)
     where = str(path.resolve())
 
     def cut(start: int, count: int) -> JsonPiece:
-        chosen = slice(start, start + count)
-        return JsonPiece(where, tuple(zip(spans.starts[chosen], spans.ends[chosen], strict=True)), start, images)
+        return JsonPiece(where, spans.starts[start], spans.ends[start + count - 1], start, lines, images)
 
     return Input(path, len(spans.starts), spans.sha256, cut)
 

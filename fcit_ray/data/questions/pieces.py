@@ -22,29 +22,35 @@ class JsonPiece:
 
     Attributes:
         path: the file.
-        spans: where each record begins and ends, in bytes.
+        start: where the first begins, in bytes.
+        end: where the last ends.
         first: position of the first in the file, from 0.
+        lines: whether it is JSONL.
         images: folder of relative pictures.
     """
 
     path: str
-    spans: tuple[tuple[int, int], ...]
+    start: int
+    end: int
     first: int
+    lines: bool
     images: str
     kind: Literal["json"] = "json"
 
     def read(self) -> list[Question]:
         name = Path(self.path).name
-        questions = []
         with open(self.path, "rb") as file:
-            for index, (start, end) in enumerate(self.spans, self.first):
-                file.seek(start)
-                try:
-                    item = parse_json(file.read(end - start))
-                except ValueError as error:
-                    questions.append(Question(_no_record(name, index), fault=str(error)))
-                else:
-                    questions.append(read_question(item, name, index, self.images))
+            file.seek(self.start)
+            content = file.read(self.end - self.start)
+        if not self.lines:
+            items = enumerate(parse_json(b"[" + content + b"]"), self.first)
+            return [read_question(item, name, index, self.images) for index, item in items]
+        questions = []
+        for index, line in enumerate((line for line in content.split(b"\n") if line.strip()), self.first):
+            try:
+                questions.append(read_question(parse_json(line), name, index, self.images))
+            except ValueError as error:
+                questions.append(Question(_no_record(name, index), fault=str(error)))
         return questions
 
 
