@@ -188,9 +188,9 @@ class AnswerFile:
         for key, what in _SAME.items():
             if before.get(key) != self._about[key]:
                 raise UserError(
-                    f"{self.out}: was begun with another value of {key}: {what} has changed since "
-                    f"({before.get(key)!r:.80}, now {self._about[key]!r:.80}); the lines would not belong together: "
-                    "put it back, or give --overwrite or another OUT"
+                    f"{self.out}: {what} has changed since it was begun ({key} {str(before.get(key))[:12]}, now "
+                    f"{str(self._about[key])[:12]}), so the lines would not belong together: put it back, or give "
+                    "--overwrite or another OUT"
                 )
         if before.get("block") != self._about["block"]:
             raise UserError(f"{self.out}: was begun by a release of fcit_ray that cuts other blocks; give --overwrite")

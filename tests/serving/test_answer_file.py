@@ -143,8 +143,8 @@ def test_answers_of_two_models_or_inputs_are_never_mixed(tmp_path: Path, key: st
     out = tmp_path / "out.jsonl"
     (answer if finished else begun)(out)
     message = refused(out, {key: "another"}, resume=True)
-    assert f"was begun with another value of {key}: {what}" in message
-    assert "now 'another'" in message
+    assert message.startswith(f"{out}: {what}")
+    assert f"has changed since it was begun ({key} {ABOUT[key]}, now another)" in message
     assert refused(out, {"count": 22}, resume=True)
 
 
