@@ -1,9 +1,8 @@
-"""Methods of a user's own, some of which do not say how they answer."""
+"""A method of a user's own that does not say how it answers."""
 
 from dataclasses import dataclass
 
 from fcit_ray.federated.method import Method
-from fcit_ray.methods.disco import Disco
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,11 +11,3 @@ class Silent(Method):
 
     def gate(self, knowledge, features, num_adapters):
         return features.new_full((len(features), num_adapters), 0.5)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Otherwise(Disco):
-    """Inherits what DISCO says of a gate that it does not have any more."""
-
-    def gate(self, knowledge, features, num_adapters):
-        return super().gate(knowledge, features, num_adapters).flip(1)

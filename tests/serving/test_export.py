@@ -8,8 +8,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import huggingface_hub.constants as hub
 import pytest
 import torch
+import yaml
 from families import FAMILIES
 from finished import MEAN_GATES, QUESTIONS, answers_of, draw_pictures, finished, write_run
 from peft import AutoPeftModel, PeftModel
@@ -151,11 +153,12 @@ def test_the_shipped_loader_and_what_is_read_back_answer_as_the_run(method, pict
     assert answers_by_peft(out, pictures) != expected  # all count fully there: the gate is no decoration
 
 
-@pytest.mark.parametrize("name", ["Qwen2.5-VL", "LLaVA-OneVision"])
-def test_the_loader_asks_in_a_models_own_template(name, pictures, tmp_path):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["Qwen2.5-VL", "LLaVA-OneVision", "Gemma 3"])
+def test_the_loader_asks_in_a_models_own_template(name, dtype, pictures, tmp_path):
     [family] = [family for family in FAMILIES if family.name == name]
     family.write(tmp_path / "model")
-    model = {"path": str(tmp_path / "model"), "prompt": "chat", "max_length": 2000}
+    model = {"path": str(tmp_path / "model"), "prompt": "chat", "max_length": 2000, "dtype": dtype}
     run = finished(tmp_path / "run", DISCO, model=model)
     out = export(run.path, tmp_path / "out")
     assert asked(loader(out).Gated(), pictures) == run.answers(pictures)
@@ -296,6 +299,29 @@ def test_a_bfloat16_base_is_merged_in_float32_and_rounded_once(tmp_path):
     assert merged.dtype == torch.bfloat16
     # Half a unit in the last of eight binary digits is 2^-8 of a number at most.
     assert ((merged.double() - expected).abs() <= expected.abs() * 2**-8 + 1e-6).all()
+
+
+def test_a_matrix_of_zeros_beside_a_weight_is_not_carried_along(tmp_path):
+    run = finished(tmp_path / "run", {"name": "finetune"}, lora={"name": "fedex"})
+    params = {n: torch.zeros_like(v) if n.endswith("residual") else v for n, v in run.state.params.items()}
+    path = write_run(tmp_path / "agreed", run.config, replace(run.state, params=params))
+    again = read_export(export(path, tmp_path / "out"))
+    assert again.state.params.keys() == {name for name in params if not name.endswith("residual")}
+
+
+def test_a_base_of_the_hub_is_called_by_its_name(tmp_path, monkeypatch):
+    revision = tmp_path / "hub" / "models--org--model" / "snapshots" / ("0" * 40)
+    shutil.copytree(TINY, revision)
+    (revision.parent.parent / "refs").mkdir()
+    (revision.parent.parent / "refs" / "main").write_text(revision.name)
+    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    run = finished(tmp_path / "run", DISCO, model={"path": "org/model"})
+    out = export(run.path, tmp_path / "out")
+    assert json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"] == "org/model"
+    card = (out / "README.md").read_text()
+    assert yaml.safe_load(card.split("---\n", 2)[1])["base_model"] == "org/model"
+    assert 'AutoModelForImageTextToText.from_pretrained("org/model")' in card
+    assert loader(out).Gated(base=str(TINY)).weigh(list(QUESTIONS)).shape == (5, 2)
 
 
 def test_one_client_of_many_is_exported_as_the_model(tmp_path):
