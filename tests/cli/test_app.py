@@ -99,8 +99,9 @@ def test_something_is_said_before_anything_heavy_is_imported():
     calls = [
         ["run", "miniature", "disco"], ["run", "miniature", "disco", "--plan"], ["compare", "miniature"],
         ["sweep", "sweeps/miniature"], ["report", "runs/x"], ["export", "a", "b"], ["convert", "a", "b"],
-        ["show", "disco"], ["prepare", "miniature", "--out", "/nowhere"], ["prepare", "partition", "miniature", "--out", "/nowhere"],
-        ["prepare", "check", "data/x"], ["prepare", "parquet", "data/x", "/nowhere"],
+        ["show", "disco"], ["prepare", "miniature", "--out", "/nowhere"],
+        ["prepare", "partition", "miniature", "--out", "/nowhere"], ["prepare", "check", "data/x"],
+        ["prepare", "parquet", "data/x", "/nowhere"],
     ]  # fmt: skip
     code = f"""
         from fcit_ray.cli import app
