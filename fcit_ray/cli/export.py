@@ -54,7 +54,7 @@ def export(
         if public and push is None:
             raise ExportError("--public: says how --push makes a repository; leave it out, or give --push ORG/NAME")
         if push is not None:
-            check_push(push)
+            check_push(push, private=not public)
         options = {"license": license, "with_base": with_base, "per_task": per_task, "overwrite": overwrite}
         write(run, out, merge=merge, task=task, client=client, say=tell, **options)  # type: ignore[arg-type]
         size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())

@@ -4,6 +4,8 @@ import shutil
 from pathlib import Path
 from typing import Final
 
+from fcit_ray.errors import FULL
+
 _WEIGHTS: Final = ("*.safetensors", "*.safetensors.index.json")
 _SETTINGS: Final = ("config.json", "generation_config.json")
 _ASKING: Final = (
@@ -36,4 +38,9 @@ def copy_processor(base: Path, target: Path) -> None:
 def _copy(base: Path, target: Path, patterns: tuple[str, ...]) -> None:
     for path in sorted(base.iterdir()):
         if path.is_file() and any(path.match(pattern) for pattern in patterns):
-            shutil.copyfile(path, target / path.name)
+            try:
+                shutil.copyfile(path, target / path.name)
+            except OSError as error:
+                if error.errno in FULL:  # of which Python names the file that is read
+                    raise OSError(error.errno, error.strerror, str(target / path.name)) from error
+                raise

@@ -10,8 +10,8 @@ from typing import Any, Final
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from fcit_ray.config.schema import dump_config
-from fcit_ray.federated.gates import PortableGate, SimilarityGate
+from fcit_ray.config.schema import Config, dump_config
+from fcit_ray.federated.gates import PortableGate, RouterGate, SimilarityGate
 from fcit_ray.serving.adapter import loose_parameters
 from fcit_ray.serving.gate_files import prompt_around, why_not_text
 from fcit_ray.serving.manifest import CARD
@@ -64,13 +64,12 @@ def write_card(folder: Path, card: Card) -> None:
 
 def render_card(card: Card) -> str:
     """The text of README.md."""
-    # Plain text is made, and Markdown's signs are escaped by the filter `md`.
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, keep_trailing_newline=True
+    environment = Environment(  # of plain text: Markdown's signs are escaped by the filter `md`
+        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["md"] = in_markdown
     text = environment.get_template("card.md.jinja").render(_values(card))
-    return re.sub(r"\n{3,}", "\n\n", text).lstrip()
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
 def in_markdown(text: Any) -> str:
@@ -86,13 +85,13 @@ def _values(card: Card) -> dict[str, Any]:
     tiny, local = model.path == "tiny", Path(model.path).expanduser().exists()
     base = "the tiny LLaVA of fcit_ray" if tiny else Path(model.path).name if local else model.path
     similarity = gate if isinstance(gate, SimilarityGate) else None
-    stages = [] if config.regime != "federated" or isinstance(benchmark.schedule, str) else benchmark.schedule
     return {
         "metadata": _metadata(card, base),
         "title": f"{results['label']} on {base}",
         "base": base,
         "tiny": tiny,
         "local": local and not tiny,
+        "regime_name": config.regime,
         "regime": {"federated": "simulated federated learning", "centralised": "one client that holds all data"}[
             config.regime
         ],
@@ -113,8 +112,8 @@ def _values(card: Card) -> dict[str, Any]:
         "remembered": len(similarity.remembered) if similarity else 0,
         "adapters": source.bank.num_adapters,
         "rank": source.bank.rank,
-        "folder": "PATH-OR-ORG/NAME",
-        "base_argument": '"PATH-OR-ORG/NAME/base"' if card.with_base else f'"{"BASE" if local else model.path}"',
+        "gated": isinstance(gate, SimilarityGate | RouterGate),
+        "base_argument": f'"{"DIR/base" if card.with_base else "BASE" if local else model.path}"',
         "dtype_argument": ', dtype="bfloat16"' if model.dtype == "bfloat16" else "",
         "dtype": model.dtype,
         "quantize": model.quantize,
@@ -131,12 +130,7 @@ def _values(card: Card) -> dict[str, Any]:
         "figures": {key: _figure(results.get(key)) for key in ("last", "avg", "forgetting", "bwt")},
         "transfer": results.get("transfer", {}).get("scores", {}),
         "miniature": not is_uri(benchmark.root) and (Path(benchmark.root) / "miniature.json").is_file(),
-        "schedule": "a stage-by-stage given" if stages else str(benchmark.schedule),
-        "num_clients": benchmark.num_clients,
-        "clients_per_round": benchmark.clients_per_round,
-        "num_rounds": benchmark.num_rounds,
-        "partition": benchmark.partition,
-        "beta": benchmark.beta,
+        "stream": _stream(config),
         "method": source.name(),
         "server": config.server["name"],
         "local_rule": config.local["name"],
@@ -145,7 +139,7 @@ def _values(card: Card) -> dict[str, Any]:
         "privacy": config.privacy["name"],
         "source": _source(source),
         "licence": _licence(card.license),
-        "config": redact(dump_config(config)),
+        "config": redact(dump_config(config)).rstrip(),
     }
 
 
@@ -195,11 +189,26 @@ def _figure(value: float | None) -> str:
     return _NONE if value is None else f"{value:.1f}"
 
 
+def _stream(config: Config) -> str:
+    """Who held what, in words."""
+    benchmark = config.benchmark
+    if config.regime != "federated":
+        return "all records with one client, in one stage"
+    schedule = f"{benchmark.schedule} stream" if isinstance(benchmark.schedule, str) else "a stream of its own"
+    shared = f"`{benchmark.partition}`"
+    if benchmark.partition == "dirichlet":
+        shared += f" with \u03b2 = {benchmark.beta:g}"
+    return (
+        f"{schedule}, {benchmark.num_clients} clients, {benchmark.clients_per_round} of them in each of "
+        f"{benchmark.num_rounds} rounds a stage, records shared out by {shared}"
+    )
+
+
 def _prompt(template: str) -> str:
     around = prompt_around(template)
     if around is None:
         return "in the base's own chat template"
-    return f"as `{(around[0] + '…' + around[1])!r}`".replace("`'", "`").replace("'`", "`")
+    return f"as `{'…'.join(around)}`".replace("\n", r"\n")
 
 
 def _source(source: Source) -> str:

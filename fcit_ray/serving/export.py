@@ -198,8 +198,9 @@ def _write_state(folder: Path, source: Source, packed: dict[str, Tensor]) -> dic
     """What of the run's state the adapter's file does not give back bit for bit."""
     state, number = source.trained.state, source.bank.num_adapters
     held = unpack(packed, source.layers, number) | {name: packed[PREFIX + name] for name in source.projector}
-    # A projector that was not trained is the base's own.
-    params = {name: v for name, v in source.params.items() if name in held or not source.bank.is_projector(name)}
+    # A projector that was not trained is the base's own, and matrices beside weights start at zero.
+    left = source.bank.frozen(with_projector=source.config.train.projector_lr > 0)
+    params = {name: v for name, v in source.params.items() if name not in left}
     kept = {name: v for name, v in params.items() if name not in held or not same_bits(v, held[name])}
     rest = ServerState(
         stage=state.stage, round=state.round, params=kept, knowledge=source.knowledge, optimizer={}, memories={}

@@ -21,7 +21,8 @@ from PIL import Image, ImageOps
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.nn.functional import linear, normalize, one_hot, pad
-from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 HERE = Path(__file__).parent
 
@@ -43,7 +44,7 @@ class Gated:
         frozen.generation_config = GenerationConfig()  # greedy, whatever the base generates with
         for name in config["modules_to_save"] or ():
             frozen.get_submodule(name).float()  # the projector was trained in float32
-        self.processor: Any = AutoProcessor.from_pretrained(base, backend="pil")
+        self.processor = processor_of(base)
         self.model: Any = PeftModel.from_pretrained(frozen, folder).eval()
         self.tensors = load_file(folder / "gate.safetensors")
         self.table = embeddings(base) if said["kind"] == "similarity" else None
@@ -113,6 +114,24 @@ def embeddings(base: str) -> torch.Tensor:
                 if name.endswith("embed_tokens.weight"):
                     return normalize(tensors.get_tensor(name).float(), dim=1)
     raise FileNotFoundError(f"{folder}: no embed_tokens.weight in its safetensors files")
+
+
+def processor_of(base: str) -> Any:
+    """Without its part for videos, which needs torchvision: nobody asks about one."""
+    kind: Any = PROCESSOR_MAPPING.get(type(AutoConfig.from_pretrained(base)), None)
+    if kind is None or "video_processor" not in kind.get_attributes():
+        return AutoProcessor.from_pretrained(base, backend="pil")
+
+    class Pictures(kind):
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            return [name for name in kind.get_attributes() if name != "video_processor"]
+
+        @classmethod
+        def from_args_and_dict(cls, args: Any, processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+            return super().from_args_and_dict(args, {**processor_dict, "video_processor": None}, **kwargs)
+
+    return Pictures.from_pretrained(base, backend="pil")
 
 
 def picture(image: Any, square: list[int] | None) -> Image.Image:

@@ -40,6 +40,9 @@ def write_merged(folder: Path, source: Source, weights: Weights) -> None:
         base.get_parameter(name).copy_(source.deployed[name])
     with disk_errors(folder):
         base.save_pretrained(folder)
+    mode = (folder / "config.json").stat().st_mode
+    for weights_file in folder.glob("*.safetensors"):
+        weights_file.chmod(mode)  # safetensors makes its files for their owner alone
     copy_processor(source.base, folder)
 
 

@@ -9,6 +9,7 @@ from huggingface_hub.errors import (
     HFValidationError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
+    RepositoryNotFoundError,
 )
 from huggingface_hub.utils import validate_repo_id
 
@@ -16,17 +17,18 @@ from fcit_ray.errors import ExportError
 from fcit_ray.models.folder import in_one_line
 
 # Of httpx, or of what succeeds it in later releases of the hub's library.
-_HTTP_ERROR: Any = errors.HTTPError  # type: ignore[attr-defined]
+_HTTP_ERROR: Any = errors.HTTPError
 
 
-def check_push(repo: str) -> None:
-    """See that this machine may write to the hub.
+def check_push(repo: str, *, private: bool) -> None:
+    """See that this machine may write to the hub, and that nothing private would be seen by all.
 
     Args:
         repo: `ORG/NAME`.
+        private: whether it is to be private.
 
     Raises:
-        ExportError: no such name, no network, no token, or one that only reads.
+        ExportError: no such name, no network, no token, or one that only reads; the repository is there and public.
     """
     try:
         validate_repo_id(repo)
@@ -36,11 +38,13 @@ def check_push(repo: str) -> None:
         raise ExportError(f"--push {repo!r}: expected ORG/NAME, as on the hub")
     try:
         who = HfApi().whoami()
+        public = _is_public(repo)
     except Exception as error:
         raise _told(repo, error) from None
-    role = _role(who)
-    if role == "read":
+    if _role(who) == "read":
         raise ExportError(f"--push {repo}: the hub's token of {who['name']} only reads; give one that may write")
+    if public and private:
+        raise ExportError(f"--push {repo}: is public already; --public writes into it, or give another name")
 
 
 def push(folder: Path, repo: str, *, private: bool) -> str:
@@ -49,7 +53,7 @@ def push(folder: Path, repo: str, *, private: bool) -> str:
     Args:
         folder: the export.
         repo: `ORG/NAME`; made if it is not there.
-        private: whether a repository that is made is private; one that is there stays as it is.
+        private: whether a repository that is made is private.
 
     Returns:
         The address of the repository.
@@ -66,6 +70,13 @@ def push(folder: Path, repo: str, *, private: bool) -> str:
             f"{_told(repo, error)}; {folder} is complete, and `hf upload {repo} {folder} .` sends it again"
         ) from None
     return str(address)
+
+
+def _is_public(repo: str) -> bool:
+    try:
+        return not HfApi().model_info(repo).private
+    except RepositoryNotFoundError:
+        return False
 
 
 def _role(who: dict[str, Any]) -> str:
