@@ -11,7 +11,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -104,7 +105,10 @@ class AnswerFile:
             OSError: the disk is full, or the like.
         """
         assert len(lines) == self._sizes[number], f"block {number}: {len(lines)} lines of {self._sizes[number]}"
-        durable.write_text(self._part(number), "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        with self._writing():
+            durable.write_text(
+                self._part(number), "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+            )
 
     def finish(self) -> Summary:
         """Join the parts to the file, unless it was there already.
@@ -115,6 +119,13 @@ class AnswerFile:
         if self._summary:
             return self._summary
         assert not self.missing(), "blocks are missing"
+        with self._writing():
+            failed = self._join()
+        self._drop_parts()
+        return Summary(self._about["count"], failed)
+
+    def _join(self) -> int:
+        """Make the file of its parts; how many lines failed."""
         digest, failed = hashlib.sha256(), 0
         temporary = durable.partial(self.out)
         with temporary.open("wb") as joined:
@@ -128,8 +139,15 @@ class AnswerFile:
         about = {**self._about, "failed": failed, "sha256": digest.hexdigest()}
         durable.write_text(self.about_file, dump_json(about))
         durable.rename(temporary, self.out)
-        self._drop_parts()
-        return Summary(self._about["count"], failed)
+        return failed
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A disk that is full says nothing of the file."""
+        try:
+            yield
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, error.filename or str(self.out)) from error
 
     def close(self) -> None:
         """Let other processes work on the file."""
