@@ -10,12 +10,14 @@ its own. Both have one thread a process, the same batches and the same order.
 
     start-up    until the first block (for the loop: batch) of answers is there: imports, Ray, the base
     questions/s of all that follow
+    CPU         of the processes that answer, which other work on the machine changes less than the speed
     unequal     answers that differ from the loop's
 
 See benchmarks/README.md for figures.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -25,6 +27,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 from rich.table import Table
 
 from fcit_ray.cli.common import console
@@ -52,9 +55,10 @@ with open(questions, encoding="utf-8") as lines:
     while batch := [json.loads(line) for line in islice(lines, int(batch_size))]:
         answers += gated.answer([row["image"] for row in batch], [row["text"] for row in batch])
         if not first:
-            first, began = len(answers), time.perf_counter()
+            first, began, used = len(answers), time.perf_counter(), time.process_time()
+told = {"answers": answers, "first": first, "rest_s": time.perf_counter() - began}
 with open(out, "w") as file:
-    json.dump({"answers": answers, "first": first, "rest_s": time.perf_counter() - began}, file)
+    json.dump({**told, "cpu_s": time.process_time() - used}, file)
 """
 
 
@@ -80,14 +84,17 @@ def predict(run: Path, questions: Path, out: Path, workers: int) -> dict[str, An
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
     )
-    first: tuple[float, int] | None = None
+    first: tuple[float, int, float] | None = None
     last = 0.0
+    seen: dict[int, float] = {}
     while child.poll() is None:
         if not last and out.exists():
             last = time.perf_counter() - began
+        seen |= cpu_of_actors(child.pid)
         if first is None and (found := list(parts.glob("part-*"))):
-            first = time.perf_counter() - began, sum(part.read_bytes().count(b"\n") for part in found)
-        time.sleep(0.02)
+            done = sum(part.read_bytes().count(b"\n") for part in found)
+            first = time.perf_counter() - began, done, sum(seen.values())
+        time.sleep(0.1)
     whole = time.perf_counter() - began
     assert child.stderr is not None
     said = child.stderr.read().decode()
@@ -95,14 +102,21 @@ def predict(run: Path, questions: Path, out: Path, workers: int) -> dict[str, An
     assert first is not None, "one block: give more records"
     with out.open(encoding="utf-8") as lines:
         answers = [json.loads(line)["prediction"] for line in lines]
-    speed = (len(answers) - first[1]) / ((last or whole) - first[0])
-    return {
-        "name": f"predict, {workers} workers",
-        "startup": first[0],
-        "speed": speed,
-        "whole": whole,
-        "answers": answers,
-    }
+    rest = len(answers) - first[1]
+    speed, cpu = rest / ((last or whole) - first[0]), (sum(seen.values()) - first[2]) / rest
+    name = f"predict, {workers} worker{'s' * (workers > 1)}"
+    return {"name": name, "startup": first[0], "speed": speed, "cpu": cpu, "whole": whole, "answers": answers}
+
+
+def cpu_of_actors(pid: int) -> dict[int, float]:
+    """Seconds of CPU that the processes that answer have used, by process."""
+    used = {}
+    for process in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "MapWorker" in "".join(process.cmdline()):
+                times = process.cpu_times()
+                used[process.pid] = times.user + times.system
+    return used
 
 
 def loop(export: Path, questions: Path, batch_size: int, out: Path) -> dict[str, Any]:
@@ -113,8 +127,9 @@ def loop(export: Path, questions: Path, batch_size: int, out: Path) -> dict[str,
     whole = time.perf_counter() - began
     told = json.loads(out.read_text())
     startup = whole - told["rest_s"]
-    speed = (len(told["answers"]) - told["first"]) / told["rest_s"]
-    return {"name": "plain loop", "startup": startup, "speed": speed, "whole": whole, "answers": told["answers"]}
+    rest = len(told["answers"]) - told["first"]
+    measured = {"startup": startup, "speed": rest / told["rest_s"], "cpu": told["cpu_s"] / rest, "whole": whole}
+    return {"name": "plain loop", **measured, "answers": told["answers"]}
 
 
 def main() -> None:
@@ -134,14 +149,19 @@ def main() -> None:
         rows = [loop(export, questions, config.evaluation.batch_size, place / "loop.json")]
         rows += [predict(args.run, questions, place / f"{workers}.jsonl", workers) for workers in args.workers]
     truth = rows[0]["answers"]
-    table = Table("", "start-up", "questions/s", "of the loop's", "whole", "unequal")
+    table = Table("", "start-up", "questions/s", "of the loop's", "CPU a question", "whole", "unequal")
     for row in rows:
         ratio = row["speed"] / rows[0]["speed"]
         row["unequal"] = sum(given != right for given, right in zip(row.pop("answers"), truth, strict=True))
         table.add_row(
-            row["name"], f"{row['startup']:.1f} s", f"{row['speed']:.0f}", f"{ratio:.2f}", f"{row['whole']:.0f} s",
+            row["name"],
+            f"{row['startup']:.1f} s",
+            f"{row['speed']:.0f}",
+            f"{ratio:.2f}",
+            f"{1000 * row['cpu']:.1f} ms",
+            f"{row['whole']:.0f} s",
             str(row["unequal"]),
-        )  # fmt: skip
+        )
     console.print(table)
     if args.out:
         args.out.write_text(json.dumps(rows, indent=1))
