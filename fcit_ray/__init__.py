@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from fcit_ray.report.writing import write_report as write_report
     from fcit_ray.results.reading import Results as Results
     from fcit_ray.results.reading import open_results as open_results
+    from fcit_ray.serving.export import export as export
 
 _PLACES = {
     "load_config": "experiment.loading",
     "run": "cli.running",
     "open_results": "results.reading",
+    "export": "serving.export",
     "Results": "results.reading",
     "write_report": "report.writing",
     "Config": "config.schema",
@@ -39,6 +41,7 @@ __all__ = [  # given by __getattr__
     "RunFailed",
     "UserError",
     "__version__",
+    "export",
     "load_config",
     "open_results",
     "run",

@@ -36,6 +36,10 @@ class RunFolderError(UserError):
     """A run folder that cannot be used as asked."""
 
 
+class ExportError(UserError):
+    """An export that cannot be made, or one that cannot be trusted: what is in the way, what to do."""
+
+
 class RunFailed(RuntimeError):
     """The run cannot go on; the message says why.
 

@@ -25,24 +25,17 @@ MAY_IMPORT = {
     "experiment": {"federated", "data", "models", "config", "storage", "top"},
     "planning": {"experiment", "federated", "data", "models", "config", "top"},
     "results": {"data", "config", "storage", "top"},
-    "serving": {"results", "config", "top"},
+    "serving": {"results", "experiment", "federated", "data", "models", "config", "storage", "top"},
     "report": {"results", "data", "config", "storage", "top"},
     "tracking": {"results", "config", "storage", "top"},
-    "runtime": {"tracking", "results", "experiment", "federated", "data", "models", "config", "storage", "top"},
-    "cli": {
-        "runtime",
-        "tracking",
-        "report",
-        "results",
-        "planning",
-        "experiment",
-        "data",
-        "models",
-        "config",
-        "storage",
-        "top",
+    "runtime": {
+        "tracking", "serving", "results", "experiment", "federated", "data", "models", "config", "storage", "top",
     },
-}
+    "cli": {
+        "runtime", "tracking", "serving", "report", "results", "planning", "experiment", "data", "models", "config",
+        "storage", "top",
+    },
+}  # fmt: skip
 """The arrows between rooms, all of them; `top` is what lies beside the rooms."""
 
 

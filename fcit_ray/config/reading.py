@@ -47,6 +47,22 @@ def load_config(files: Sequence[Path | str], overrides: Sequence[str] = ()) -> C
     return parse_config(_merge(_merge(merged, tuned.get(str(merged.get("name")), {})), given))
 
 
+def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
+    """A configuration with some keys changed.
+
+    Args:
+        config: complete.
+        overrides: `key.path=value`, the value read as YAML.
+
+    Raises:
+        ConfigError: names every offending key.
+    """
+    values = config.model_dump(mode="json")
+    for override in overrides:
+        values = _merge(values, _parse_override(override), by_name=False)
+    return parse_config(values)
+
+
 def read_settings(path: Path) -> Any:
     """The values of a YAML file.
 

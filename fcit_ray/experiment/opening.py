@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fcit_ray.config.benchmark import Benchmark
 from fcit_ray.config.catalog import rule_of
 from fcit_ray.config.schema import Config, Train, with_absolute_paths
 from fcit_ray.data.checking.agreement import check_agreement
@@ -100,15 +101,7 @@ def open_experiment(config: Config, *, for_plan: bool = False) -> Experiment:
     algorithm = make_algorithm(config)
     benchmark = config.benchmark
     model = config.model
-    check_attention(config, model_folder(model.path))
-    check_quantize(config)
-    check_prompt(model.path, model.prompt)
-    if not for_plan:
-        check_agreement(model.path, model.prompt)
-    if model.identity_encoder != "base":
-        check_clip(model.identity_encoder, model.identity)
-    elif model.identity != "text":
-        find_vision_tower(model.path)
+    check_model(config, complete=not for_plan)
     setting = make_setting(config)
     num_adapters = algorithm.method.num_adapters(setting)
     if num_adapters:
@@ -118,10 +111,7 @@ def open_experiment(config: Config, *, for_plan: bool = False) -> Experiment:
             raise ConfigError(misfit)
     check_scoring(config)
     stream = open_stream(config)
-    tests = {
-        name: load_test(benchmark.root, name, benchmark.split, benchmark.max_test_records)
-        for name in (*(name for task in benchmark.tasks for name in task.datasets), *benchmark.transfer)
-    }
+    tests = read_tests(benchmark)
     everything = [record for records in (*stream.records, *tests.values()) for record in records]
     check_images(benchmark.root, everything)
     if not for_plan:
@@ -135,6 +125,38 @@ def open_experiment(config: Config, *, for_plan: bool = False) -> Experiment:
     return Experiment(with_absolute_paths(config), algorithm, setting, stream, tests, quarantined)
 
 
+def check_model(config: Config, *, complete: bool = True) -> None:
+    """Check that the base, and what tells samples apart, can be used as the configuration says; no weights are read.
+
+    Args:
+        config: of the run.
+        complete: the model's folder must hold all its files, not `config.json` alone.
+
+    Raises:
+        ConfigError, ModelError: say what cannot be used.
+    """
+    model = config.model
+    check_attention(config, model_folder(model.path))
+    check_quantize(config)
+    check_prompt(model.path, model.prompt)
+    if complete:
+        check_agreement(model.path, model.prompt)
+    if model.identity_encoder != "base":
+        check_clip(model.identity_encoder, model.identity)
+    elif model.identity != "text":
+        find_vision_tower(model.path)
+
+
+def read_tests(benchmark: Benchmark) -> dict[str, list[Record]]:
+    """The records to answer, by dataset: those of the tasks, then the unseen ones.
+
+    Raises:
+        DataError: a file or record cannot be used.
+    """
+    names = (*(name for task in benchmark.tasks for name in task.datasets), *benchmark.transfer)
+    return {name: load_test(benchmark.root, name, benchmark.split, benchmark.max_test_records) for name in names}
+
+
 def check_scoring(config: Config) -> None:
     """Captions that are to be scored by all seven metrics need Java on this machine, where the driver will score them.
 
@@ -144,7 +166,8 @@ def check_scoring(config: Config) -> None:
         ConfigError: Java's programs do not run.
     """
     evaluation = config.evaluation
-    for name in (name for task in config.benchmark.tasks for name in task.datasets):
+    trained = (name for task in config.benchmark.tasks for name in task.datasets)
+    for name in (*trained, *config.benchmark.transfer):
         if rule_of(name, evaluation.scoring, evaluation.captions) in ("caption_full", "caption_released"):
             try:
                 check_java()

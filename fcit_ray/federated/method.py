@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from fcit_ray.federated.gates import PortableGate
 from fcit_ray.federated.local_run import LocalRun
 from fcit_ray.federated.traits import Implied, Part, Trait, Traits
 from fcit_ray.models.bank import AdapterBank
@@ -94,4 +95,19 @@ class Method(Part):
 
     def gate(self, knowledge: Tree, features: Tensor, num_adapters: int) -> Tensor | None:
         """Inference: weight of every adapter for every sample, (B, D) -> (B, K); None adds all with weight one."""
+        return None
+
+    def portable_gate(
+        self, params: Params, knowledge: Tree, layers: Sequence[str], num_adapters: int
+    ) -> PortableGate | None:
+        """How answers weigh the adapters, as data that an export carries; None where all count one.
+
+        A method that overrides `gate`, `prompts` or `install` is not exported unless it overrides this too.
+
+        Args:
+            params: the values that answer, after `deploy`.
+            knowledge: the server's.
+            layers: module paths of the adapted layers.
+            num_adapters: K.
+        """
         return None

@@ -34,6 +34,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from fcit_ray.federated.gates import ConstantGate, PortableGate, SimilarityGate
 from fcit_ray.federated.method import Method
 from fcit_ray.methods.similarity import cosines, softmax_weights
 from fcit_ray.types import Assignment, Client, ClientUpdate, Params, Setting, Tree
@@ -128,6 +129,16 @@ class Disco(Method):
             return None
         weights = self._activate(cosines(features, tokens))  # (B, U)
         return torch.nn.functional.pad(weights, (0, num_adapters - len(tokens)))  # (B, K)
+
+    def portable_gate(
+        self, params: Params, knowledge: Tree, layers: Sequence[str], num_adapters: int
+    ) -> PortableGate | None:
+        tokens = knowledge["tokens"]
+        if not len(tokens):
+            return None
+        if self.activation == "concatenation":
+            return ConstantGate((1.0,) * len(tokens) + (0.0,) * (num_adapters - len(tokens)))
+        return SimilarityGate(tokens, self.activation, self.temperature)
 
     def _activate(self, similarity: Tensor) -> Tensor:
         if self.activation == "argmax":  # of equally near ones the first

@@ -37,6 +37,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import pad
 
+from fcit_ray.federated.gates import PortableGate, SimilarityGate
 from fcit_ray.methods.per_stage import MergedPerStage, merge_factors
 from fcit_ray.methods.similarity import cosines, softmax_weights
 from fcit_ray.models.bank import AdapterBank
@@ -101,6 +102,14 @@ class Hide(MergedPerStage):
             return None
         weights = softmax_weights(cosines(features, anchors), self.temperature)  # (B, S)
         return pad(weights, (0, num_adapters - len(anchors)))
+
+    def portable_gate(
+        self, params: Params, knowledge: Tree, layers: Sequence[str], num_adapters: int
+    ) -> PortableGate | None:
+        anchors = knowledge["anchors"]
+        if not len(anchors):
+            return None
+        return SimilarityGate(anchors, "softmax", self.temperature, frozenset(last_layer(layers)))
 
 
 def last_layer(paths: Iterable[str]) -> set[str]:

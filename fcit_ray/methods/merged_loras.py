@@ -25,6 +25,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fcit_ray.federated.gates import ConstantGate, PortableGate
 from fcit_ray.methods.per_stage import MergedPerStage, merge_factors
 from fcit_ray.types import ClientUpdate, Params, Setting, Tree
 
@@ -60,3 +61,11 @@ class MergedLoras(MergedPerStage):
         weights = torch.zeros(len(features), num_adapters)
         weights[:, :stages] = 1 / stages
         return weights
+
+    def portable_gate(
+        self, params: Params, knowledge: Tree, layers: Sequence[str], num_adapters: int
+    ) -> PortableGate | None:
+        stages = knowledge["stages"]
+        if self.merge == "factors" or not stages:
+            return None
+        return ConstantGate((1 / stages,) * stages + (0.0,) * (num_adapters - stages))

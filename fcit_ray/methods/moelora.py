@@ -27,10 +27,11 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import linear
 
+from fcit_ray.federated.gates import PortableGate, RouterGate
 from fcit_ray.federated.method import Method
 from fcit_ray.federated.traits import Trait
 from fcit_ray.models.bank import AdapterBank
-from fcit_ray.types import Assignment, Client, Setting, Tree
+from fcit_ray.types import Assignment, Client, Params, Setting, Tree
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,11 @@ class MoELoRA(Method):
     def assign(self, knowledge: Tree, stage: int, clients: Sequence[Client]) -> list[Assignment]:
         """Everybody trains every expert."""
         return [Assignment(train=tuple(range(self.num_experts))) for _ in clients]
+
+    def portable_gate(
+        self, params: Params, knowledge: Tree, layers: Sequence[str], num_adapters: int
+    ) -> PortableGate | None:
+        return RouterGate({layer: params[f"{layer}.router.weight"] for layer in layers})
 
 
 def router_weights(router: Tensor, x: Tensor) -> Tensor:

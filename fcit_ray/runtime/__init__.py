@@ -1,5 +1,5 @@
-"""All that knows Ray: the driver actor, the workers, Ray Data, launching and sweeping; and what a run tells meanwhile.
+"""All that knows Ray: driver actor, workers, Ray Data, launching, sweeping, answering; and what is told meanwhile.
 
-May import `tracking`, `results`, `experiment`, `federated`, `data`, `models`, `config`, `storage` and the top; not the
-terminal.
+May import `tracking`, `serving`, `results`, `experiment`, `federated`, `data`, `models`, `config`, `storage` and the
+top; not the terminal.
 """

@@ -3,21 +3,19 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from fcit_ray.config.catalog import rule_of
 from fcit_ray.data.loading.shards import ShardSource
-from fcit_ray.data.scoring.scores import Scores, score
 from fcit_ray.experiment.opening import Experiment
 from fcit_ray.federated.answering import Answer
 from fcit_ray.federated.lora.base import LoraRule
 from fcit_ray.results.cover import predictions_label
 from fcit_ray.results.run_folder import RunFolder
+from fcit_ray.results.scored import score_answers, task_scores
 from fcit_ray.runtime.messages import AnswerWork, Store
 from fcit_ray.runtime.standing import Standing
 from fcit_ray.runtime.stopwatch import Stopwatch
 from fcit_ray.runtime.work_queue import WorkQueue
-from fcit_ray.types import Params, Prediction, ServerState
+from fcit_ray.types import Params, ServerState
 
 
 class Evaluation:
@@ -77,66 +75,30 @@ class Evaluation:
         self.view, self.num_views = 0, 1
         clock.lap("answer")
         label = predictions_label(stage)
-        percents: dict[str, float] = {}
         details: dict[str, Any] = {}
         for name in datasets:
-            parts: list[dict[str, float]] = []
-            gates: list[tuple[float, ...]] = []
-            rows: list[dict[str, Any]] = []
-            for view in views:
-                own, scored = self._scored(name, view, answers[view][name])
-                parts.append({"percent": scored.percent, **scored.parts})
-                gates += [weights for _, weights in answers[view][name]]
-                rows += own
-            # Every view has answered the same questions, so each counts alike.
-            details[name] = {key: sum(part[key] for part in parts) / len(parts) for key in parts[0]}
-            percents[name] = details[name]["percent"]
-            details[name]["mean_gate"] = np.array(gates).mean(0).tolist()
-            if "" not in views:
-                details[name]["views"] = {view: part["percent"] for view, part in zip(views, parts, strict=True)}
+            rule = rule_of(name, self._config.evaluation.scoring, self._config.evaluation.captions)
+            by_view = {view: answers[view][name] for view in views}
+            rows, details[name] = score_answers(rule, self._experiment.tests[name], by_view)
             self._folder.write_predictions(label, name, rows)
         clock.lap("score")
         count = sum(len(self._experiment.tests[name]) for name in datasets)
         self._standing.took("record", sum(clock.laps.values()), count)
-        scores = {
-            tasks[task].name: sum(percents[name] for name in tasks[task].datasets) / len(tasks[task].datasets)
-            for task in seen
-        }
+        scores = task_scores(self._config.benchmark, list(seen), details)
+        transfer = {name: details[name]["percent"] for name in unseen}
         self._folder.log(
             {
                 "kind": "evaluation",
                 "stage": stage,
                 "scores": scores,
-                **({"transfer": {name: percents[name] for name in unseen}} if unseen else {}),
+                **({"transfer": transfer} if unseen else {}),
                 "datasets": details,
                 "num_records": count,
                 "seconds": clock.laps,
             }
         )
         self._folder.cover_records()
-        self._standing.scores(stage, scores, {name: percents[name] for name in unseen})
-
-    def _scored(self, dataset: str, view: str, answers: Sequence[Answer]) -> tuple[list[dict[str, Any]], Scores]:
-        """One view's lines of the predictions, and its scores. The global model's lines name no view."""
-        records = self._experiment.tests[dataset]
-        predictions = [
-            Prediction(record.id, text, str(record.answer), gate)
-            for record, (text, gate) in zip(records, answers, strict=True)
-        ]
-        rule = rule_of(dataset, self._config.evaluation.scoring, self._config.evaluation.captions)
-        scores = score(rule, predictions, records)
-        rows = [
-            {
-                "question_id": prediction.question_id,
-                **({"view": view} if view else {}),
-                "prediction": prediction.prediction,
-                "answer": prediction.answer,
-                "score": value,
-                "gate": [round(weight, 6) for weight in prediction.gate],
-            }
-            for prediction, value in zip(predictions, scores.per_sample, strict=True)
-        ]
-        return rows, scores
+        self._standing.scores(stage, scores, transfer)
 
     def _answers(self, model: Params, knowledge: Any, datasets: Sequence[str], stage: int) -> dict[str, list[Answer]]:
         """Every record's answer of one model, by dataset; `knowledge` is a handle."""

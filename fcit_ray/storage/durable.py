@@ -1,6 +1,9 @@
 """Files that are either whole or absent, whenever the process dies: temporary sibling, fsync, rename, fsync."""
 
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 PARTIAL = ".partial"
@@ -35,3 +38,39 @@ def write_text(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     rename(temporary, path)
+
+
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """A hidden sibling to write a folder's files into; it takes the target's name when all of them are on the disk.
+
+    A folder that has the name already is replaced, in two renames. If anything is raised within, nothing is left of
+    the new one, and the old one is as it was.
+
+    Args:
+        target: its parents are made.
+
+    Raises:
+        OSError: the disk is full, or the like.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary, old = partial(target), target.with_name(f"{partial(target).name}-old")
+    for left in (temporary, old):
+        if left.exists():
+            shutil.rmtree(left)  # by a process that was killed
+    temporary.mkdir()
+    try:
+        yield temporary
+        for path in sorted(temporary.rglob("*")):
+            sync(path)
+        sync(temporary)
+        if target.exists():
+            os.replace(target, old)
+        rename(temporary, target)
+    except BaseException:
+        if old.exists() and not target.exists():
+            os.replace(old, target)
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    if old.exists():
+        shutil.rmtree(old)

@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -22,10 +23,21 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
     """
     with path.open("wb"):
         mode = path.stat().st_mode  # what the process's mask makes of a new file
-    try:
+    with disk_errors(path):
         save_file(dict(tensors), path, dict(metadata) if metadata else None)
+    path.chmod(mode)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """What the safetensors library says of a disk, as Python says it.
+
+    Raises:
+        OSError: instead of a SafetensorError that tells of one.
+    """
+    try:
+        yield
     except SafetensorError as error:
         if number := _OS_ERROR.search(str(error)):  # the library hands on no errno
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
         raise
-    path.chmod(mode)

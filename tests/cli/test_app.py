@@ -98,9 +98,10 @@ def test_help_mistakes_and_lists_are_answered_without_anything_heavy():
 def test_something_is_said_before_anything_heavy_is_imported():
     calls = [
         ["run", "miniature", "disco"], ["run", "miniature", "disco", "--plan"], ["compare", "miniature"],
-        ["sweep", "sweeps/miniature"], ["report", "runs/x"], ["convert", "a", "b"], ["show", "disco"],
-        ["prepare", "miniature", "--out", "/nowhere"], ["prepare", "partition", "miniature", "--out", "/nowhere"],
-        ["prepare", "check", "data/x"], ["prepare", "parquet", "data/x", "/nowhere"],
+        ["sweep", "sweeps/miniature"], ["report", "runs/x"], ["export", "a", "b"], ["convert", "a", "b"],
+        ["show", "disco"], ["prepare", "miniature", "--out", "/nowhere"],
+        ["prepare", "partition", "miniature", "--out", "/nowhere"], ["prepare", "check", "data/x"],
+        ["prepare", "parquet", "data/x", "/nowhere"],
     ]  # fmt: skip
     code = f"""
         from fcit_ray.cli import app

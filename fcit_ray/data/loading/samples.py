@@ -6,9 +6,10 @@ memory and of what travels. Every other model's processor runs whole, and all th
 Legend: B images, H and W pixels, L tokens, D features.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -55,6 +56,7 @@ class SampleEncoder:
         max_length: tokens of a record at most, image tokens included.
         identity: what a sample's feature is of. `text` needs no vision tower and loads none.
         identity_encoder: `base`, or the CLIP model whose encoders give it, as in `model.identity_encoder`.
+        open_image: opens a record's picture, given the root and the record's `image`; errors as `images.open_image`'s.
     """
 
     root: str
@@ -63,6 +65,7 @@ class SampleEncoder:
     max_length: int
     identity: Identity = "text"
     identity_encoder: str = "base"
+    open_image: Callable[[str, str], IO[bytes]] = open_image
 
     def encode_train(self, record: Record) -> Sample:
         """Encode a conversation; `labels` are the tokens of the answers, end-of-sequence included, and -100 elsewhere.
@@ -163,7 +166,7 @@ class SampleEncoder:
     def _image(self, record: Record) -> Image.Image:
         """The record's picture, upright RGB."""
         try:
-            with open_image(self.root, record.image) as file, opened(file) as image:
+            with self.open_image(self.root, record.image) as file, opened(file) as image:
                 return to_rgb(image)
         except Exception as error:  # Pillow's decoders raise nearly anything on broken files, so every kind is reported
             raise DataError(f"{record.where}: image {record.image}: {fault_of(error)}") from error
