@@ -5,7 +5,7 @@
 
 For every seed of the search the same points are drawn twice: once all run to their end, once with ASHA at the stages'
 ends. Counted are the client updates in the records of all trials, whole or stopped. DISCO on four tasks of the
-miniature, two rounds a stage, its rate, rank and temperature searched on the validation split.
+miniature, one round a stage, its rate, rank and temperature searched on the validation split.
 """
 
 import argparse
@@ -23,7 +23,7 @@ SPACE = {
     "method.temperature": {"loguniform": [0.01, 0.5]},
 }
 OVERRIDES = [
-    "benchmark.split=validation", "benchmark.tasks=[ArxivQA, ImageNet-R, IconQA, FigureQA]", "benchmark.num_rounds=2",
+    "benchmark.split=validation", "benchmark.tasks=[ArxivQA, ImageNet-R, IconQA, FigureQA]", "benchmark.num_rounds=1",
     "train.epochs=2", "runtime.num_workers=1",
 ]  # fmt: skip
 
