@@ -58,7 +58,7 @@ class Following:
 
     def __enter__(self) -> Self:
         for follower in self._followers:
-            follower.start()
+            follower.begin()
         return self
 
     def __exit__(
@@ -73,6 +73,7 @@ class Following:
         deadline = time.monotonic() + end_s
         for follower in self._followers:
             follower.join(max(0.0, deadline - time.monotonic()))
+            follower.abandon()
             if missing := follower.missing(end_s):
                 self._tell(missing)
 
@@ -103,9 +104,22 @@ class _Follower(threading.Thread):
         self._stopped = threading.Event()
         self._next = 0
         self._seen: tuple[int, int] | None = None
+        self._abandoned = False
+        self._earlier: _Follower | None = None
         self._reason = ""
         self._told = False
         self._retry_s, self._retry_at = _RETRY_S, 0.0
+
+    def begin(self) -> None:
+        """Start; but nothing is told before an earlier session of this process, if one hangs yet, has let go."""
+        key = (self._run.folder, self._tracker_name)
+        self._earlier = _begun.get(key)
+        _begun[key] = self
+        self.start()
+
+    def abandon(self) -> None:
+        """Nobody waits any more: tell nothing after the call that is under way, or a resumed run would tell it too."""
+        self._abandoned = True
 
     def stop(self, outcome: Outcome) -> None:
         """The session is over: hand over what there is, and end."""
@@ -130,6 +144,9 @@ class _Follower(threading.Thread):
         return said
 
     def run(self) -> None:
+        if self._earlier is not None:
+            self._earlier.join()
+            self._earlier = None
         while True:
             last = self._stopped.wait(_POLL_S)
             if last or time.monotonic() >= self._retry_at:
@@ -157,10 +174,12 @@ class _Follower(threading.Thread):
             if tracker.where:
                 self._tell(f"{self._tracker_name}: {tracker.where}")
         for point in points[self._next :]:
+            if self._abandoned:
+                return
             self._tracker.log(point)
             self._next = point.index + 1
             self._memory.tell(done=self._next, finished=False)
-        if outcome is not None:
+        if outcome is not None and not self._abandoned:
             if outcome == "finished":
                 self._tracker.finish(end_of(self._folder, points))
             self._tracker.close(outcome)
@@ -184,3 +203,6 @@ class _Follower(threading.Thread):
             self._tell(f"{self._tracker_name}: {self._reason}; the run goes on, and it is told later what it missed")
         self._retry_at = time.monotonic() + self._retry_s
         self._retry_s = min(2 * self._retry_s, _LONGEST_RETRY_S)
+
+
+_begun: dict[tuple[Path, str], _Follower] = {}  # the latest of every run folder and tracker in this process

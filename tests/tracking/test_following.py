@@ -154,6 +154,22 @@ def test_a_tracker_that_never_answers_does_not_hold_the_end_up(tmp_path, monkeyp
     assert said == [f"{OWN} was not told 1 of 1 records: no answer within 0.2 s; --resume makes up for it"]
 
 
+def test_a_session_that_hung_tells_nothing_more_once_the_run_is_resumed(tmp_path, monkeypatch) -> None:
+    folder, config = tracked_runs.start(tmp_path / "run", report_to=[OWN])
+    tracked_runs.write(folder, RECORDS)
+    released, log = threading.Event(), Diary.log
+    monkeypatch.setattr(Diary, "log", lambda self, point: (released.wait(10), log(self, point)))
+    with tracked_runs.session(folder, config, end_s=0.05):
+        wait_for(lambda: Diary.told)  # it hangs in the first point
+    tracked_runs.finish(folder)
+    with tracked_runs.session(folder, config):
+        time.sleep(0.05)
+        assert len(Diary.told) == 1, "the new session waits for the old one"
+        released.set()
+    assert [told for told in Diary.told if isinstance(told, int)] == [*range(6)]
+    assert Diary.told[-2:] == [("finish", 55.0), ("close", "finished")]
+
+
 @pytest.mark.parametrize(("error", "outcome"), [(RuntimeError, "failed"), (KeyboardInterrupt, "interrupted")])
 def test_a_run_that_did_not_finish_is_closed_as_such(tmp_path, error, outcome) -> None:
     folder, config = tracked_runs.start(tmp_path / "run", report_to=[OWN])

@@ -1,5 +1,6 @@
 """A run folder that grows record by record, as a driver would write it, and a session of its trackers beside it."""
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,4 +68,6 @@ def abandon(folder: RunFolder, config: Config, monkeypatch: Any, **more: Any) ->
     with monkeypatch.context() as patch:
         patch.setattr(following._Follower, "run", lambda self: self._hand_over(None))
         with session(folder, config, **more):
-            pass
+            for thread in threading.enumerate():  # on a busy machine it takes longer than an end waits for
+                if thread.name.startswith("tracking"):
+                    thread.join()
