@@ -52,7 +52,8 @@ def run_sweep(
     """
     stops = out / "stopped.jsonl"
     waiting: list[Trial] = []
-    proposals = Studies(studies, sweep.search, out / "proposed.jsonl", _stopped_after(stops), waiting.append)
+    before = _stopped_after(stops) if sweep.stop_early is not None else {}  # else they are to run to their end
+    proposals = Studies(studies, sweep.search, out / "proposed.jsonl", before, waiting.append)
     scheduler = None
     if sweep.stop_early is not None:
         num_stages = {study.name: make_setting(study.trial(study.point(0)).config).num_stages for study in studies}
@@ -81,14 +82,14 @@ def run_sweep(
                 name="tune", storage_path=str((out / "logs").resolve()), verbose=0, stop=_Abandoned()
             ),
         )
-        return _watch(tuner, waiting, out, stops, on_result, on_stopped, crews)
+        return _watch(tuner, waiting, out, stops if scheduler else None, on_result, on_stopped, crews)
 
 
 def _watch(
     tuner: tune.Tuner,
     waiting: list[Trial],
     out: Path,
-    stops: Path,
+    stops: Path | None,
     on_result: Callable[[Trial, Mapping[str, Any]], None],
     on_stopped: Callable[[Trial, Stopped], None],
     crews: Crews,
@@ -113,7 +114,7 @@ def _watch(
                         finished[trial.folder] = RunFolder(out / trial.folder).results()
                         told.add(trial.folder)
                         on_result(trial, finished[trial.folder])
-                for trial, stop in _stops(stops, waiting):
+                for trial, stop in _stops(stops, waiting) if stops else ():
                     if trial.folder not in told:
                         stopped[trial.folder] = stop
                         told.add(trial.folder)
