@@ -25,6 +25,10 @@ _WAIT_S = 5.0
 _log = logging.getLogger("ray.train")
 
 
+class _CutOff(Exception):
+    """Ray no longer answers this process, which is being ended with its group or its node: no fault of the work."""
+
+
 class Serves(Protocol):
     """A `Worker`, or what a benchmark puts in its place."""
 
@@ -84,6 +88,9 @@ def _serve_run(driver: Any, context: Mapping[str, Any], base: Base | None) -> Ba
         serve(driver, worker)
     except ray.exceptions.RayActorError:
         _log.info("the driver is gone, and with it the run")  # raised, the workers would be started anew
+    except _CutOff:
+        _log.info("cut off from Ray; whoever takes this worker's place is handed its work again")
+        return None
     except Exception as error:
         failed = failure(error, "starting a worker")
         try:
@@ -105,7 +112,9 @@ def serve(driver: Any, worker: Serves) -> None:
         if lease is None:
             continue
         try:
-            result = worker.perform(lease.work, partial(driver.tell.remote, lease.token))
+            result = worker.perform(lease.work, partial(_tell, driver, lease.token))
+        except _CutOff:
+            raise
         except Exception as error:
             raise failure(error, place_of(lease.work)) from error
         if sent is not None:
@@ -113,3 +122,10 @@ def serve(driver: Any, worker: Serves) -> None:
         sent = driver.submit.remote(lease.token, result)  # on its way while the next work is fetched
     if sent is not None:
         ray.get(sent)
+
+
+def _tell(driver: Any, token: int, done: int, total: int) -> None:
+    try:
+        driver.tell.remote(token, done, total)
+    except OSError as error:  # of the pipe to Ray's own processes
+        raise _CutOff from error
