@@ -41,10 +41,12 @@ class Shared:
     Attributes:
         workers: who does the work, called with configuration, folder and driver; returns when they have left.
         prepare: makes blocks of records, or finds them made; None makes them in the driver.
+        abandon_s: how long workers are waited for where the run was given up; those of a crew see to themselves.
     """
 
     workers: Callable[[Config, RunFolder, Any], None]
     prepare: Prepare | None = None
+    abandon_s: float = _ABANDON_S
 
 
 class _RayDriver(Driver):
@@ -202,7 +204,7 @@ def _launch(
         if not lost:  # there is nobody left to be asked
             ray.kill(driver)
         # Without their driver the workers leave, and Ray Train tidies up; cut off, it would leave a process behind.
-        workers.join(timeout=0.0 if lost else _ABANDON_S)
+        workers.join(timeout=0.0 if lost else shared.abandon_s)
 
 
 def run_workers(config: Config, folder: RunFolder, driver: Any, loop: Callable[[dict[str, Any]], None] = work) -> None:

@@ -30,7 +30,9 @@ def run_trial(space: Mapping[str, Any]) -> None:
     quiet()
     trial = space["trial"]
     try:
-        _carry_out(trial, Path(space["out"]), Shared(engage(space["foreman"]), FromPantry(space["pantry"])))
+        _carry_out(
+            trial, Path(space["out"]), Shared(engage(space["foreman"]), FromPantry(space["pantry"]), abandon_s=0.0)
+        )
     except Exception as error:
         failed = failure(error, "the trial")
         if failed.details:

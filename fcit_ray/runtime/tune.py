@@ -75,8 +75,7 @@ def run_sweep(
                 num_samples=sum(study.num_trials for study in studies),
                 search_alg=proposals,
                 scheduler=scheduler,
-                # A trial that was stopped is in the middle of something: its process goes with it.
-                reuse_actors=scheduler is None,
+                reuse_actors=True,
             ),
             run_config=tune.RunConfig(
                 name="tune", storage_path=str((out / "logs").resolve()), verbose=0, stop=_Abandoned()
