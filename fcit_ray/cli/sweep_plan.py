@@ -59,7 +59,7 @@ def show_sweep_plan(
             group = item.group
             tell(f"planning{f' {group}' if group else ''} ...")
     console.print(sweep_plan_table(items, described))
-    console.print(f"{gpus} of {device.name}, {described.max_concurrent} trial(s) at a time with {workers} each")
+    console.print(f"{gpus} x {device.name}, {described.max_concurrent} trial(s) at a time with {workers} each")
     for line in plan_basis(items[0].plan):
         console.print(line, markup=False)
     for line in missing:

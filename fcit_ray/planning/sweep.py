@@ -93,7 +93,8 @@ def sweep_plan_table(items: Sequence[Item], sweep: Sweep) -> Table:
         table.add_row(item.label, str(item.trials), f"{need / 1e9:.3g} GB{fits}", one, every)
     table.add_section()
     total = sum(item.hours * item.trials for item in items)
-    wall = f"{total / sweep.max_concurrent:,.0f}" if total else "not known"
+    hours = total / sweep.max_concurrent
+    wall = f"{hours:,.0f}" if hours >= 10 else f"{hours:.3g}" if total else "not known"
     at_a_time = f"{sweep.max_concurrent} at a time"
     table.add_row("whole sweep", str(sum(item.trials for item in items)), "", at_a_time, wall)
     return table
