@@ -9,6 +9,7 @@ import typer
 
 from fcit_ray.cli.arguments import sweeps_like
 from fcit_ray.cli.common import console, exit_on_error, tell, usable_folder, write_out
+from fcit_ray.errors import UserError
 
 if TYPE_CHECKING:
     from fcit_ray.config.sweep import Sweep
@@ -30,7 +31,9 @@ def sweep(
     plan: Annotated[
         bool, typer.Option("--plan", help="Say what the whole sweep needs, setting by setting; start nothing.")
     ] = False,
-    gpus: Annotated[int, typer.Option(help="With --plan: GPUs in all, shared out over the trials at a time.")] = 8,
+    gpus: Annotated[
+        int | None, typer.Option(min=1, help="With --plan: GPUs in all, shared out over the trials at a time (8).")
+    ] = None,
     gpu: Annotated[
         str | None, typer.Option(help="With --plan: what each is, such as H100 (default: this machine's).")
     ] = None,
@@ -51,6 +54,8 @@ def sweep(
     fcit-ray sweep sweeps/paper_table --plan --gpus 8 --gpu H100
     """
     with exit_on_error("start it again to go on: finished trials are kept, others go on from their last checkpoint"):
+        if not plan and (gpus or gpu or records):
+            raise UserError("--gpus, --gpu and --records go with --plan")
         from fcit_ray.config.shipped import find_config
         from fcit_ray.config.trials import load_sweep
 
@@ -61,7 +66,7 @@ def sweep(
         if plan:
             from fcit_ray.cli.sweep_plan import show_sweep_plan
 
-            show_sweep_plan(described, studies, gpus, gpu, records)
+            show_sweep_plan(described, studies, gpus or 8, gpu, records)
             return
         from fcit_ray.tracking.choose import check_trackers
 

@@ -1,5 +1,6 @@
 """Ray Tune over launches: every trial is the same launch as `fcit-ray run`, in a run folder of its own."""
 
+import math
 import os
 import threading
 import time
@@ -15,7 +16,7 @@ from fcit_ray.config.sweep import Sweep
 from fcit_ray.config.trials import Study, Trial
 from fcit_ray.errors import ClusterLost
 from fcit_ray.experiment.opening import make_setting
-from fcit_ray.results.records import read_records
+from fcit_ray.results.records import read_records, rewind
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.results.sweeps import Ended, Stopped
 from fcit_ray.runtime.cluster import watch_head
@@ -50,10 +51,12 @@ def run_sweep(
     Raises:
         ConfigError: Optuna is not installed, or `out` holds a search of another space.
     """
-    stops = out / "stopped.jsonl"
+    stops, proposed = out / "stopped.jsonl", out / "proposed.jsonl"
+    for file in (stops, proposed):
+        rewind(file, math.inf, 0)  # all but a last line that a kill cut short, which the next one would be glued to
     waiting: list[Trial] = []
     before = _stopped_after(stops) if sweep.stop_early is not None else {}  # else they are to run to their end
-    proposals = Studies(studies, sweep.search, out / "proposed.jsonl", before, waiting.append)
+    proposals = Studies(studies, sweep.search, proposed, before, waiting.append)
     scheduler = None
     if sweep.stop_early is not None:
         num_stages = {study.name: make_setting(study.trial(study.point(0)).config).num_stages for study in studies}
@@ -127,11 +130,10 @@ def _watch(
         _Abandoned.event.set()
         thread.join(timeout=_ABANDON_S)
         raise
-    trials = list({trial.folder: trial for trial in waiting}.values())  # two draws may be the same point
     return Ended(
-        [(trial, finished[trial.folder]) for trial in trials if trial.folder in finished],
-        [(trial, stopped[trial.folder]) for trial in trials if trial.folder in stopped],
-        [(trial, _why(trial.folder, errors)) for trial in trials if trial.folder not in told],
+        [(trial, finished[trial.folder]) for trial in waiting if trial.folder in finished],
+        [(trial, stopped[trial.folder]) for trial in waiting if trial.folder in stopped],
+        [(trial, _why(trial.folder, errors)) for trial in waiting if trial.folder not in told],
     )
 
 

@@ -1,6 +1,7 @@
 """What Tune tries next and what it ends early: study by study, and the same again after a kill."""
 
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ from repository import ROOT
 from fcit_ray.config.sweep import StopEarly, Sweep
 from fcit_ray.config.trials import Study, Trial, load_sweep
 from fcit_ray.errors import ConfigError
+from fcit_ray.results.records import rewind
 from fcit_ray.runtime.studies import SCORE, STAGES, Halving, Studies
 
 SPACE = {"train.lr": {"loguniform": [1e-4, 1e-1]}, "model.rank": {"choice": [16, 64]}}
@@ -124,3 +126,19 @@ def test_what_is_over_already_counts_for_the_others_and_is_not_stopped(tmp_path:
     assert tell(scheduler, "b", "EWC seed 0", 2, 10.0, over=True) == "CONTINUE"
     assert not (tmp_path / "stopped.jsonl").exists()
     assert tell(scheduler, "c", "EWC seed 0", 2, 29.0) == "STOP"  # the median of the two is 30
+
+
+def test_a_line_that_a_kill_cut_short_does_not_spoil_the_next(tmp_path: Path) -> None:
+    first, _ = searcher(tmp_path, "optuna", trials=3)
+    for number in range(3):
+        first.suggest(str(number))
+    file = tmp_path / "proposed.jsonl"
+    whole = file.read_text()
+    file.write_text(whole[:-9])
+    rewind(file, math.inf, 0)  # as run_sweep does before it reads them
+    again, _ = searcher(tmp_path, "optuna", trials=3)
+    for number in range(6):
+        again.suggest(str(number))
+    lines = file.read_text().splitlines()
+    assert lines[:2] == whole.splitlines()[:2]
+    assert [json.loads(line)["number"] for line in lines] == [0, 0, 1, 1, 2, 2]
