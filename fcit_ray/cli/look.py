@@ -4,7 +4,7 @@ import ast
 import json
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,7 +14,8 @@ import typer
 from fcit_ray.cli.arguments import bare_names
 from fcit_ray.cli.common import console, exit_on_error, tell, write_out
 from fcit_ray.cli.words import described_attributes, first_sentence, type_in_words
-from fcit_ray.config.catalog import CATALOG, IMAGE_FOLDERS
+from fcit_ray.config.catalogs import catalog, catalog_names
+from fcit_ray.config.datasets import Part
 from fcit_ray.config.mistakes import nearest
 from fcit_ray.config.shipped import about, configs_folder, find_config, shipped
 from fcit_ray.errors import UserError
@@ -70,10 +71,11 @@ def _sections(kind: Kind) -> Iterator[tuple[str, list[tuple[str, str]]]]:
             "benchmarks: configurations of a stream of tasks",
             [(name, first_sentence(about(file))) for name, file in benchmarks.items()],
         )
-        yield (
-            "data sets: what benchmark.tasks names, and how each is scored",
-            [(name, f"{dataset.kind:8}instructions/{name}/{dataset.train}") for name, dataset in CATALOG.items()],
-        )
+        for each in catalog_names():
+            yield (
+                f"data sets: what benchmark.tasks names with benchmark.catalog={each}, and how each is scored",
+                [(name, f"{dataset.answer.kind:8}{_files(dataset.train)}") for name, dataset in catalog(each).items()],
+            )
     else:
         axis = AXES["method" if kind == "methods" else kind]
         key = "method" if kind == "methods" else kind
@@ -95,7 +97,20 @@ def _summary(axis: "Axis", name: str) -> str:
 def _names() -> list[str]:
     """All that `show` knows, without what it can import."""
     parts = [name for axis in AXES.values() for name in axis.parts]
-    return list(dict.fromkeys([*parts, *shipped(), *bare_names("methods"), *CATALOG]))
+    return list(dict.fromkeys([*parts, *shipped(), *bare_names("methods"), *_datasets()]))
+
+
+def _datasets() -> dict[str, list[str]]:
+    """The catalogs that have a dataset, by its name."""
+    found: dict[str, list[str]] = {}
+    for each in catalog_names():
+        for name in catalog(each):
+            found.setdefault(name, []).append(each)
+    return found
+
+
+def _files(parts: Sequence[Part] | None) -> str:
+    return ", ".join(part.path for part in parts or ())
 
 
 def names_like(start: str) -> list[str]:
@@ -132,8 +147,9 @@ def show(
                 tell(f"reading {name} ...")
                 _show_part(key, axis, name, part_class(key, name))
                 return
-        if name in CATALOG:
-            _show_dataset(name)
+        if name in (found := _datasets()):
+            for each in found[name]:
+                _show_dataset(name, each)
         elif ":" in name:
             tell(f"importing {name} ...")
             _show_own(name)
@@ -190,16 +206,17 @@ def _show_own(name: str) -> None:
     raise UserError(f"{name}: derives from none of {', '.join(f'fcit_ray.{a.base}' for a in AXES.values())}")
 
 
-def _show_dataset(name: str) -> None:
-    dataset = CATALOG[name]
-    console.print(f"{name}: a data set that benchmark.tasks can name, below benchmark.root")
-    console.print(f"  training records    instructions/{name}/{dataset.train}")
-    console.print(f"  test records        instructions/{name}/{dataset.test}")
-    if dataset.references:
-        console.print(f"  reference captions  instructions/{name}/{dataset.references}")
-    console.print(f"  images              datasets/{IMAGE_FOLDERS[name]}")
-    released = f"; evaluation.scoring=released: {dataset.released}" if dataset.released else ""
-    console.print(f"  scored as           {dataset.kind}{released}")
+def _show_dataset(name: str, of: str) -> None:
+    dataset = catalog(of)[name]
+    answer = dataset.answer
+    console.print(f"{name}: a data set that benchmark.tasks can name with benchmark.catalog={of}, below benchmark.root")
+    console.print(f"  training records    {_files(dataset.train)}")
+    console.print(f"  test records        {_files(dataset.test)}")
+    if answer.references:
+        console.print(f"  references          {answer.references}")
+    console.print(f"  pictures            {'/'.join(filter(None, (dataset.images, dataset.image_folder)))}")
+    released = f"; evaluation.scoring=released: {answer.released}" if answer.released else ""
+    console.print(f"  scored as           {answer.kind}{released}")
 
 
 def copy(

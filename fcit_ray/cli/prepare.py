@@ -113,15 +113,16 @@ def check(
         if report and (report.is_dir() or not report.parent.is_dir()):
             raise UserError(f"--report {report}: expected a file in a folder that is there")
         tell(f"looking over {root} ...")
-        from fcit_ray.data.checking.check import TokenLimit, check_root, emptied, set_aside
+        from fcit_ray.data.checking.check import TokenLimit, check_data, emptied, set_aside
         from fcit_ray.data.checking.check_table import report_lines
         from fcit_ray.data.checking.processes import usable_cpus
         from fcit_ray.data.checking.report import report_file
+        from fcit_ray.data.records.collection import Collection
 
         limit = TokenLimit(model, max_length, template) if model and max_length else None
         with _bars() as progress:
-            found = check_root(
-                root,
+            found = check_data(
+                Collection.of_catalog(root),
                 datasets or (),
                 limit=limit,
                 decode=decode,
@@ -168,10 +169,11 @@ def parquet(
     with exit_on_error("start it again to go on"):
         tell(f"converting {root} ...")
         from fcit_ray.data.parquet.writing import write_parquet
+        from fcit_ray.data.records.collection import Collection
 
         with _bars() as progress:
             told = partial(progress, "files")
-            manifest = write_parquet(root, target, datasets or (), images, rows_per_file, told)
+            manifest = write_parquet(Collection.of_catalog(root), target, datasets or (), images, rows_per_file, told)
         files = [file for table in manifest.tables.values() for file in table]
         size = sum(file.bytes for file in files)
         console.print(f"{len(files)} files, {size / 2**20:.1f} MiB: {target}")

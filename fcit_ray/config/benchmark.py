@@ -1,12 +1,14 @@
 """The section `benchmark`: the stream of tasks and who holds which data."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from fcit_ray.config.catalog import CATALOG
+from fcit_ray.config.catalogs import catalog
+from fcit_ray.config.datasets import Dataset, check_name
 from fcit_ray.config.mistakes import nearest
 from fcit_ray.config.section import MOST_LETTERS, Section, printable
 from fcit_ray.storage.location import check_uri, is_uri
@@ -18,18 +20,9 @@ class Task(Section):
     name: str = Field(min_length=1, max_length=MOST_LETTERS)
     """Name in tables."""
     datasets: tuple[str, ...] = Field(min_length=1)
-    """Folders of the authors' layout."""
+    """Of `benchmark.datasets` or the catalog."""
 
     _printable_name = field_validator("name")(printable)
-
-    @field_validator("datasets")
-    @classmethod
-    def _known(cls, datasets: tuple[str, ...]) -> tuple[str, ...]:
-        if unknown := [name for name in datasets if name not in CATALOG]:
-            raise ValueError(
-                f"unknown dataset {unknown[0]!r}; known: {', '.join(CATALOG)}{nearest(unknown[0], CATALOG)}"
-            )
-        return datasets
 
 
 class Benchmark(Section):
@@ -38,6 +31,10 @@ class Benchmark(Section):
     root: str = "data/miniature"
     """Data root: a folder in the authors' layout (`instructions/` and `datasets/`), or what
     `fcit-ray prepare parquet` made of one, as a folder or a URI (`s3://bucket/fcit`)."""
+    catalog: str | None = "fcit"
+    """The benchmark whose datasets `tasks` can name (`fcit-ray list catalogs`); null for one's own alone."""
+    datasets: dict[str, Dataset] = Field(default_factory=dict)
+    """Datasets of one's own, by name; their paths start at `root`."""
     tasks: tuple[Task, ...] = Field(min_length=1)
     """In the order of the stages. A plain string names a task of one dataset."""
     num_clients: int = Field(10, ge=1)
@@ -86,6 +83,26 @@ class Benchmark(Section):
         check_uri(root)
         return root if is_uri(root) else str(Path(root))
 
+    @field_validator("catalog")
+    @classmethod
+    def _known_catalog(cls, name: str | None) -> str | None:
+        if name is not None:
+            catalog(name)
+        return name
+
+    @field_validator("datasets")
+    @classmethod
+    def _names_of_their_own(cls, datasets: dict[str, Dataset], info: ValidationInfo) -> dict[str, Dataset]:
+        shipped = info.data.get("catalog")
+        for name in datasets:
+            check_name(name)
+            if shipped and name in catalog(shipped):
+                raise ValueError(
+                    f"two datasets of the name {name!r}: the catalog {shipped!r} has one; give this another name, or "
+                    "set benchmark.catalog to null"
+                )
+        return datasets
+
     @field_validator("tasks", mode="before")
     @classmethod
     def _plain_names(cls, tasks: Any) -> Any:
@@ -101,15 +118,18 @@ class Benchmark(Section):
             raise ValueError(f"names must differ, got {names}")
         return tasks
 
+    @field_validator("tasks")
+    @classmethod
+    def _known_datasets(cls, tasks: tuple[Task, ...], info: ValidationInfo) -> tuple[Task, ...]:
+        _check_known([name for task in tasks for name in task.datasets], info)
+        return tasks
+
     # The checks below see only the fields above theirs, and those only if they are sound themselves.
 
     @field_validator("transfer")
     @classmethod
     def _unseen(cls, transfer: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        if unknown := [name for name in transfer if name not in CATALOG]:
-            raise ValueError(
-                f"unknown dataset {unknown[0]!r}; known: {', '.join(CATALOG)}{nearest(unknown[0], CATALOG)}"
-            )
+        _check_known(transfer, info)
         if len(set(transfer)) < len(transfer):
             raise ValueError("names a dataset twice")
         trained = {name for task in info.data.get("tasks", ()) for name in task.datasets}
@@ -161,3 +181,30 @@ class Benchmark(Section):
             if bad := [task for task in row if not 0 <= task < num_tasks]:
                 raise ValueError(f"stage {stage} names task {bad[0]}; there are {num_tasks}, from 0")
         return schedule
+
+    def dataset(self, name: str) -> Dataset:
+        """A dataset as it is declared here or in the catalog.
+
+        Raises:
+            KeyError: no such dataset.
+        """
+        return self.datasets[name] if name in self.datasets else catalog(self.catalog or "")[name]
+
+    @property
+    def evaluated_datasets(self) -> tuple[str, ...]:
+        """Those of the tasks, then the unseen ones."""
+        return (*(name for task in self.tasks for name in task.datasets), *self.transfer)
+
+
+def _check_known(names: Iterable[str], info: ValidationInfo) -> None:
+    """Refuse names that neither `datasets` nor the catalog has; nothing is known where these are unsound."""
+    if not {"datasets", "catalog"} <= info.data.keys():
+        return
+    shipped = info.data["catalog"]
+    known = [*info.data["datasets"], *(catalog(shipped) if shipped else ())]
+    if unknown := [name for name in names if name not in known]:
+        of = f" in the catalog {shipped!r}" if shipped else ""
+        raise ValueError(
+            f"unknown dataset {unknown[0]!r}; known{of if not info.data['datasets'] else ''}: "
+            f"{', '.join(known) or 'none'}{nearest(unknown[0], known)}"
+        )

@@ -23,6 +23,7 @@ def shipped() -> dict[str, Path]:
     """The shipped configurations by name, their path in `configs/` without suffix; those of benchmarks come first."""
     folder = configs_folder()
     found = {file.relative_to(folder).with_suffix("").as_posix(): file for file in folder.rglob("*.yaml")}
+    found = {name: file for name, file in found.items() if not name.startswith("catalogs/")}
     return {name: found[name] for name in sorted(found, key=lambda name: ("/" in name, name))}
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fcit_ray.config.catalog import CATALOG
+from fcit_ray.config.catalogs import catalog, catalog_names
 from fcit_ray.config.schema import Config
 from fcit_ray.config.sweep import Sweep
 from fcit_ray.experiment.components import AXES
@@ -16,7 +16,9 @@ def config_file_schema() -> dict[str, Any]:
         if section.get("title") != "Task":
             section.pop("required", None)  # another file may have it
     tasks = definitions["Benchmark"]["properties"]["tasks"]
-    tasks["items"] = {"anyOf": [{"enum": [*CATALOG]}, tasks["items"]]}  # a plain string names a task of one dataset
+    names = list(dict.fromkeys(name for each in catalog_names() for name in catalog(each)))
+    # A plain string names a task of one dataset.
+    tasks["items"] = {"anyOf": [{"enum": names}, {"type": "string"}, tasks["items"]]}
     for axis, choice in AXES.items():
         properties[axis]["properties"] = {
             "name": {

@@ -9,14 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fcit_ray.config.benchmark import Benchmark
-from fcit_ray.config.catalog import rule_of
 from fcit_ray.config.schema import Config, Train, with_absolute_paths
 from fcit_ray.data.checking.agreement import check_agreement
 from fcit_ray.data.checking.too_long import check_lengths
 from fcit_ray.data.loading.samples import SampleEncoder
 from fcit_ray.data.partition.selection import SELECTIONS
 from fcit_ray.data.partition.stream import Stream, StreamPopulation, open_stream
+from fcit_ray.data.records.collection import Collection
 from fcit_ray.data.records.layout import Record, check_images, load_test, num_set_aside
 from fcit_ray.data.scoring.coco_java import check_java
 from fcit_ray.errors import ConfigError, JavaError
@@ -111,7 +110,7 @@ def open_experiment(config: Config, *, for_plan: bool = False) -> Experiment:
             raise ConfigError(misfit)
     check_scoring(config)
     stream = open_stream(config)
-    tests = read_tests(benchmark)
+    tests = read_tests(config)
     everything = [record for records in (*stream.records, *tests.values()) for record in records]
     check_images(benchmark.root, everything)
     if not for_plan:
@@ -147,14 +146,18 @@ def check_model(config: Config, *, complete: bool = True) -> None:
         find_vision_tower(model.path)
 
 
-def read_tests(benchmark: Benchmark) -> dict[str, list[Record]]:
+def read_tests(config: Config) -> dict[str, list[Record]]:
     """The records to answer, by dataset: those of the tasks, then the unseen ones.
 
     Raises:
         DataError: a file or record cannot be used.
     """
-    names = (*(name for task in benchmark.tasks for name in task.datasets), *benchmark.transfer)
-    return {name: load_test(benchmark.root, name, benchmark.split, benchmark.max_test_records) for name in names}
+    benchmark = config.benchmark
+    collection = Collection.of(benchmark, config.seed)
+    return {
+        name: load_test(collection, name, benchmark.split, benchmark.max_test_records)
+        for name in benchmark.evaluated_datasets
+    }
 
 
 def check_scoring(config: Config) -> None:
@@ -166,9 +169,9 @@ def check_scoring(config: Config) -> None:
         ConfigError: Java's programs do not run.
     """
     evaluation = config.evaluation
-    trained = (name for task in config.benchmark.tasks for name in task.datasets)
-    for name in (*trained, *config.benchmark.transfer):
-        if rule_of(name, evaluation.scoring, evaluation.captions) in ("caption_full", "caption_released"):
+    for name in config.benchmark.evaluated_datasets:
+        rule = config.rule_of(name)
+        if rule.name in ("caption_full", "caption_released"):
             try:
                 check_java()
             except JavaError as error:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Literal
 
 from PIL import Image, ImageOps
 
+from fcit_ray.data.records.collection import Collection
 from fcit_ray.data.records.images import PictureError, fault_of, open_image, opened
 from fcit_ray.data.records.layout import load_test
 from fcit_ray.data.records.parsing import Record
@@ -32,10 +34,12 @@ class TestData:
     Attributes:
         root: data root.
         split: of the test records.
+        declared: the datasets beside a known benchmark's, and the run's seed, as JSON.
     """
 
     root: str
     split: Literal["test", "validation"]
+    declared: str
 
     @classmethod
     def of(cls, run: Told) -> "TestData":
@@ -47,7 +51,19 @@ class TestData:
         there = [root for root in told if is_uri(root) or Path(root).is_dir()]
         root = there[0] if there else told[0] if told else ""
         split: Literal["test", "validation"] = "validation" if run.benchmark.get("split") == "validation" else "test"
-        return cls(os.path.realpath(root) if there and not is_uri(root) else root, split)
+        benchmark = {key: run.benchmark[key] for key in ("catalog", "datasets") if key in run.benchmark}
+        declared = json.dumps({"benchmark": benchmark, "seed": run.seed}, sort_keys=True)
+        return cls(os.path.realpath(root) if there and not is_uri(root) else root, split, declared)
+
+    @property
+    def collection(self) -> Collection:
+        """The datasets that it names.
+
+        Raises:
+            UserError: they are not declared as they must be.
+        """
+        declared = json.loads(self.declared)
+        return Collection.declared(self.root, declared["benchmark"], declared["seed"])
 
 
 @dataclass(frozen=True)
@@ -93,7 +109,7 @@ class Pictures:
                         "was answered."
                     )
                 elif source.root:
-                    found = {record.id: record for record in load_test(source.root, dataset, source.split)}
+                    found = {record.id: record for record in load_test(source.collection, dataset, source.split)}
             except (UserError, OSError) as error:
                 self._say(f"The questions of {dataset} are not shown: {redact(str(error))}")
             self._records[source, dataset] = found

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from fcit_ray.config.catalog import rule_of, scored_by
 from fcit_ray.config.schema import Config
 from fcit_ray.data.partition.stream import training_data
+from fcit_ray.data.records.collection import Collection
 from fcit_ray.data.records.layout import load_test
 from fcit_ray.data.scoring.scores import majority_score
 from fcit_ray.results.figures import make_results
@@ -16,16 +16,17 @@ def majority_results(config: Config, label: str = "Majority answer") -> dict[str
     Raises:
         DataError: a file or record cannot be used.
     """
-    benchmark, evaluation = config.benchmark, config.evaluation
+    benchmark = config.benchmark
+    collection = Collection.of(benchmark, config.seed)
     percents: dict[str, float] = {}
     counts: dict[str, int] = {}
     details: dict[str, dict[str, float]] = {}
-    for task, records in zip(benchmark.tasks, training_data(benchmark)[0], strict=True):
+    for task, records in zip(benchmark.tasks, training_data(benchmark, config.seed)[0], strict=True):
         scores = []
         counts[task.name] = 0
         for name in task.datasets:
-            tests = load_test(benchmark.root, name, benchmark.split, benchmark.max_test_records)
-            rule = rule_of(name, evaluation.scoring, evaluation.captions)
+            tests = load_test(collection, name, benchmark.split, benchmark.max_test_records)
+            rule = config.rule_of(name)
             scored = majority_score(rule, [record for record in records if record.dataset == name], tests)
             scores.append(scored.percent)
             details[name] = {"percent": scored.percent, **scored.parts}
@@ -39,5 +40,5 @@ def majority_results(config: Config, label: str = "Majority answer") -> dict[str
         records=[{"kind": "evaluation", "stage": -1, "scores": percents, "datasets": details}],
         num_records=counts,
         params={},
-        scored=scored_by(details, evaluation.scoring, evaluation.captions),
+        scored=config.scored_by(details),
     )

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from fcit_ray.config.catalog import scored_by
 from fcit_ray.config.schema import Config
 from fcit_ray.data.loading.shards import ShardSource
 from fcit_ray.experiment.opening import Experiment
@@ -167,7 +166,7 @@ class Driver:
             num_unseen={name: len(tests[name]) for name in self._config.benchmark.transfer},
             params=state.params,
             spent=self._spent(state),
-            scored=scored_by(tests, self._config.evaluation.scoring, self._config.evaluation.captions),
+            scored=self._config.scored_by(tests),
             attention=self._attention,
         )
         results["quarantined"] = self._experiment.quarantined

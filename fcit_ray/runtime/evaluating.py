@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-from fcit_ray.config.catalog import rule_of
 from fcit_ray.data.loading.shards import ShardSource
 from fcit_ray.experiment.opening import Experiment
 from fcit_ray.federated.answering import Answer
@@ -77,7 +76,7 @@ class Evaluation:
         label = predictions_label(stage)
         details: dict[str, Any] = {}
         for name in datasets:
-            rule = rule_of(name, self._config.evaluation.scoring, self._config.evaluation.captions)
+            rule = self._config.rule_of(name)
             by_view = {view: answers[view][name] for view in views}
             rows, details[name] = score_answers(rule, self._experiment.tests[name], by_view)
             self._folder.write_predictions(label, name, rows)

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from fcit_ray.config.catalog import rule_of, scored_by
 from fcit_ray.config.mistakes import nearest
 from fcit_ray.config.reading import with_overrides
 from fcit_ray.config.schema import Config
@@ -109,7 +108,7 @@ class Exam:
         rows: dict[str, list[dict[str, Any]]] = {}
         details: dict[str, dict[str, Any]] = {}
         for name, records in self.tests.items():
-            rule = rule_of(name, evaluation.scoring, evaluation.captions)
+            rule = config.rule_of(name)
             answers = {view: [_answer(line) for line in lines[view, name]] for view in self.views}
             rows[name], details[name] = score_answers(rule, records, answers)
         transfer = {name: details[name]["percent"] for name in benchmark.transfer}
@@ -131,7 +130,7 @@ class Exam:
             num_records={name: sum(len(self.tests[part]) for part in parts) for name, parts in counts.items()},
             num_unseen={name: len(self.tests[name]) for name in transfer},
             params=state.params,
-            scored=scored_by(self.tests, evaluation.scoring, evaluation.captions),
+            scored=config.scored_by(self.tests),
         )
         asked = {
             "root": benchmark.root,
@@ -166,7 +165,7 @@ def open_exam(trained: Trained, overrides: Sequence[str] = ()) -> Exam:
     check_scoring(config)
     tasks = _tasks_of(trained)
     wanted = {name for task in tasks for name in config.benchmark.tasks[task].datasets} | {*config.benchmark.transfer}
-    tests = {name: records for name, records in read_tests(config.benchmark).items() if name in wanted}
+    tests = {name: records for name, records in read_tests(config).items() if name in wanted}
     everything = [record for records in tests.values() for record in records]
     check_images(config.benchmark.root, everything)
     check_lengths(question_encoder(trained), everything)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from fcit_ray.config.catalog import CATALOG, Rule, rule_of, scored_by
 from fcit_ray.config.schema import Config
+from fcit_ray.data.records.collection import Collection
 from fcit_ray.data.records.layout import Record, load_test
 from fcit_ray.errors import DataError, RunFolderError
 from fcit_ray.experiment.opening import make_setting
@@ -67,7 +67,7 @@ def rescore(folder: RunFolder, config: Config) -> Rescored:
             records = references.of(name, path, rows)
             answers = _by_view(path, rows, records)
             _check_own(path, name, before, records, answers, said)
-            rule = rule_of(name, config.evaluation.scoring, config.evaluation.captions)
+            rule = config.rule_of(name)
             details[name] = score_answers(rule, records, answers)[1]
         names = [task.name for task in config.benchmark.tasks]
         scores = task_scores(config.benchmark, [names.index(task) for task in record["scores"]], details)
@@ -80,7 +80,7 @@ def rescore(folder: RunFolder, config: Config) -> Rescored:
             "datasets": details,
         }
     found = [evaluations[stage] for stage in sorted(evaluations)]
-    tests = [*(name for task in config.benchmark.tasks for name in task.datasets), *config.benchmark.transfer]
+    tests = config.benchmark.evaluated_datasets
     made = make_results(
         label=original["label"],
         seed=original["seed"],
@@ -90,7 +90,7 @@ def rescore(folder: RunFolder, config: Config) -> Rescored:
         num_records=original["num_records"],
         num_unseen=original.get("transfer", {}).get("num_records"),
         params={},
-        scored=scored_by(tests, config.evaluation.scoring, config.evaluation.captions),
+        scored=config.scored_by(tests),
     )
     results = original | made | {key: original[key] for key in _OF_THE_RUN if key in original}
     results["config"] = config.model_dump(mode="json")
@@ -123,9 +123,11 @@ class _References:
     def _read(self, name: str, rows: Sequence[Mapping[str, Any]]) -> list[Record]:
         benchmark = self._config.benchmark
         try:
-            return load_test(benchmark.root, name, benchmark.split, benchmark.max_test_records)
+            return load_test(
+                Collection.of(benchmark, self._config.seed), name, benchmark.split, benchmark.max_test_records
+            )
         except DataError as error:
-            kind = CATALOG[name].kind
+            kind = benchmark.dataset(name).answer.kind
             if kind != "exact":
                 raise DataError(
                     f"{name}: its rule needs {_NEEDS[kind]}, which predictions do not hold, and the data cannot be "
@@ -175,8 +177,8 @@ def _check_own(
     path: Path, name: str, config: Config, records: Sequence[Record], answers: Answers, said: Mapping[str, Any]
 ) -> None:
     """Hold the predictions against the score that the run gave them."""
-    own: Rule = rule_of(name, config.evaluation.scoring, config.evaluation.captions)
-    if own in _NEED_JAVA:
+    own = config.rule_of(name)
+    if own.name in _NEED_JAVA:
         return
     percent = score_answers(own, records, answers)[1]["percent"]
     if not math.isclose(percent, said["percent"], rel_tol=1e-9, abs_tol=1e-9):

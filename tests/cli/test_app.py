@@ -11,6 +11,7 @@ import jsonschema
 import pytest
 import typer
 import yaml
+from fcit_ray.config.catalog import CATALOG
 from hatchling.builders.wheel import WheelBuilder
 from repository import ROOT
 from typer.testing import CliRunner
@@ -19,7 +20,6 @@ import fcit_ray
 from fcit_ray.cli import app as cli
 from fcit_ray.cli.arguments import ManyValues, configs_like
 from fcit_ray.config import shipped
-from fcit_ray.config.catalog import CATALOG
 from fcit_ray.config.shipped import find_config
 from fcit_ray.errors import ConfigError
 from fcit_ray.experiment.components import AXES

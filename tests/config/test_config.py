@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from fcit_ray.config.catalog import CATALOG
 from pydantic import BaseModel, ValidationError
 from repository import ROOT
 
 from fcit_ray.config.benchmark import Task
-from fcit_ray.config.catalog import CATALOG
 from fcit_ray.config.reading import load_config
 from fcit_ray.config.schema import Config, dump_config, parse_config
 from fcit_ray.config.shipped import find_config

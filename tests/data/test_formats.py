@@ -1,8 +1,8 @@
 """What is odd about predictions, against cases judged by hand."""
 
 import pytest
-
 from fcit_ray.config.catalog import CATALOG
+
 from fcit_ray.data.records.layout import Record
 from fcit_ray.data.scoring.formats import answer_format, diagnose
 from fcit_ray.models.prompt import Turn

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fcit_ray.config.catalog import CATALOG
 from stand_in import question, training
 
-from fcit_ray.config.catalog import CATALOG
 from fcit_ray.data.miniature.writing import write_miniature
 from fcit_ray.data.records.layout import Record, check_images, load_test, load_train, parse_box
 from fcit_ray.data.records.parsing import holds_box

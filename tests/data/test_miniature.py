@@ -9,9 +9,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from fcit_ray.config.catalog import CATALOG, VALIDATION_FILE
 from PIL import Image
 
-from fcit_ray.config.catalog import CATALOG, VALIDATION_FILE
 from fcit_ray.data.miniature.drawing import draw
 from fcit_ray.data.miniature.scenes import COLORS, GRID, Scene
 from fcit_ray.data.miniature.tasks import AUTHORS, DVQA, PLURALS, TASKS, TITLES, Example

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from authors_root import ODD, write_authors_root
+from fcit_ray.config.catalog import CATALOG
 from PIL import Image
 from tiny_llava15 import IMAGE_SIDE, IMAGE_TOKENS, write_tiny_llava15
 
-from fcit_ray.config.catalog import CATALOG
 from fcit_ray.data.loading.samples import SampleEncoder
 from fcit_ray.data.records.layout import Record, check_images, load_test, load_train
 from fcit_ray.models.load import load_processor

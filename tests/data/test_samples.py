@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fcit_ray.config.catalog import CATALOG
 from PIL import Image
 
-from fcit_ray.config.catalog import CATALOG
 from fcit_ray.data.loading.collate import Collator
 from fcit_ray.data.loading.samples import SampleEncoder, pad_to_square, to_rgb
 from fcit_ray.data.miniature.writing import write_miniature

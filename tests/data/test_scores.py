@@ -3,8 +3,8 @@
 import math
 
 import pytest
-
 from fcit_ray.config.catalog import CATALOG, rule_of, scored_by
+
 from fcit_ray.data.records.layout import Record, parse_box
 from fcit_ray.data.scoring.scores import iou, majority_answer, majority_score, score
 from fcit_ray.models.prompt import Turn

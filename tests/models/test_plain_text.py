@@ -13,12 +13,12 @@ import pytest
 import torch
 from clip_like import save_clip
 from families import FAMILIES
+from fcit_ray.config.catalog import CATALOG
 from PIL import Image
 from stand_in import write_model
 from tokenizers import AddedToken, Tokenizer, models, normalizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from fcit_ray.config.catalog import CATALOG
 from fcit_ray.data.checking.agreement import check_agreement
 from fcit_ray.data.loading import samples
 from fcit_ray.data.loading.lengths import LengthEncoder

@@ -17,12 +17,12 @@ from authors_root import (
     TASK_RELATED,
     write_authors_root,
 )
+from fcit_ray.config.catalog import CATALOG
 from in_process import run
 from repository import ROOT
 from tiny_clip import write_tiny_clip
 from tiny_llava15 import LAYERS, write_tiny_llava15
 
-from fcit_ray.config.catalog import CATALOG
 from fcit_ray.config.reading import load_config
 from fcit_ray.config.schema import Config
 from fcit_ray.experiment.opening import open_experiment

@@ -22,6 +22,7 @@ from fcit_ray.data.checking.processes import Processes, Progress
 from fcit_ray.data.checking.report import Report, Row
 from fcit_ray.data.parquet.place import parquet_at
 from fcit_ray.data.records import quarantine
+from fcit_ray.data.records.collection import Collection
 from fcit_ray.data.records.images import image_faults
 from fcit_ray.data.records.layout import num_set_aside, read_items
 from fcit_ray.data.records.quarantine import Entry
@@ -41,8 +42,8 @@ class TokenLimit:
     template: str
 
 
-def check_root(
-    root: str,
+def check_data(
+    collection: Collection,
     datasets: Sequence[str] = (),
     *,
     limit: TokenLimit | None = None,
@@ -54,7 +55,7 @@ def check_root(
     """Look a data root over.
 
     Args:
-        root: folder in the authors' layout.
+        collection: what is declared, below a folder.
         datasets: which; none means all that are there, and the partitions below the root.
         limit: measure records against it; None leaves their length unchecked.
         decode: decode every image, rather than look at its header and end.
@@ -67,6 +68,7 @@ def check_root(
         DataError: no such root or dataset, or nothing in it.
         ConfigError, ModelError: the limit's model cannot be prompted so, or its files do not belong together.
     """
+    root = collection.root
     if is_uri(root) or not is_folder(root):
         raise DataError(f"{root}: no such folder; expected instructions/ and datasets/ in it")
     if parquet_at(root):
@@ -74,7 +76,7 @@ def check_root(
     if limit:
         _check_model(limit)
     sound_records.cache_clear()  # files may have changed since an earlier check of this process
-    pieces, absent = pieces_in(root, datasets)
+    pieces, absent = pieces_in(collection, datasets)
     with Processes(jobs) as processes:
         found = processes.map(_look, [(root, piece, honour_quarantine) for piece in pieces], "files", progress)
         images = {image for findings in found for image in findings.images.values()}

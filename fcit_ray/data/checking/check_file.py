@@ -12,11 +12,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from fcit_ray.config.catalog import CATALOG
+from fcit_ray.config.datasets import Dataset
 from fcit_ray.data.checking.answer_formats import odd_answer
 from fcit_ray.data.records import layout, quarantine
+from fcit_ray.data.records.collection import Collection
 from fcit_ray.data.records.faults import Fault
-from fcit_ray.data.records.parsing import Items, Record, parse_test, parse_train
+from fcit_ray.data.records.parsing import Items, Place, Record, parse_test, parse_train
 from fcit_ray.data.records.quarantine import Entry
 from fcit_ray.errors import DataError
 from fcit_ray.models.prompt import instruction_text
@@ -39,12 +40,16 @@ class Piece:
         group: the dataset; of a partition its folder, relative to the root.
         split: what the file holds.
         source: the file, relative to the root.
+        images: where its pictures' paths start.
+        dataset: as it is declared; None of a partition's file.
         references: the file of its reference captions, if it has them.
     """
 
     group: str
     split: Split
     source: str
+    images: str = ""
+    dataset: Dataset | None = None
     references: str | None = None
 
 
@@ -146,11 +151,11 @@ def _items(root: str, source: str, honour_quarantine: bool) -> tuple[Items, Item
 
 
 def _parse(root: str, piece: Piece, items: Items) -> tuple[list[Record], list[Fault]]:
-    if piece.split in ("train", "partition"):
-        return parse_train(lambda image, turns: piece.group, piece.source, items)
+    place = Place(piece.group, piece.images)
+    if piece.dataset is None or piece.split == "train":
+        return parse_train(lambda image, turns: place, piece.source, items)
     captions = layout.read_captions(root, piece.references) if piece.references else None
-    records, faults = parse_test(piece.group, piece.source, items, CATALOG[piece.group].kind, captions)
-    return records, faults
+    return parse_test(place, piece.source, items, piece.dataset.answer, captions)
 
 
 def _question_hash(image: str, question: str) -> bytes:
@@ -158,35 +163,34 @@ def _question_hash(image: str, question: str) -> bytes:
     return hashlib.blake2b(f"{image}\n{text}".encode(errors="surrogatepass"), digest_size=8).digest()
 
 
-def pieces_in(root: str, datasets: Sequence[str]) -> tuple[list[Piece], list[str]]:
+def pieces_in(collection: Collection, datasets: Sequence[str]) -> tuple[list[Piece], list[str]]:
     """The files to look at, and the datasets that are absent.
 
     Args:
-        root: data root.
-        datasets: those asked for: absent ones are looked at all the same, and found missing. None means all of the
-            catalog, whose absent ones are only named, and every partition below the root, the authors' or ours.
+        collection: what may be there.
+        datasets: those asked for: absent ones are looked at all the same, and found missing. None means all that
+            are declared, whose absent ones are only named, and every partition below the root, the authors' or ours.
 
     Raises:
         DataError: no such dataset, or no dataset at all.
     """
     pieces: list[Piece] = []
     absent: list[str] = []
-    for dataset in dict.fromkeys(datasets) or CATALOG:
-        train = layout.train_source(dataset)
-        if not datasets and not (Path(root) / train).parent.is_dir():
-            absent.append(dataset)
+    root = collection.root
+    for name in dict.fromkeys(datasets) or collection.datasets:
+        if not datasets and not collection.is_there(name):
+            absent.append(name)
             continue
-        pieces.append(Piece(dataset, "train", train))
-        for split in ("test", "validation"):
-            source, references = layout.test_sources(dataset, split)
-            if split == "test" or (Path(root) / source).is_file():
-                pieces.append(Piece(dataset, split, source, references))
+        for split in collection.splits(name):
+            references = collection.references(name, split)
+            for source in collection.sources(name, split):
+                pieces.append(Piece(name, split, source.name, source.images, collection[name], references))
     if not datasets:
         for file in sorted(_client_files(Path(root)), key=_by_number):
             group = file.parents[1].relative_to(root).as_posix()
             pieces.append(Piece(group, "partition", file.relative_to(root).as_posix()))
     if not pieces:
-        raise DataError(f"{root}: no dataset of the catalog in instructions/; expected folders such as ArxivQA")
+        raise DataError(f"{root}: none of the datasets that are known here; expected {collection.example}")
     return pieces, absent
 
 

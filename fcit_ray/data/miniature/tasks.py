@@ -62,7 +62,7 @@ class Task:
     """One dataset in miniature.
 
     Attributes:
-        name: the dataset's name, a key of `fcit_ray.config.catalog.CATALOG`.
+        name: the dataset's name, a dataset of the catalog `fcit`.
         labels: the answers to balance over; a builder gets one of them.
         build: makes an example whose answer is the label (the first turn's, for Grounding).
         image: the image's path under `datasets/`, from `split`, `number` and `label`.

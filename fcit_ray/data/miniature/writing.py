@@ -1,4 +1,4 @@
-"""Writes the miniature benchmark in the authors' on-disk layout (`config/catalog.py`), all or nothing."""
+"""Writes the miniature benchmark in the authors' on-disk layout (`configs/catalogs/fcit.yaml`), all or nothing."""
 
 import json
 import logging
@@ -6,13 +6,14 @@ import os
 import random
 import shutil
 import socket
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from fcit_ray.config.catalog import CATALOG, VALIDATION_FILE
 from fcit_ray.data.miniature.drawing import draw
 from fcit_ray.data.miniature.scenes import SIDE
 from fcit_ray.data.miniature.tasks import TASKS, Example, Task
+from fcit_ray.data.records.collection import Collection, Split
 from fcit_ray.errors import UserError, disk_reason
 from fcit_ray.storage.files import read_json
 
@@ -42,7 +43,7 @@ def write_miniature(
     Raises:
         UserError: a count is not positive, `root` holds something else, or it cannot be written.
     """
-    counts = {"train": num_train, "validation": num_validation, "test": num_test}
+    counts: dict[Split, int] = {"train": num_train, "validation": num_validation, "test": num_test}
     for split, count in counts.items():
         if count < 1:
             raise UserError(f"num_{split}: {count}; must be at least 1")
@@ -90,7 +91,7 @@ def examples(task: Task, split: str, count: int, seed: int, seen: set[tuple[byte
     return found
 
 
-def _write_whole(root: Path, manifest: dict[str, Any], counts: dict[str, int], seed: int) -> None:
+def _write_whole(root: Path, manifest: dict[str, Any], counts: Mapping[Split, int], seed: int) -> None:
     _remove_leftovers(root)
     partial = root.with_name(f"{_partial_prefix(root)}{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
@@ -149,12 +150,10 @@ def _is_alive(process: int) -> bool:
     return True
 
 
-def _write_task(root: Path, task: Task, counts: dict[str, int], seed: int) -> None:
-    dataset = CATALOG[task.name]
-    folder = root / "instructions" / task.name
-    folder.mkdir(parents=True)
+def _write_task(root: Path, task: Task, counts: Mapping[Split, int], seed: int) -> None:
+    collection = Collection.of_catalog(str(root))
+    (root / "instructions" / task.name).mkdir(parents=True)
     seen: set[tuple[bytes, str]] = set()
-    files = {"train": dataset.train, "validation": VALIDATION_FILE, "test": dataset.test}
     for split, count in counts.items():
         records = []
         references: list[tuple[str, str, tuple[str, ...]]] = []
@@ -164,22 +163,22 @@ def _write_task(root: Path, task: Task, counts: dict[str, int], seed: int) -> No
             image = task.image.format(
                 split=task.held_out if split == "test" else "train", number=number, label=folder_of_label
             )
-            path = root / "datasets" / image
+            path = root / collection[task.name].images / image
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 draw(example.scene).save(path, format="PNG")
             else:
                 assert task.shared_images, f"{image} is written twice"
             identity = f"{split}-{number}"
-            records.append(_record(task, split, identity, image, example))
+            records.append(_record(collection[task.name].answer.kind, split, identity, image, example))
             references.append((identity, image, example.references))
-        _dump(folder / files[split], records)
-        if dataset.references and split != "train":
-            name = dataset.references if split == "test" else f"validation_{dataset.references}"
-            _dump(folder / name, coco(references))
+        [source] = collection.sources(task.name, split)
+        _dump(root / source.name, records)
+        if name := collection.references(task.name, split):
+            _dump(root / name, coco(references))
 
 
-def _record(task: Task, split: str, identity: str, image: str, example: Example) -> dict[str, Any]:
+def _record(kind: str, split: str, identity: str, image: str, example: Example) -> dict[str, Any]:
     if split == "train":
         conversations = []
         for index, (question, answer) in enumerate(example.turns):
@@ -188,10 +187,10 @@ def _record(task: Task, split: str, identity: str, image: str, example: Example)
         return {"id": identity, "image": image, "conversations": conversations}
     question, answer = example.turns[0]
     record: dict[str, Any] = {"question_id": identity, "image": image, "text": question}
-    if CATALOG[task.name].kind == "caption":
+    if kind == "caption":
         answer = example.references[0]
     record["answer"] = answer
-    if CATALOG[task.name].kind == "box":
+    if kind == "box":
         record["answer_bbox"] = answer
         record["size"] = [SIDE, SIDE]
     return record

@@ -46,9 +46,9 @@ class Plan(BaseModel):
     """What a conversion is made of; two of equal plans make the same tables.
 
     Attributes:
-        version: of the layout.
+        version: of the layout; in the first, paths of images start at `datasets/`.
         images: within the tables, or left where they are.
-        image_root: the data root whose `datasets/` holds referenced images.
+        image_root: the data root that holds referenced images.
         rows_per_file: rows of a table's file at most.
         sources: SHA-256 of each file converted, by its name under the root.
         set_aside: how many of a file's records are in quarantine, and hence not here.
@@ -57,7 +57,7 @@ class Plan(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    version: Literal[1] = 1
+    version: Literal[1, 2] = 2
     images: Literal["embed", "reference"]
     image_root: str | None
     rows_per_file: int

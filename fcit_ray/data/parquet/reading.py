@@ -6,7 +6,7 @@
 
 Columns of a record table: `index` (int64, position in the source file), `part` (string: `records`, or a key of a COCO
 file, `images` or `annotations`), `id` and `image` (string, null where the record has none), `record` (string: the
-record as JSON, every field as it was). Columns of an image table: `path` (string, relative to `datasets/`), `bytes`
+record as JSON, every field as it was). Columns of an image table: `path` (string, as records name it), `bytes`
 (binary: the file as it was, not encoded anew).
 
 What one image costs: its file and row group are found by bisection over the tables' statistics, then the group's
@@ -107,6 +107,7 @@ class ParquetRoot:
         Raises:
             OSError: there is none, or it cannot be read.
         """
+        path = self._kept_as(path)
         files = self.manifest.tables[IMAGES]
         number = bisect_left(files, path, key=lambda file: file.last or "")
         if number < len(files):
@@ -129,7 +130,11 @@ class ParquetRoot:
         there: set[str] = set()
         for file in self.manifest.tables[IMAGES]:
             there.update(self._column(file, ["path"])["path"].to_pylist())
-        return [path for path in paths if path not in there]
+        return [path for path in paths if self._kept_as(path) not in there]
+
+    def _kept_as(self, path: str) -> str:
+        """A picture's path in the tables."""
+        return path.removeprefix("datasets/") if self.manifest.plan.version == 1 else path
 
     def _parsed(self, source: str, row: Mapping[str, Any]) -> Any:
         try:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -18,11 +19,11 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fcit_ray.config.catalog import CATALOG
 from fcit_ray.data.parquet.manifest import IMAGES, MANIFEST, Manifest, Plan, TableFile, parse_manifest
 from fcit_ray.data.parquet.place import parquet_at
 from fcit_ray.data.parquet.reading import IMAGE_SCHEMA, RECORD_SCHEMA, ROWS_PER_GROUP, open_parquet
 from fcit_ray.data.records import layout, quarantine
+from fcit_ray.data.records.collection import Collection
 from fcit_ray.data.records.faults import refuse
 from fcit_ray.data.records.fields import printable
 from fcit_ray.data.records.images import file_fault, image_faults, open_image
@@ -39,7 +40,7 @@ Progress = Callable[[int, int], None]
 
 
 def write_parquet(
-    root: Path | str,
+    collection: Collection,
     out: str,
     datasets: Sequence[str] = (),
     images: Literal["embed", "reference"] = "embed",
@@ -52,7 +53,7 @@ def write_parquet(
     is still the same. Records in quarantine are left out.
 
     Args:
-        root: data root in the authors' layout.
+        collection: what is declared, below a folder.
         out: folder or URI to write to.
         datasets: which; none means all that are there.
         images: `embed` puts the files' bytes into tables; `reference` leaves them below `root`.
@@ -62,6 +63,7 @@ def write_parquet(
     Raises:
         DataError: a record or image cannot be used, or a place cannot be written.
     """
+    root = collection.root
     for place in (root, out):
         check_uri(place)
     if rows_per_file < 1:
@@ -72,8 +74,9 @@ def write_parquet(
     if store.folder == Path(os.path.realpath(root)):
         raise DataError(f"{out}: is the data root itself; expected another place")
     root = absolute(str(root))
-    chosen = list(dict.fromkeys(datasets)) or datasets_in(root)
-    sources, paths = _sources(root, chosen)
+    collection = replace(collection, root=root)
+    chosen = list(dict.fromkeys(datasets)) or datasets_in(collection)
+    sources, paths = _sources(collection, chosen)
     if images == "reference":
         layout.check_images(root, paths.values())
     plan = _plan(root, sources, images, rows_per_file)
@@ -86,31 +89,32 @@ def write_parquet(
     return manifest
 
 
-def datasets_in(root: Path | str) -> list[str]:
-    """The catalog's datasets whose folder is in a data root.
+def datasets_in(collection: Collection) -> list[str]:
+    """The datasets that are there.
 
     Raises:
         DataError: there is none.
     """
-    there = [name for name in CATALOG if (Path(root) / "instructions" / name).is_dir()]
+    there = [name for name in collection.datasets if collection.is_there(name)]
     if not there:
-        raise DataError(f"{file_in(root, 'instructions')}: no dataset of the catalog here, such as ArxivQA")
+        raise DataError(f"{collection.root}: none of the datasets that are known here; expected {collection.example}")
     return there
 
 
-def _sources(root: str, datasets: Sequence[str]) -> tuple[list[str], dict[str, Record]]:
+def _sources(collection: Collection, datasets: Sequence[str]) -> tuple[list[str], dict[str, Record]]:
     """The files to convert, all checked, and for every image one record that uses it."""
     sources: list[str] = []
     users: dict[str, Record] = {}
     for dataset in datasets:
-        records = layout.load_train(root, dataset)
-        sources.append(layout.train_source(dataset))
-        for split in ("test", "validation"):
-            source, references = layout.test_sources(dataset, split)
-            if split == "validation" and not (Path(root) / source).is_file():
-                continue  # the authors ship none
-            records += layout.load_test(root, dataset, split)
-            sources += [source] if references is None else [source, references]
+        records: list[Record] = []
+        for split in collection.splits(dataset):
+            if split == "train":
+                records += layout.load_train(collection, dataset)
+            else:
+                records += layout.load_test(collection, dataset, split)
+            sources += [source.name for source in collection.sources(dataset, split)]
+            references = collection.references(dataset, split)
+            sources += [references] if references else []
         for record in records:
             users.setdefault(record.image, record)
     return sources, users
@@ -254,7 +258,7 @@ def _image_filler(root: str, images: Sequence[str], users: dict[str, Record]) ->
                     if fault:
                         faults.append(f"{users[image].where}: image {image}: {fault}")
                 writer.write_table(pa.table([list(group), contents], schema=IMAGE_SCHEMA))
-        refuse(file_in(root, "datasets"), faults, len(images), what="images")
+        refuse(root, faults, len(images), what="images")
 
     return fill
 

@@ -7,13 +7,14 @@ one their code trains in. It is found by what the files hold, or said by `benchm
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fcit_ray.config.benchmark import Benchmark, Task
-from fcit_ray.config.catalog import CATALOG, IMAGE_FOLDERS
+from fcit_ray.data.records.collection import Collection
 from fcit_ray.data.records.layout import Record, read_json, training_records
-from fcit_ray.data.records.parsing import Items, holds_box
+from fcit_ray.data.records.parsing import Items, Place, holds_box
 from fcit_ray.data.records.quarantine import PartitionQuarantine
 from fcit_ray.errors import DataError
 from fcit_ray.models.prompt import Turn
@@ -26,8 +27,12 @@ _TASK = re.compile(r"Task([1-9]\d*)")
 _CLIENT = re.compile(r"client_(\d+)\.json")
 
 
-def load_partition(benchmark: Benchmark) -> list[list[list[Record]]]:
+def load_partition(benchmark: Benchmark, collection: Collection) -> list[list[list[Record]]]:
     """Read every client's records of every task, in file order; they are checked as `load_train` checks them.
+
+    Args:
+        benchmark: which partition.
+        collection: of its datasets.
 
     Returns:
         The records by task (in the order of the stream), client and position.
@@ -50,7 +55,7 @@ def load_partition(benchmark: Benchmark) -> list[list[list[Record]]]:
     made_of = {source: manifest.get("set_aside", {}).get(source, ()) for source in manifest.get("sources", ())}
     away = PartitionQuarantine(folder, benchmark.root, made_of)
     below = _below(folder, Path(benchmark.root))
-    numbers = benchmark.partition_tasks or _find_tasks(folder, found, benchmark.tasks, away)
+    numbers = benchmark.partition_tasks or _find_tasks(folder, found, benchmark.tasks, away, collection)
     held = []
     for number, task in zip(numbers, benchmark.tasks, strict=True):
         if number not in found:
@@ -61,7 +66,7 @@ def load_partition(benchmark: Benchmark) -> list[list[list[Record]]]:
             if hashes is not None and hashes.get(name) != sha256(path):
                 raise DataError(f"{path}: is not the file that {folder / MANIFEST} was written for (SHA-256 differs)")
             items = away.leave_out(path, name, _items(path))
-            parts.append(training_records(path, f"{below}/{name}", items, _only(task)))
+            parts.append(training_records(path, f"{below}/{name}", items, _only(collection, task)))
             if not parts[client]:
                 raise DataError(f"{path}: holds no records; a client without data cannot take part")
         datasets = {record.dataset for part in parts for record in part}
@@ -77,8 +82,8 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def dataset_of(image: str, turns: Sequence[Turn]) -> str:
-    """The dataset of a training record, by the folder of its image.
+def place_of(collection: Collection, image: str, turns: Sequence[Turn]) -> Place:
+    """Where a training record belongs, by the folder of its image.
 
     AOKVQA and Grounding share COCO's images; a record of Grounding names a box, in a question or an answer.
 
@@ -86,23 +91,25 @@ def dataset_of(image: str, turns: Sequence[Turn]) -> str:
         DataError: the folder is no dataset's.
     """
     folder = image.split("/")[0]
-    datasets = [name for name, images in IMAGE_FOLDERS.items() if images == folder]
+    datasets = {name: each for name, each in collection.datasets.items() if each.image_folder == folder}
     if not datasets:
-        known = ", ".join(dict.fromkeys(IMAGE_FOLDERS.values()))
+        known = ", ".join(dict.fromkeys(filter(None, (each.image_folder for each in collection.datasets.values()))))
         raise DataError(f"image {image!r} lies in no dataset's folder; known: {known}")
     boxed = any(holds_box(text) for turn in turns for text in (turn.question, turn.answer or ""))
-    fitting = [name for name in datasets if (CATALOG[name].kind == "box") == boxed]
-    return fitting[0] if len(datasets) > 1 else datasets[0]
+    fitting = [name for name, each in datasets.items() if (each.answer.kind == "box") == boxed]
+    dataset = fitting[0] if len(datasets) > 1 and fitting else next(iter(datasets))
+    return Place(dataset, datasets[dataset].images)
 
 
-def _only(task: Task) -> Callable[[str, Sequence[Turn]], str]:
-    """`dataset_of`, for records that must be of one task."""
+def _only(collection: Collection, task: Task) -> Callable[[str, Sequence[Turn]], Place]:
+    """`place_of`, for records that must be of one task."""
 
-    def check(image: str, turns: Sequence[Turn]) -> str:
-        dataset = dataset_of(image, turns)
-        if dataset not in task.datasets:
-            raise DataError(f"is of {dataset} (image {image!r}); task {task.name!r} is {', '.join(task.datasets)}")
-        return dataset
+    def check(image: str, turns: Sequence[Turn]) -> Place:
+        place = place_of(collection, image, turns)
+        if place.dataset not in task.datasets:
+            of = place.dataset
+            raise DataError(f"is of {of} (image {image!r}); task {task.name!r} is {', '.join(task.datasets)}")
+        return place
 
     return check
 
@@ -134,13 +141,15 @@ def _client_files(folder: Path, num_clients: int | None) -> list[Path]:
     return [files[client] for client in wanted]
 
 
-def _find_tasks(folder: Path, found: Mapping[int, Path], tasks: Sequence[Task], away: PartitionQuarantine) -> list[int]:
+def _find_tasks(
+    folder: Path, found: Mapping[int, Path], tasks: Sequence[Task], away: PartitionQuarantine, collection: Collection
+) -> list[int]:
     """The k of each task's folder, by the datasets of its first client's records."""
     holds = {}
     for number, path in sorted(found.items()):
         first = _client_files(path, None)[0]
         items = away.leave_out(first, f"{path.name}/{first.name}", _items(first))
-        records = training_records(first, first.name, items, dataset_of)
+        records = training_records(first, first.name, items, partial(place_of, collection))
         holds[number] = {record.dataset for record in records}
     seen = "; ".join(f"Task{number}: {', '.join(sorted(datasets)) or 'nothing'}" for number, datasets in holds.items())
     numbers = []

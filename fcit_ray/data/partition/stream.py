@@ -11,6 +11,7 @@ from fcit_ray.config.schema import Config
 from fcit_ray.data.partition.files import load_partition
 from fcit_ray.data.partition.selection import Selection, released_schedule, seeded
 from fcit_ray.data.partition.splits import dirichlet_split, equal_split, group_split, label_split
+from fcit_ray.data.records.collection import Collection
 from fcit_ray.data.records.layout import Record, field_values, load_train
 from fcit_ray.errors import ConfigError, DataError
 from fcit_ray.seeds import derive_seed
@@ -56,7 +57,7 @@ def open_stream(config: Config) -> Stream:
     benchmark = config.benchmark
     if config.regime == "zero_shot":
         return Stream((), (), (), (), ())
-    records, shards = training_data(benchmark)
+    records, shards = training_data(benchmark, config.seed)
     everything = tuple(range(len(benchmark.tasks)))
     if config.regime == "centralised":
         union = tuple(record for part in records for record in part)
@@ -85,18 +86,25 @@ def schedule_of(benchmark: Benchmark) -> tuple[tuple[int, ...], ...]:
     return benchmark.schedule
 
 
-def training_data(benchmark: Benchmark) -> tuple[list[tuple[Record, ...]], list[tuple[np.ndarray, ...]] | None]:
+def training_data(
+    benchmark: Benchmark, seed: int
+) -> tuple[list[tuple[Record, ...]], list[tuple[np.ndarray, ...]] | None]:
     """Each task's training records, and each client's indices into them where the files already say who holds what.
+
+    Args:
+        benchmark: whose tasks.
+        seed: of the run.
 
     Raises:
         DataError: a file or record cannot be used.
     """
+    collection = Collection.of(benchmark, seed)
     if benchmark.partition != "files":
         return [
-            tuple(record for name in task.datasets for record in load_train(benchmark.root, name))
+            tuple(record for name in task.datasets for record in load_train(collection, name))
             for task in benchmark.tasks
         ], None
-    held = load_partition(benchmark)
+    held = load_partition(benchmark, collection)
     shards = []
     for parts in held:
         ends = np.cumsum([len(part) for part in parts])

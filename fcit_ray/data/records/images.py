@@ -39,8 +39,8 @@ def open_image(root: str, image: str) -> IO[bytes]:
     """An image file's bytes, open for reading.
 
     Args:
-        root: data root: a folder in the authors' layout, or Parquet made of one.
-        image: path relative to `datasets/`.
+        root: data root: a folder, or Parquet made of one.
+        image: as a record names it.
 
     Raises:
         PictureError: what is there is no file, or obviously none of a picture.
@@ -52,7 +52,7 @@ def open_image(root: str, image: str) -> IO[bytes]:
         if reason := misfit_content(content[:NUM_BYTES]):
             raise PictureError(reason)
         return BytesIO(content)
-    path = Path((parquet.manifest.plan.image_root if parquet else root) or "") / "datasets" / image
+    path = Path((parquet.manifest.plan.image_root if parquet else root) or "") / image
     if reason := misfit(path):  # before it is opened: a named pipe would never be
         raise PictureError(reason)
     return path.open("rb")
@@ -115,7 +115,7 @@ def image_faults(root: str, images: Iterable[str], decode: bool = False) -> dict
 
     Args:
         root: data root.
-        images: paths relative to `datasets/`.
+        images: as records name them.
         decode: decode every pixel too, some milliseconds an image; otherwise only where no end marker tells that the
             file is whole.
 

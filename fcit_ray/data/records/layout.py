@@ -1,21 +1,21 @@
-"""Reading the authors' files: every record is checked when it is read, so that nothing fails hours into a run.
+"""Reading the files of datasets: every record is checked when it is read, so that nothing fails hours into a run.
 
-The layout is `<root>/instructions/<dataset>/*.json` and images under `<root>/datasets/`; or the Parquet that
-`fcit-ray prepare parquet` makes of it, in a folder or an object store, with the same records. A file is read whole;
-what is wrong with it is collected and reported together, with the place of every offender.
+They lie where their declarations say, or in the Parquet that `fcit-ray prepare parquet` makes of them, in a folder or
+an object store, with the same records. A file is read whole; what is wrong with it is collected and reported together,
+with the place of every offender.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from fcit_ray.config.catalog import CATALOG, VALIDATION_FILE, Dataset
 from fcit_ray.data.parquet.place import parquet_at
 from fcit_ray.data.records import quarantine
+from fcit_ray.data.records.collection import Collection
 from fcit_ray.data.records.faults import refuse
 from fcit_ray.data.records.fields import text_of
 from fcit_ray.data.records.images import image_faults
-from fcit_ray.data.records.parsing import Box, Items, Record, parse_box, parse_test, parse_train
+from fcit_ray.data.records.parsing import Box, Items, Place, Record, parse_box, parse_test, parse_train
 from fcit_ray.data.records.references import Captions
 from fcit_ray.errors import DataError
 from fcit_ray.models.prompt import Turn
@@ -39,21 +39,28 @@ __all__ = [
 ]
 
 
-def load_train(root: Path | str, dataset: str) -> list[Record]:
+def load_train(collection: Collection, dataset: str) -> list[Record]:
     """Read a dataset's training records, in file order; those in quarantine are left out, and the log says so.
 
     Images are not looked at: see `check_images`.
 
+    Args:
+        collection: of the dataset.
+        dataset: its name.
+
     Raises:
         DataError: names the file and every kind of offending record.
     """
-    source = train_source(dataset)
-    items = read_items(root, source)
-    return training_records(file_in(root, source), source, items, lambda image, turns: dataset)
+    records: list[Record] = []
+    for source in collection.sources(dataset, "train"):
+        items = read_items(collection.root, source.name)
+        place = Place(dataset, source.images)
+        records += training_records(file_in(collection.root, source.name), source.name, items, lambda *_, p=place: p)
+    return records
 
 
 def training_records(
-    path: Path | str, source: str, items: Items, dataset_of: Callable[[str, Sequence[Turn]], str]
+    path: Path | str, source: str, items: Items, place_of: Callable[[str, Sequence[Turn]], Place]
 ) -> list[Record]:
     """Check and read the items of one file of training records, in file order.
 
@@ -61,12 +68,12 @@ def training_records(
         path: the file, for messages.
         source: what the records name as their file.
         items: as `read_items` gives them.
-        dataset_of: the dataset of a record by its image and conversation; a `DataError` of it counts as the record's.
+        place_of: where a record belongs, by its image and conversation; a `DataError` of it counts as the record's.
 
     Raises:
         DataError: names the file and every kind of offending record.
     """
-    records, faults = parse_train(dataset_of, source, items)
+    records, faults = parse_train(place_of, source, items)
     refuse(str(path), faults, len(items))
     return records
 
@@ -93,28 +100,31 @@ def field_values(root: Path | str, records: Sequence[Record], field: str) -> lis
 
 
 def load_test(
-    root: Path | str, dataset: str, split: Literal["test", "validation"] = "test", limit: int | None = None
+    collection: Collection, dataset: str, split: Literal["test", "validation"] = "test", limit: int | None = None
 ) -> list[Record]:
     """Read a dataset's test records, in file order; those in quarantine are left out, and the log says so.
 
     Reference captions come from the dataset's COCO file: a record's image is found there by file name, or else its
-    `question_id`, or else the image's name without suffix, is the COCO image id. The validation split's COCO file is
-    the test split's with `validation_` before its name.
+    `question_id`, or else the image's name without suffix, is the COCO image id.
 
     Args:
-        root: data root in the authors' layout, or Parquet made of one.
-        dataset: a key of the catalog.
-        split: `validation` reads `validation.json`, which the miniature has and the authors' data has not.
+        collection: of the dataset.
+        dataset: its name.
+        split: `validation` reads what is declared as that.
         limit: keep only the first records; the whole file is checked all the same.
 
     Raises:
         DataError: names the file and every kind of offending record.
     """
-    source, references = test_sources(dataset, split)
-    items = read_items(root, source)
+    root, references = collection.root, collection.references(dataset, split)
     captions = read_captions(root, references) if references else None
-    records, faults = parse_test(dataset, source, items, CATALOG[dataset].kind, captions)
-    refuse(file_in(root, source), faults, len(items))
+    records: list[Record] = []
+    for source in collection.sources(dataset, split):
+        items = read_items(root, source.name)
+        place = Place(dataset, source.images)
+        found, faults = parse_test(place, source.name, items, collection[dataset].answer, captions)
+        refuse(file_in(root, source.name), faults, len(items))
+        records += found
     return records[:limit]
 
 
@@ -133,30 +143,7 @@ def check_images(root: Path | str, records: Iterable[Record]) -> None:
         user.setdefault(record.image, record)
     faults = image_faults(str(root), list(user))
     lines = [f"{user[image].where}: image {image}: {fault}" for image, fault in faults.items()]
-    refuse(file_in(root, "datasets"), lines, len(user), what="images")
-
-
-def train_source(dataset: str) -> str:
-    """A dataset's training file, relative to the root.
-
-    Raises:
-        DataError: no such dataset.
-    """
-    return f"instructions/{dataset}/{_spec(dataset).train}"
-
-
-def test_sources(dataset: str, split: str) -> tuple[str, str | None]:
-    """A dataset's test file and that of its reference captions, if it has them, relative to the root.
-
-    Raises:
-        DataError: no such dataset or split.
-    """
-    spec = _spec(dataset)
-    if split not in ("test", "validation"):
-        raise DataError(f"split {split!r}: expected 'test' or 'validation'")
-    folder, prefix = f"instructions/{dataset}", "" if split == "test" else "validation_"
-    references = f"{folder}/{prefix}{spec.references}" if spec.references else None
-    return f"{folder}/{spec.test if split == 'test' else VALIDATION_FILE}", references
+    refuse(str(root), lines, len(user), what="images")
 
 
 def read_items(root: Path | str, source: str, honour_quarantine: bool = True) -> Items:
@@ -248,9 +235,3 @@ def _remedy(root: Path | str) -> str:
         out = "" if Path(root) == Path("data/miniature") else f" --out {root}"
         return f"`fcit-ray prepare miniature{out}` draws it, in seconds"
     return "expected instructions/ and datasets/ in it"
-
-
-def _spec(dataset: str) -> Dataset:
-    if dataset not in CATALOG:
-        raise DataError(f"unknown dataset {dataset!r}; known: {', '.join(CATALOG)}")
-    return CATALOG[dataset]

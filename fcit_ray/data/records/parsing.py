@@ -5,8 +5,9 @@ import posixpath
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+from fcit_ray.config.datasets import Answer
 from fcit_ray.data.records.faults import Fault
 from fcit_ray.data.records.fields import (
     check_characters,
@@ -34,13 +35,26 @@ _BOX = re.compile(r"\[\s*" + r"\s*,\s*".join([f"({_NUMBER})"] * 4) + r"\s*\]")
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a record belongs.
+
+    Attributes:
+        dataset: its name.
+        images: where its pictures' paths start: a folder relative to the root, an absolute one, or a URI.
+    """
+
+    dataset: str
+    images: str = ""
+
+
+@dataclass(frozen=True)
 class Record:
     """One training conversation or one test question.
 
     Attributes:
-        dataset: a key of the catalog.
+        dataset: its name.
         id: `question_id` or `id` of the file, `printable`; for a training record without either, its position.
-        image: path relative to `<root>/datasets`.
+        image: path relative to the root, absolute, or a URI.
         turns: the conversation; the single turn of a test record has no answer.
         answer: what a test question is scored against, for captions the first reference; None in training records,
             whose answers are in the turns.
@@ -69,12 +83,13 @@ class Record:
 
 
 def parse_train(
-    dataset_of: Callable[[str, Sequence[Turn]], str], source: str, items: Items
+    place_of: Callable[[str, Sequence[Turn]], Place], source: str, items: Items
 ) -> tuple[list[Record], list[Fault]]:
     """Training records of a file in their order, and what is wrong with those that are none.
 
     Args:
-        dataset_of: the dataset of a record by its image and conversation; a `DataError` of it counts as the record's.
+        place_of: where a record belongs, by its image's path as the file has it and its conversation; a `DataError` of
+            it counts as the record's.
         source: the file, relative to the root.
         items: the file's records.
     """
@@ -85,22 +100,23 @@ def parse_train(
         try:
             _check_id(item)
             image, turns = _image_path(item), _conversation(item)
-            records.append(Record(dataset_of(image, turns), name, image, turns, source=source, index=index))
+            place = place_of(image, turns)
+            records.append(Record(place.dataset, name, _below(place.images, image), turns, source=source, index=index))
         except DataError as error:
             faults.append(Fault(index, name, str(error)))
     return records, faults
 
 
 def parse_test(
-    dataset: str, source: str, items: Items, kind: Literal["exact", "box", "caption"], captions: "Captions | None"
+    place: Place, source: str, items: Items, answer: Answer, captions: "Captions | None"
 ) -> tuple[list[Record], list[Fault]]:
     """As `parse_train`, for test records.
 
     Args:
-        dataset: a key of the catalog.
+        place: where the records belong.
         source: the file, relative to the root.
         items: the file's records.
-        kind: of the dataset's answers, as in the catalog.
+        answer: of the dataset, as it is declared.
         captions: the reference captions, for captions only.
     """
     records: list[Record] = []
@@ -117,10 +133,11 @@ def parse_test(
             image = _image_path(item)
             turns = (Turn(_question(text_of(item, "text"))),)
             references = captions.of(name, image) if captions else ()
-            box, size = _region(item) if kind == "box" else (None, None)
-            answer = references[0] if references else _reference_answer(item, kind)
+            box, size = _region(item) if answer.kind == "box" else (None, None)
+            wanted = references[0] if references else _reference_answer(item, answer.kind)
+            shown_at = _below(place.images, image)
             records.append(
-                Record(dataset, name, image, turns, answer, references, box, size, source=source, index=index)
+                Record(place.dataset, name, shown_at, turns, wanted, references, box, size, source=source, index=index)
             )
         except DataError as error:
             faults.append(Fault(index, name, str(error)))
@@ -167,8 +184,13 @@ def _image_path(item: Any) -> str:
         raise DataError(f"image {given!r} holds a NUL character; expected a path")
     path = posixpath.normpath(given)
     if posixpath.isabs(path) or path.split("/")[0] == "..":
-        raise DataError(f"image {given!r} leaves the data root; expected a path inside datasets/")
+        raise DataError(f"image {given!r} leaves the folder of pictures; expected a path inside it")
     return path
+
+
+def _below(images: str, path: str) -> str:
+    """A picture's path from the root on."""
+    return f"{images.rstrip('/')}/{path}" if images not in ("", ".") else path
 
 
 def _question(text: str) -> str:

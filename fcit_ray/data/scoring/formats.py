@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from fcit_ray.config.catalog import CATALOG
+from fcit_ray.config.datasets import Dataset
 from fcit_ray.data.records.layout import Record, parse_box
 
 MAX_CLOSED = 256
@@ -25,7 +25,7 @@ _WORDS = {word: str(number) for number, word in enumerate(_UNITS.split())}
 _OPTION = re.compile(r"\(?([a-z])(?:[).:]+(?:\s.*)?)?", re.DOTALL)
 
 
-def diagnose(texts: Sequence[str], records: Sequence[Record]) -> dict[str, float]:
+def diagnose(texts: Sequence[str], records: Sequence[Record], dataset: Dataset) -> dict[str, float]:
     """Shares of the predictions, 0..1.
 
     - `blank_frac`: empty.
@@ -35,27 +35,27 @@ def diagnose(texts: Sequence[str], records: Sequence[Record]) -> dict[str, float
       stop, commas between thousands, signs of currency and percent, small numbers as words, and, where the answers
       are option letters, what stands around the letter (`(B)`, `B. 42`). Absent for boxes and captions.
     - `off_by_one_frac`: of the records whose answer is an integer, those whose prediction is it plus or minus one;
-      for the catalog's counting datasets only, absent if no answer is an integer.
+      for datasets that count only, absent if no answer is an integer.
 
     Which of them there are depends on the records only.
 
     Args:
         texts: predictions, stripped.
         records: the test records they answer, of one dataset.
+        dataset: as it is declared.
     """
     parts = {"blank_frac": sum(not text for text in texts) / len(texts)}
-    fits = answer_format(records)
+    fits = answer_format(records, dataset)
     if fits is not None:
         parts["format_frac"] = sum(map(fits, texts)) / len(texts)
-    spec = CATALOG[records[0].dataset]
-    if spec.kind != "exact":
+    if dataset.answer.kind != "exact":
         return parts
     answers = [str(record.answer).strip() for record in records]
     letters = all(map(_LETTER.fullmatch, answers))
     pairs = list(zip(texts, answers, strict=True))
     near = [t.casefold() != a.casefold() and _loose(t, letters) == _loose(a, letters) for t, a in pairs]
     parts["near_frac"] = sum(near) / len(texts)
-    if spec.counts:
+    if dataset.counts:
         counted = [(_integer(text), number) for text, answer in pairs if (number := _integer(answer)) is not None]
         if counted:
             off = [found is not None and abs(found - number) == 1 for found, number in counted]
@@ -63,7 +63,7 @@ def diagnose(texts: Sequence[str], records: Sequence[Record]) -> dict[str, float
     return parts
 
 
-def answer_format(records: Sequence[Record]) -> Callable[[str], bool] | None:
+def answer_format(records: Sequence[Record], dataset: Dataset) -> Callable[[str], bool] | None:
     """Whether a prediction has the form of these records' answers, by what all of the answers have in common.
 
     In this order: a box; one of two answers (yes and no, 1 and 0); an integer; a number; one of the single capital
@@ -71,7 +71,7 @@ def answer_format(records: Sequence[Record]) -> Callable[[str], bool] | None:
     answers that occur `MIN_REPEATS` times each on average. Case does not count, as it does not for the score: every
     right answer has the form. None for captions and for mixed answers.
     """
-    kind = CATALOG[records[0].dataset].kind
+    kind = dataset.answer.kind
     if kind == "box":
         return lambda text: parse_box(text) is not None
     if kind == "caption":

@@ -1,4 +1,4 @@
-"""How answers are scored: one function a rule. Which dataset goes by which rule is the catalog's to say."""
+"""How answers are scored: one function a rule. Which dataset goes by which rule its declaration says."""
 
 import math
 from collections import Counter
@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from fcit_ray.config.catalog import Rule
+from fcit_ray.config.datasets import Rule
 from fcit_ray.data.records.layout import Box, Record, parse_box
 from fcit_ray.data.scoring.captions import CaptionMetrics, full_metrics, portable_metrics, split_words
 from fcit_ray.data.scoring.formats import diagnose
@@ -55,7 +55,7 @@ def score(rule: Rule, predictions: Sequence[Prediction], records: Sequence[Recor
     - `caption_released`: the mean of the seven metrics of `caption_full`, CIDEr in full. Needs Java.
 
     Args:
-        rule: as `catalog.rule_of` gives it.
+        rule: as `datasets.rule_of` gives it.
         predictions: one for every record, in any order.
         records: test records of one dataset.
 
@@ -63,8 +63,8 @@ def score(rule: Rule, predictions: Sequence[Prediction], records: Sequence[Recor
         ValueError: unknown rule, no records, or predictions that are not one a record.
         JavaError: Java is not there or fails, under the rules that need it.
     """
-    if rule not in _RULES:
-        raise ValueError(f"rule {rule!r}: expected {', '.join(_RULES)}")
+    if rule.name not in _RULES:
+        raise ValueError(f"rule {rule.name!r}: expected {', '.join(_RULES)}")
     if not records:
         raise ValueError("no records to score; expected at least one")
     answers = {prediction.question_id: prediction.prediction.strip() for prediction in predictions}
@@ -75,8 +75,9 @@ def score(rule: Rule, predictions: Sequence[Prediction], records: Sequence[Recor
             f"{len(predictions)} predictions for {len(records)} records, unmatched ids {odd}; expected one a record"
         )
     texts = [answers[name] for name in wanted]
-    percent, per_sample, parts = _RULES[rule](texts, records)
-    return Scores(float(percent), tuple(map(float, per_sample)), {**diagnose(texts, records), **parts})
+    percent, per_sample, parts = _RULES[rule.name](texts, records)
+    said = diagnose(texts, records, rule.dataset)
+    return Scores(float(percent), tuple(map(float, per_sample)), {**said, **parts})
 
 
 def majority_answer(records: Sequence[Record]) -> str:

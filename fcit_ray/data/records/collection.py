@@ -1,0 +1,139 @@
+"""The datasets of a run and where their files are."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+from pydantic import TypeAdapter, ValidationError
+
+from fcit_ray.config.benchmark import Benchmark
+from fcit_ray.config.catalogs import catalog
+from fcit_ray.config.datasets import Dataset, Part
+from fcit_ray.config.mistakes import describe, nearest
+from fcit_ray.errors import DataError
+
+Split = Literal["train", "test", "validation"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file of records.
+
+    Attributes:
+        name: relative to the root, absolute, or a URI.
+        images: where its pictures' paths start, in the same words.
+    """
+
+    name: str
+    images: str
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Datasets, as they are declared, under one root.
+
+    Attributes:
+        root: data root: a folder, or Parquet made of one, as a folder or a URI.
+        datasets: declarations by name.
+        seed: of the run; what is held out for validation is drawn by it.
+        own: names of those that a catalog does not have.
+    """
+
+    root: str
+    datasets: Mapping[str, Dataset]
+    seed: int = 0
+    own: frozenset[str] = field(default_factory=frozenset)
+
+    @classmethod
+    def of(cls, benchmark: Benchmark, seed: int = 0) -> Self:
+        """All that a benchmark can name."""
+        known = {**(catalog(benchmark.catalog) if benchmark.catalog else {}), **benchmark.datasets}
+        return cls(benchmark.root, known, seed, frozenset(benchmark.datasets))
+
+    @classmethod
+    def declared(cls, root: str, benchmark: Mapping[str, Any], seed: int) -> Self:
+        """Of a configuration's section as a run folder holds it.
+
+        Raises:
+            ConfigError: no such catalog.
+            DataError: a declaration is none.
+        """
+        try:
+            own = TypeAdapter(dict[str, Dataset]).validate_python(benchmark.get("datasets") or {})
+        except ValidationError as error:
+            raise DataError(f"benchmark.datasets: {describe(error)}") from None
+        shipped = benchmark.get("catalog", "fcit")
+        return cls(root, {**(catalog(shipped) if shipped else {}), **own}, seed, frozenset(own))
+
+    @classmethod
+    def of_catalog(cls, root: str, name: str = "fcit") -> Self:
+        """A root in the layout of a known benchmark."""
+        return cls(str(root), catalog(name))
+
+    def __getitem__(self, name: str) -> Dataset:
+        """The declaration of a dataset.
+
+        Raises:
+            DataError: there is none of this name.
+        """
+        if name not in self.datasets:
+            known = ", ".join(self.datasets)
+            raise DataError(f"unknown dataset {name!r}; known: {known}{nearest(name, self.datasets)}")
+        return self.datasets[name]
+
+    def sources(self, name: str, split: Split) -> list[Source]:
+        """The files of a split, in order.
+
+        Raises:
+            DataError: no such dataset or split, or none is declared.
+        """
+        dataset = self[name]
+        if split not in ("train", "test", "validation"):
+            raise DataError(f"split {split!r}: expected 'train', 'test' or 'validation'")
+        parts = getattr(dataset, split)
+        if isinstance(parts, float):
+            parts = dataset.train
+        if parts is None:
+            raise DataError(f"dataset {name!r} declares no {split} records; expected benchmark.datasets.{name}.{split}")
+        return [self._source(dataset, part) for part in parts]
+
+    def splits(self, name: str) -> list[Split]:
+        """The splits that have files of their own. A catalog's validation records may be absent: authors ship none."""
+        dataset = self[name]
+        found: list[Split] = []
+        for split in get_args(Split):
+            if getattr(dataset, split) is None or (split == "validation" and dataset.held_out):
+                continue
+            if split == "validation" and name not in self.own and not self._are_files(self.sources(name, split)):
+                continue
+            found.append(split)
+        return found
+
+    def is_there(self, name: str) -> bool:
+        """Whether a root of this machine has the dataset: one's own is always expected, one of a catalog where a folder
+        of its files is."""
+        if name in self.own:
+            return True
+        split: Split = "train" if self[name].train is not None else "test"
+        return any((Path(self.root) / source.name).parent.is_dir() for source in self.sources(name, split))
+
+    @property
+    def example(self) -> str:
+        """Where one of the datasets would be, for messages."""
+        name = next(iter(self.datasets))
+        split: Split = "train" if self[name].train is not None else "test"
+        return f"folders such as {Path(self.sources(name, split)[0].name).parent}"
+
+    def _are_files(self, sources: Iterable[Source]) -> bool:
+        return all((Path(self.root) / source.name).is_file() for source in sources)
+
+    def references(self, name: str, split: Split) -> str | None:
+        """The file of the reference captions of a split, if the dataset has them."""
+        answer = self[name].answer
+        if split == "train":
+            return None
+        return answer.validation_references if split == "validation" else answer.references
+
+    def _source(self, dataset: Dataset, part: Part) -> Source:
+        return Source(part.path, dataset.images if part.images is None else part.images)
