@@ -112,7 +112,8 @@ def _sources(root: str, datasets: Sequence[str]) -> tuple[list[str], dict[str, R
             records += layout.load_test(root, dataset, split)
             sources += [source] if references is None else [source, references]
         for record in records:
-            users.setdefault(record.image, record)
+            for image in record.images:
+                users.setdefault(image, record)
     return sources, users
 
 

@@ -77,14 +77,15 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def dataset_of(image: str, turns: Sequence[Turn]) -> str:
-    """The dataset of a training record, by the folder of its image.
+def dataset_of(images: Sequence[str], turns: Sequence[Turn]) -> str:
+    """The dataset of a training record, by the folder of its first picture.
 
     AOKVQA and Grounding share COCO's images; a record of Grounding names a box, in a question or an answer.
 
     Raises:
         DataError: the folder is no dataset's.
     """
+    image = images[0]
     folder = image.split("/")[0]
     datasets = [name for name, images in IMAGE_FOLDERS.items() if images == folder]
     if not datasets:
@@ -95,13 +96,13 @@ def dataset_of(image: str, turns: Sequence[Turn]) -> str:
     return fitting[0] if len(datasets) > 1 else datasets[0]
 
 
-def _only(task: Task) -> Callable[[str, Sequence[Turn]], str]:
+def _only(task: Task) -> Callable[[Sequence[str], Sequence[Turn]], str]:
     """`dataset_of`, for records that must be of one task."""
 
-    def check(image: str, turns: Sequence[Turn]) -> str:
-        dataset = dataset_of(image, turns)
+    def check(images: Sequence[str], turns: Sequence[Turn]) -> str:
+        dataset = dataset_of(images, turns)
         if dataset not in task.datasets:
-            raise DataError(f"is of {dataset} (image {image!r}); task {task.name!r} is {', '.join(task.datasets)}")
+            raise DataError(f"is of {dataset} (image {images[0]!r}); task {task.name!r} is {', '.join(task.datasets)}")
         return dataset
 
     return check

@@ -49,11 +49,11 @@ def load_train(root: Path | str, dataset: str) -> list[Record]:
     """
     source = train_source(dataset)
     items = read_items(root, source)
-    return training_records(file_in(root, source), source, items, lambda image, turns: dataset)
+    return training_records(file_in(root, source), source, items, lambda images, turns: dataset)
 
 
 def training_records(
-    path: Path | str, source: str, items: Items, dataset_of: Callable[[str, Sequence[Turn]], str]
+    path: Path | str, source: str, items: Items, dataset_of: Callable[[tuple[str, ...], Sequence[Turn]], str]
 ) -> list[Record]:
     """Check and read the items of one file of training records, in file order.
 
@@ -61,7 +61,7 @@ def training_records(
         path: the file, for messages.
         source: what the records name as their file.
         items: as `read_items` gives them.
-        dataset_of: the dataset of a record by its image and conversation; a `DataError` of it counts as the record's.
+        dataset_of: the dataset of a record by its pictures and conversation; a `DataError` of it is the record's.
 
     Raises:
         DataError: names the file and every kind of offending record.
@@ -130,7 +130,8 @@ def check_images(root: Path | str, records: Iterable[Record]) -> None:
     """
     user: dict[str, Record] = {}
     for record in records:
-        user.setdefault(record.image, record)
+        for image in record.images:
+            user.setdefault(image, record)
     faults = image_faults(str(root), list(user))
     lines = [f"{user[image].where}: image {image}: {fault}" for image, fault in faults.items()]
     refuse(file_in(root, "datasets"), lines, len(user), what="images")

@@ -40,7 +40,7 @@ class Record:
     Attributes:
         dataset: a key of the catalog.
         id: `question_id` or `id` of the file, `printable`; for a training record without either, its position.
-        image: path relative to `<root>/datasets`.
+        images: paths of its pictures relative to `<root>/datasets`, in the order of their marks.
         turns: the conversation; the single turn of a test record has no answer.
         answer: what a test question is scored against, for captions the first reference; None in training records,
             whose answers are in the turns.
@@ -53,7 +53,7 @@ class Record:
 
     dataset: str
     id: str
-    image: str
+    images: tuple[str, ...]
     turns: tuple[Turn, ...]
     answer: str | None = None
     references: tuple[str, ...] = ()
@@ -69,12 +69,12 @@ class Record:
 
 
 def parse_train(
-    dataset_of: Callable[[str, Sequence[Turn]], str], source: str, items: Items
+    dataset_of: Callable[[tuple[str, ...], Sequence[Turn]], str], source: str, items: Items
 ) -> tuple[list[Record], list[Fault]]:
     """Training records of a file in their order, and what is wrong with those that are none.
 
     Args:
-        dataset_of: the dataset of a record by its image and conversation; a `DataError` of it counts as the record's.
+        dataset_of: the dataset of a record by its pictures and conversation; a `DataError` of it is the record's.
         source: the file, relative to the root.
         items: the file's records.
     """
@@ -84,8 +84,8 @@ def parse_train(
         name = _name(item, default=str(index))
         try:
             _check_id(item)
-            image, turns = _image_path(item), _conversation(item)
-            records.append(Record(dataset_of(image, turns), name, image, turns, source=source, index=index))
+            images, turns = (_image_path(item),), _conversation(item)
+            records.append(Record(dataset_of(images, turns), name, images, turns, source=source, index=index))
         except DataError as error:
             faults.append(Fault(index, name, str(error)))
     return records, faults
@@ -120,7 +120,7 @@ def parse_test(
             box, size = _region(item) if kind == "box" else (None, None)
             answer = references[0] if references else _reference_answer(item, kind)
             records.append(
-                Record(dataset, name, image, turns, answer, references, box, size, source=source, index=index)
+                Record(dataset, name, (image,), turns, answer, references, box, size, source=source, index=index)
             )
         except DataError as error:
             faults.append(Fault(index, name, str(error)))
