@@ -176,6 +176,8 @@ def load_test(
     Raises:
         DataError: names the file and every kind of offending record.
     """
+    if split not in ("test", "validation"):
+        raise DataError(f"split {split!r}: expected 'test' or 'validation'")
     root, references = collection.root, collection.references(dataset, split)
     check_root(root)
     captions = read_captions(root, references) if references else None
