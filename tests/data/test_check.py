@@ -74,7 +74,7 @@ def test_every_fault_is_found_once_and_placed(root):
     assert reasons[0] == "image datasets/ImageNet-R/gone.png: no such file"
     assert reasons[1] == "has no conversations; expected a list of human and gpt messages"
     assert reasons[2] == "the same image and conversation as record 0"
-    assert reasons[3].startswith("image ImageNet-R/cut.png: ")
+    assert reasons[3].startswith("image datasets/ImageNet-R/cut.png: ")
     assert reasons[4].endswith("expected at most 20 words")
     assert reasons[5] == "has no 'answer' (only question_id, image, text)"
     train, test = report.rows
