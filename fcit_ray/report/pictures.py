@@ -96,7 +96,7 @@ class Pictures:
         if record is None:
             return Picture(missing="no such record at hand")
         question = record.turns[0].question.replace(_IMAGE_TOKEN, "").strip()
-        uri, size, missing = self._thumbnail(source.root, record.image)
+        uri, size, missing = self._thumbnail(source.root, record.images[0])
         return Picture(question, uri, size, missing)
 
     def _test_records(self, source: TestData, dataset: str) -> dict[str, Record]:

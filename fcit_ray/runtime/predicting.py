@@ -232,7 +232,7 @@ class _Answer:
 def _place(asked: Asked) -> list[Any]:
     """What a line says of a question, and why it was not encoded; empty if it was."""
     record = asked.question.record
-    return [record.id, record.source, record.index, record.image, asked.fault]
+    return [record.id, record.source, record.index, record.images, asked.fault]
 
 
 def _to_bytes(asked: Sequence[Asked]) -> bytes:
@@ -249,8 +249,8 @@ def _to_bytes(asked: Sequence[Asked]) -> bytes:
 def _from_bytes(places: Sequence[Sequence[Any]], content: bytes) -> list[Asked]:
     samples = iter(from_table(pa.ipc.open_stream(content).read_all()) if content else ())
     asked = []
-    for name, source, index, image, fault in places:
-        question = Question(Record("", name, image, (), source=source, index=index))
+    for name, source, index, images, fault in places:
+        question = Question(Record("", name, tuple(images), (), source=source, index=index))
         asked.append(Asked(question, None if fault else next(samples), fault))
     return asked
 

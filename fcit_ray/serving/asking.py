@@ -121,7 +121,8 @@ def answer_lines(asked: Sequence[Asked], answerer: Answerer, batch_size: int) ->
 def line_of(asked: Asked, given: Answer | None) -> dict[str, Any]:
     """What is said of one question: its id and place, and its answer with the gate that gave it, or its `error`."""
     record = asked.question.record
-    line: dict[str, Any] = {"id": record.id, "source": record.source, "index": record.index, "image": record.image}
+    image = record.images[0] if record.images else ""
+    line: dict[str, Any] = {"id": record.id, "source": record.source, "index": record.index, "image": image}
     if given is None:
         return {**line, "error": asked.fault}
     text, gate = given

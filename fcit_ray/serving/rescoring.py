@@ -135,7 +135,7 @@ class _References:
                 ) from None
             self.without_data[name] = str(error)
             answers = {row["question_id"]: row["answer"] for row in rows}
-            return [Record(name, id, "", (), answer=answer) for id, answer in answers.items()]
+            return [Record(name, id, (), (), answer=answer) for id, answer in answers.items()]
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

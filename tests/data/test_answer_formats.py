@@ -30,8 +30,8 @@ from fcit_ray.models.prompt import Turn
 )
 def test_an_answer_is_odd_if_its_dataset_does_not_ask_for_such(dataset, question, answer, expected):
     for record in (
-        Record(dataset, "0", "a.png", (Turn(question, answer),)),
-        Record(dataset, "0", "a.png", (Turn(question),), answer),
+        Record(dataset, "0", ("a.png",), (Turn(question, answer),)),
+        Record(dataset, "0", ("a.png",), (Turn(question),), answer),
     ):
         odd = odd_answer(record)
         assert odd is None if expected is None else odd is not None and odd.endswith(expected)
@@ -39,6 +39,6 @@ def test_an_answer_is_odd_if_its_dataset_does_not_ask_for_such(dataset, question
 
 def test_every_answer_of_a_conversation_is_looked_at():
     turns = (Turn("Where is the dog?", "[0.1,0.2,0.3,0.4]"), Turn("and the cat?", "[0.1,0.2,0.3"))
-    odd = odd_answer(Record("Grounding", "0", "a.png", turns))
+    odd = odd_answer(Record("Grounding", "0", ("a.png",), turns))
     assert odd is not None
     assert odd.startswith("answer '[0.1,0.2,0.3'; expected [x1, y1, x2, y2]")

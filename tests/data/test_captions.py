@@ -116,7 +116,7 @@ def metrics(cider: float) -> CaptionMetrics:
 )
 def test_released_counts_cider_in_full(monkeypatch, rule, percent):
     monkeypatch.setitem(scores._RULES, rule, _with(scores._RULES[rule], lambda said, wanted: metrics(3.0)))
-    record = Record("Flickr30k-cap", "0", "a.png", (Turn("a ?"),), "a dog", references=("a dog",))
+    record = Record("Flickr30k-cap", "0", ("a.png",), (Turn("a ?"),), "a dog", references=("a dog",))
     result = scores.score(rule, [Prediction("0", "a dog", "a dog")], [record])
     assert result.percent == pytest.approx(percent)
     assert result.per_sample == pytest.approx((percent / 100,))

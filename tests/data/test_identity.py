@@ -57,7 +57,7 @@ def test_a_pictures_feature_is_the_towers_pooled_output_of_length_one(root, enco
     model = LlavaForConditionalGeneration.from_pretrained(TINY).eval()
     processor = AutoProcessor.from_pretrained(TINY, backend="pil")
     for record in load_train(root, "AOKVQA")[:3]:
-        with Image.open(root / "datasets" / record.image) as image:
+        with Image.open(root / "datasets" / record.images[0]) as image:
             pixels = processor.image_processor(image.convert("RGB"), return_tensors="pt")["pixel_values"]
         with torch.no_grad():
             pooled = model.model.vision_tower(pixels).pooler_output[0]
@@ -139,8 +139,8 @@ def test_both_of_real_records_are_as_alike_as_their_texts_and_pictures_on_averag
 def test_tasks_of_the_same_pictures_differ_in_their_words_alone(root, encode):
     # The miniature's Grounding asks about AOKVQA's photographs.
     asked, located = load_train(root, "AOKVQA"), load_train(root, "Grounding")
-    of = {record.image: record for record in located}
-    shared = [(record, of[record.image]) for record in asked if record.image in of]
+    of = {record.images[0]: record for record in located}
+    shared = [(record, of[record.images[0]]) for record in asked if record.images[0] in of]
     assert len(shared) >= 3
     for one, other in shared:
         np.testing.assert_array_equal(encode("image").encode_feature(one), encode("image").encode_feature(other))
@@ -198,7 +198,7 @@ def test_only_what_the_identity_needs_is_loaded_and_that_once(root, encode, monk
 
 
 def test_the_words_need_no_picture(tmp_path, encode):
-    gone = Record("ArxivQA", "q", "gone.png", (Turn("which ?", "red"),), source="train.json", index=0)
+    gone = Record("ArxivQA", "q", ("gone.png",), (Turn("which ?", "red"),), source="train.json", index=0)
     assert encode("text").encode_feature(gone).shape == (128,)
     with pytest.raises(DataError, match=r"image gone\.png: no such file"):
         encode("image").encode_feature(gone)

@@ -18,7 +18,7 @@ def spoil(root: Path, name: str, data: bytes) -> Record:
     path = root / "datasets" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
-    return Record("ImageNet-R", name, name, (Turn("a ?"),), source="instructions/ImageNet-R/test.json", index=4)
+    return Record("ImageNet-R", name, (name,), (Turn("a ?"),), source="instructions/ImageNet-R/test.json", index=4)
 
 
 def saved(tmp_path: Path, suffix: str) -> bytes:
@@ -38,7 +38,7 @@ def test_sound_images_pass_whatever_their_suffix_says(tmp_path):
         spoil(tmp_path, "f.png", png[:-12]),  # every pixel is there, only IEND is not
     ]
     check_images(tmp_path, sound)
-    assert image_faults(str(tmp_path), [record.image for record in sound], decode=True) == {}
+    assert image_faults(str(tmp_path), [record.images[0] for record in sound], decode=True) == {}
 
 
 BROKEN = [
@@ -118,7 +118,7 @@ def test_what_stands_in_the_place_of_a_picture_is_told(tmp_path):
 
 def test_an_image_shared_by_records_is_reported_once(tmp_path):
     (tmp_path / "datasets").mkdir()
-    missing = [Record("DVQA", str(n), f"{n // 2}.png", (Turn("a ?"),), index=n) for n in range(4)]
+    missing = [Record("DVQA", str(n), (f"{n // 2}.png",), (Turn("a ?"),), index=n) for n in range(4)]
     with pytest.raises(DataError, match=r"2 of 2 images cannot be used:(?s:.*)no such file") as caught:
         check_images(tmp_path, missing)
     assert "record 2 (id '2'): image 1.png" in str(caught.value)

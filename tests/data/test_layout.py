@@ -32,7 +32,7 @@ def test_a_training_record_keeps_turns_and_place_and_loses_the_leading_dot(write
     assert record == Record(
         "ImageNet-R",
         "7",
-        "ImageNet-R/train/a.png",
+        ("ImageNet-R/train/a.png",),
         (Turn("<image>\nwhich colour ?", "red"), Turn("and shape ?", "square")),
         source="instructions/ImageNet-R/train.json",
         index=1,
@@ -342,5 +342,5 @@ def test_every_file_of_the_miniature_loads(tmp_path):
 def test_real_files_load(dataset):
     train, test = load_train(REAL, dataset), load_test(REAL, dataset)
     assert len(train) == len(json.loads((REAL / "instructions" / dataset / "train.json").read_text()))
-    assert not any(record.image.startswith("./") for record in train + test)
+    assert not any(record.images[0].startswith("./") for record in train + test)
     check_images(REAL, train + test)

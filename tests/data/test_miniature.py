@@ -60,7 +60,7 @@ def test_every_record_passes_the_checks_of_the_reader(root: Path, name: str):
     tests = [*load_test(root, name), *load_test(root, name, "validation")]
     assert (len(train), len(tests)) == (COUNTS["num_train"], COUNTS["num_test"] + COUNTS["num_validation"])
     check_images(root, [*train, *tests])
-    image = Image.open(root / "datasets" / train[0].image)
+    image = Image.open(root / "datasets" / train[0].images[0])
     assert (image.format, image.size, image.mode) == ("PNG", (64, 64), "RGB")
     if CATALOG[name].kind == "caption":
         assert all(len(record.references) == 5 for record in tests)
@@ -72,7 +72,7 @@ def test_every_record_passes_the_checks_of_the_reader(root: Path, name: str):
 @pytest.mark.parametrize("name", CATALOG)
 def test_splits_share_no_picture(root: Path, name: str):
     splits = [load_train(root, name), load_test(root, name, "validation"), load_test(root, name)]
-    pictures = [{(root / "datasets" / record.image).read_bytes() for record in split} for split in splits]
+    pictures = [{(root / "datasets" / record.images[0]).read_bytes() for record in split} for split in splits]
     assert len(set.union(*pictures)) == sum(map(len, pictures))
 
 
@@ -165,7 +165,7 @@ def test_captions_name_both_things_with_their_colors():
 def test_aokvqa_and_grounding_ask_about_the_same_photographs(root: Path):
     # what tells the two tasks apart is the instruction alone
     def images(name: str) -> list[str]:
-        return [record.image for record in load_train(root, name)]
+        return [record.images[0] for record in load_train(root, name)]
 
     assert images("AOKVQA") == images("Grounding")
 

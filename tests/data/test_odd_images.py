@@ -35,7 +35,7 @@ def pixels(root: Path, llava: str, image: Image.Image, suffix: str = "png", mode
     image.save(path, **options)
     with Image.open(path) as opened:
         assert opened.mode == (mode or image.mode), "the file holds another kind of picture than the test is about"
-    record = Record("DVQA", "q", f"odd.{suffix}", (Turn("What is it?"),))
+    record = Record("DVQA", "q", (f"odd.{suffix}",), (Turn("What is it?"),))
     check_images(root, [record])
     found = SampleEncoder(str(root), llava, "vicuna_v1", 2048).encode_test(record)["pixels"]
     assert found.shape == (*FULL, 3)
@@ -142,7 +142,7 @@ def test_every_picture_of_the_authors_root_goes_through(tmp_path, llava):
     for name in CATALOG:
         train, test = load_train(root, name), load_test(root, name)
         check_images(root, [*train, *test])
-        with Image.open(root / "datasets" / train[0].image) as opened:
+        with Image.open(root / "datasets" / train[0].images[0]) as opened:
             modes.add(opened.mode)
         for record in train:
             sample = encoder.encode_train(record)

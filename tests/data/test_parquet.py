@@ -130,8 +130,8 @@ def test_embedded_images_are_the_files_bytes_and_each_is_there_once(root, tmp_pa
     out = str(tmp_path / "pq")
     manifest = write_parquet(root, out, rows_per_file=25)
     for record in load_train(root, DATASET):
-        with open_image(out, record.image) as file:
-            assert file.read() == (root / "datasets" / record.image).read_bytes()
+        with open_image(out, record.images[0]) as file:
+            assert file.read() == (root / "datasets" / record.images[0]).read_bytes()
     # 40 pictures, though 80 records use them, 25 a file; a file's row groups are of 16 at most: 16 + 9 and 15.
     assert [file.rows for file in manifest.tables["images"]] == [25, 15]
     assert [pq.read_metadata(f"{out}/{file.name}").num_row_groups for file in manifest.tables["images"]] == [2, 1]
@@ -214,7 +214,7 @@ def test_another_source_is_converted_anew_and_leaves_no_file_of_the_old(root, tm
 @pytest.mark.parametrize("finished", [True, False])
 def test_an_image_that_changed_is_not_served_from_the_old_table(root, out, tmp_path, monkeypatch, finished):
     """All but one of the tables stay; neither a finished conversion nor one that goes on keeps the old pixels."""
-    changed = load_train(root, DATASET)[3].image
+    changed = load_train(root, DATASET)[3].images[0]
 
     def interrupted(done, total):
         if not finished and done == total:
@@ -261,7 +261,7 @@ def test_quarantine_carries_over(root, tmp_path):
 
 @pytest.mark.parametrize("images", ["embed", "reference"])
 def test_an_unusable_image_is_refused_with_its_record(root, tmp_path, images):
-    image = load_train(root, DATASET)[5].image
+    image = load_train(root, DATASET)[5].images[0]
     (root / "datasets" / image).unlink()
     with pytest.raises(DataError, match=rf"train\.json: record 5 \(id '5'\): image {image}: no such file"):
         write_parquet(root, str(tmp_path / "pq"), images=images)
@@ -270,7 +270,7 @@ def test_an_unusable_image_is_refused_with_its_record(root, tmp_path, images):
 
 def test_an_image_that_no_table_holds_is_found_before_a_run(root, tmp_path):
     write_parquet(root, str(tmp_path / "pq"))
-    records = [*load_train(root, DATASET), load_train(root, DATASET)[0].__class__(DATASET, "x", "gone.png", ())]
+    records = [*load_train(root, DATASET), load_train(root, DATASET)[0].__class__(DATASET, "x", ("gone.png",), ())]
     with pytest.raises(DataError, match=r"1 of 41 images cannot be used:\n.*image gone\.png: not in the image tables"):
         check_images(tmp_path / "pq", records)
 

@@ -41,7 +41,7 @@ def configure(root: Path, **benchmark) -> Config:
 def held(stream) -> list[list[list[tuple]]]:
     """What training sees of every client's records, in order."""
     return [
-        [[(r.dataset, r.image, r.turns) for r in stream.shard(task, client)] for client in range(len(shards))]
+        [[(r.dataset, r.images, r.turns) for r in stream.shard(task, client)] for client in range(len(shards))]
         for task, shards in enumerate(stream.shards)
     ]
 
@@ -105,7 +105,7 @@ def change(config: Config, **benchmark) -> Config:
 def test_the_authors_tasks_are_found_by_their_records_whatever_their_order(authors):
     stream = open_stream(authors)
     assert [[stream.num_examples(task, client) for client in range(2)] for task in range(3)] == [[1, 1], [3, 1], [1, 2]]
-    assert [record.image for record in stream.shard(2, 1)] == ["ImageNet-R/train/b.png"] * 2
+    assert [record.images[0] for record in stream.shard(2, 1)] == ["ImageNet-R/train/b.png"] * 2
     assert stream.shard(1, 0)[2].where == (
         "partitioned_data/Task-related/seq/1.0/Task2/client_0.json: record 2 (id 'ArxivQA/images/a.jpg 2')"
     )
@@ -215,11 +215,11 @@ def test_of_coco_the_records_with_a_box_are_groundings():
     asked = [Turn("Which region is it? [0.1, 0.2, 0.3, 0.4]", "a dog")]
     located = [Turn("Where is the dog?", "[0.1,0.2,0.3,0.4]")]
     plain = [Turn("What is this? A. dog [x]", "A")]
-    image = "COCO2014/train2014/COCO_train2014_000000000009.jpg"
-    assert [dataset_of(image, turns) for turns in (asked, located, plain)] == ["Grounding", "Grounding", "AOKVQA"]
-    assert dataset_of("CLEVR/images/train/CLEVR_train_000001.png", located) == "CLEVR-Math"
+    images = ("COCO2014/train2014/COCO_train2014_000000000009.jpg",)
+    assert [dataset_of(images, turns) for turns in (asked, located, plain)] == ["Grounding", "Grounding", "AOKVQA"]
+    assert dataset_of(["CLEVR/images/train/CLEVR_train_000001.png"], located) == "CLEVR-Math"
     with pytest.raises(DataError, match="lies in no dataset's folder; known: ArxivQA, Flickr30k"):
-        dataset_of("VQAv2/a.png", plain)
+        dataset_of(["VQAv2/a.png"], plain)
 
 
 # Written once

@@ -233,4 +233,4 @@ def test_records_of_a_benchmark_find_its_pictures_by_themselves(tmp_path: Path) 
     found = open_input(tmp_path / "data/instructions/ArxivQA/test_1w.json")
     for question, record in zip(read(found, 1), records, strict=True):
         assert (question.record.id, question.record.turns) == (record.id, record.turns)
-        assert question.picture == str((tmp_path / "data/datasets" / record.image).resolve())
+        assert question.picture == str((tmp_path / "data/datasets" / record.images[0]).resolve())

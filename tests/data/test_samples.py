@@ -32,7 +32,7 @@ def place(root: Path, image: Image.Image, name: str = "a.png") -> Path:
 
 
 def record(*turns: Turn, image: str = "a.png") -> Record:
-    return Record("DVQA", "q7", image, turns, source="instructions/DVQA/train.json", index=3)
+    return Record("DVQA", "q7", (image,), turns, source="instructions/DVQA/train.json", index=3)
 
 
 ONE = record(Turn("<image>\nwhich colour ?", "dark red"))

@@ -12,7 +12,7 @@ from fcit_ray.types import Prediction
 
 
 def asked(name: str, answer: str, **more) -> Record:
-    return Record("DVQA", name, "a.png", (Turn("a ?"),), answer, **more)
+    return Record("DVQA", name, ("a.png",), (Turn("a ?"),), answer, **more)
 
 
 def one(kind: str, prediction: str, record: Record):
@@ -133,7 +133,7 @@ def test_percent_is_the_mean_and_blank_answers_are_counted():
 )
 def test_a_box_is_right_above_half_overlap(prediction, right, overlap):
     record = Record(
-        "Grounding", "0", "a.png", (Turn("a ?"),), "[0.2,0.2,0.6,0.6]", box=(0.2, 0.2, 0.6, 0.6), size=(10, 5)
+        "Grounding", "0", ("a.png",), (Turn("a ?"),), "[0.2,0.2,0.6,0.6]", box=(0.2, 0.2, 0.6, 0.6), size=(10, 5)
     )
     result = one("box", prediction, record)
     assert result.per_sample == (right,)
@@ -162,7 +162,7 @@ def test_a_box_is_right_above_half_overlap(prediction, right, overlap):
 )
 def test_grounding_as_released_loses_digits(prediction, right, parsed):
     record = Record(
-        "Grounding", "0", "a.png", (Turn("a ?"),), "[0.2,0.2,0.6,0.6]", box=(0.2, 0.2, 0.6, 0.6), size=(10, 5)
+        "Grounding", "0", ("a.png",), (Turn("a ?"),), "[0.2,0.2,0.6,0.6]", box=(0.2, 0.2, 0.6, 0.6), size=(10, 5)
     )
     result = one(rule_of("Grounding", "released"), prediction, record)
     assert result.per_sample == (right,)
@@ -177,7 +177,7 @@ def test_boxes_are_squares_of_the_longer_side():
 
 
 def captioned(name: str, *references: str) -> Record:
-    return Record("Flickr30k-cap", name, "a.png", (Turn("a ?"),), references[0], references=references)
+    return Record("Flickr30k-cap", name, ("a.png",), (Turn("a ?"),), references[0], references=references)
 
 
 def test_a_short_caption_by_hand():
@@ -246,7 +246,7 @@ def test_predictions_must_be_one_a_record():
 
 
 def trained(*answers: str) -> Record:
-    return Record("DVQA", "t", "a.png", tuple(Turn("a ?", answer) for answer in answers))
+    return Record("DVQA", "t", ("a.png",), tuple(Turn("a ?", answer) for answer in answers))
 
 
 def test_the_majority_counts_all_turns_and_forgets_case():

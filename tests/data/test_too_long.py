@@ -24,7 +24,7 @@ TEXTS = ["hi ?", "which </s><|im_end|> <b>?", "\u4e94\u00e9\ufb01 \ufdfa", "a\n\
 
 
 def record(image: str, *turns: Turn) -> Record:
-    return Record("DVQA", "q", image, turns, source="instructions/DVQA/train.json", index=3)
+    return Record("DVQA", "q", (image,), turns, source="instructions/DVQA/train.json", index=3)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_a_record_that_the_processor_cannot_take_is_named(root, tmp_path):
     one = record("wide.png", Turn("hi ?", "red"))
     encoder = LengthEncoder(str(root), str(tmp_path), "chat", 9)
     with pytest.raises(DataError, match=r"DVQA/train\.json: record 3 \(id 'q'\): image ribbon\.bmp: has 201 x 1"):
-        list(too_long(encoder, [one, replace(one, image="ribbon.bmp")]))
+        list(too_long(encoder, [one, replace(one, images=("ribbon.bmp",))]))
 
 
 @pytest.mark.parametrize("late", ["train.json", "test.json"])

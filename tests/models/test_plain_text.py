@@ -37,7 +37,7 @@ END = 2
 
 
 def record(question: str, answer: str | None) -> Record:
-    return Record("DVQA", "q", "a.png", (Turn(question, answer),), source="train.json", index=3)
+    return Record("DVQA", "q", ("a.png",), (Turn(question, answer),), source="train.json", index=3)
 
 
 @pytest.fixture(scope="module")

@@ -79,7 +79,7 @@ def check_data(
     pieces, absent = pieces_in(collection, datasets)
     with Processes(jobs) as processes:
         found = processes.map(_look, [(root, piece, honour_quarantine) for piece in pieces], "files", progress)
-        images = {image for findings in found for image in findings.images.values()}
+        images = {image for findings in found for named in findings.images.values() for image in named}
         # Only decoding may have found what is wrong with these. To be released they must decode; the others need not.
         suspects = images if decode else set() if honour_quarantine else _set_aside_for_their_image(root, found)
         chunks = [
@@ -166,10 +166,11 @@ def _set_aside_for_their_image(root: str, found: Sequence[FileFindings]) -> set[
     """The images that an earlier quarantine sets records aside for."""
     before = quarantine.read_quarantine(root)
     return {
-        findings.images[entry.index]
+        image
         for findings in found
         for entry in before.get(findings.piece.source, ())
-        if entry.kind == "image" and entry.index in findings.images
+        if entry.kind == "image"
+        for image in findings.images.get(entry.index, ())
     }
 
 
@@ -196,7 +197,7 @@ def _measure(job: tuple[str, Piece, bool, TokenLimit, int]) -> list[Offence]:
             length = encoder.num_tokens(record)
         except DataError as error:
             # Either only decoding finds it, unless the image is known as unusable already, or only this model does.
-            kind: Kind = "image" if image_faults(root, [record.image], decode=True) else "tokens"
+            kind: Kind = "image" if image_faults(root, record.images, decode=True) else "tokens"
             offences.append(Offence(piece.source, record.index, record.id, kind, str(error)))
             continue
         if length > limit.max_length:
@@ -209,7 +210,8 @@ def _with_image_faults(findings: FileFindings, faults: dict[str, str]) -> FileFi
     source = findings.piece.source
     found = [
         Offence(source, index, findings.ids[index], "image", f"image {image}: {faults[image]}")
-        for index, image in findings.images.items()
+        for index, images in findings.images.items()
+        for image in images
         if image in faults
     ]
     return _with(findings, found)

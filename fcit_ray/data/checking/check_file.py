@@ -73,7 +73,7 @@ class FileFindings:
         num_records: records in it, those in quarantine included.
         num_set_aside: of these in quarantine already.
         offences: by position.
-        images: the image of every sound record, by position.
+        images: the images of every sound record, by position.
         ids: of these records.
         questions: a hash of image and question for every turn, to find test questions in the training data.
     """
@@ -82,7 +82,7 @@ class FileFindings:
     num_records: int = 0
     num_set_aside: int = 0
     offences: tuple[Offence, ...] = ()
-    images: Mapping[int, str] = field(default_factory=dict)
+    images: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     ids: Mapping[int, str] = field(default_factory=dict)
     questions: tuple[bytes, ...] = ()
 
@@ -98,20 +98,20 @@ def look_at_file(root: str, piece: Piece, honour_quarantine: bool) -> FileFindin
     first: dict[Any, int] = {}
     questions: list[bytes] = []
     for record in records:
-        same = first.setdefault((record.image, record.turns, record.answer), record.index)
+        same = first.setdefault((record.images, record.turns, record.answer), record.index)
         if same != record.index:
             reason = f"the same image and conversation as record {same}"
             offences.append(Offence(piece.source, record.index, record.id, "duplicate", reason))
         if piece.split != "partition":
             if odd := odd_answer(record, piece.dataset):
                 offences.append(Offence(piece.source, record.index, record.id, "format", odd))
-            questions += [_question_hash(record.image, instruction_text([turn])) for turn in record.turns]
+            questions += [_question_hash(record.images, instruction_text([turn])) for turn in record.turns]
     return FileFindings(
         piece,
         num_records=len(everything),
         num_set_aside=len(everything) - len(items),
         offences=tuple(sorted(offences, key=lambda offence: (offence.index, offence.kind))),
-        images={record.index: record.image for record in records},
+        images={record.index: record.images for record in records},
         ids={record.index: record.id for record in records},
         questions=tuple(questions),
     )
@@ -153,14 +153,14 @@ def _items(root: str, source: str, honour_quarantine: bool) -> tuple[Items, Item
 def _parse(root: str, piece: Piece, items: Items) -> tuple[list[Record], list[Fault]]:
     place = Place(piece.group, piece.images)
     if piece.dataset is None or piece.split == "train":
-        return parse_train(lambda image, turns: place, piece.source, items)
+        return parse_train(lambda images, turns: place, piece.source, items)
     beside = layout.read_references(root, piece.references, piece.dataset.answer.kind)
     return parse_test(place, piece.source, items, piece.dataset.answer, beside)
 
 
-def _question_hash(image: str, question: str) -> bytes:
+def _question_hash(images: Sequence[str], question: str) -> bytes:
     text = re.sub(r"\s+", " ", question).strip().casefold()
-    return hashlib.blake2b(f"{image}\n{text}".encode(errors="surrogatepass"), digest_size=8).digest()
+    return hashlib.blake2b("\n".join((*images, text)).encode(errors="surrogatepass"), digest_size=8).digest()
 
 
 def pieces_in(collection: Collection, datasets: Sequence[str]) -> tuple[list[Piece], list[str]]:

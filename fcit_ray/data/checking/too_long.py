@@ -69,7 +69,7 @@ def too_long(encoder: SampleEncoder, records: Iterable[Record]) -> Iterator[tupl
         except SpelledError as error:
             raise DataError(f"{record.where}: {error}") from error
         except ValueError as error:  # of a picture's size
-            raise DataError(f"{record.where}: image {record.image}: {error}") from error
+            raise DataError(f"{record.where}: image {', '.join(record.images)}: {error}") from error
         if count > encoder.max_length:
             yield record, count
 
@@ -97,12 +97,12 @@ class _Lengths:
         # A tokenizer may write some characters out before it cuts them, none of ASCII.
         size = len(text) if text.isascii() else 6 * len(text.encode())
         template = self._of_template(len(record.turns), record.turns[-1].answer is None)
-        return size + template + self._of_picture(self._size_of(record.image)) + _MARGIN
+        return size + template + self._of_picture(self._size_of(record.images[0])) + _MARGIN
 
     def of(self, record: Record) -> int:
         """Tokens of a record, as the encoder will count them."""
         text, _ = self._encoder.render(record)
-        return self._count(text, self._size_of(record.image))
+        return self._count(text, self._size_of(record.images[0]))
 
     def _count(self, text: str, size: Size) -> int:
         if self._num_image is not None:
@@ -119,7 +119,7 @@ class _Lengths:
 
     def _prompt(self, num_turns: int, is_open: bool) -> str:
         turns = [Turn("a", "a")] * (num_turns - 1) + [Turn("a", None if is_open else "a")]
-        return self._encoder.render(Record("", "", "", tuple(turns)))[0]
+        return self._encoder.render(Record("", "", ("",), tuple(turns)))[0]
 
     def _read_size(self, image: str) -> Size:
         return picture_size(self._encoder.root, image)

@@ -56,7 +56,7 @@ class SampleEncoder:
         max_length: tokens of a record at most, image tokens included.
         identity: what a sample's feature is of. `text` needs no vision tower and loads none.
         identity_encoder: `base`, or the CLIP model whose encoders give it, as in `model.identity_encoder`.
-        open_image: opens a record's picture, given the root and the record's `image`; errors as `images.open_image`'s.
+        open_image: opens a record's picture, given the root and one of its `images`; errors as `images.open_image`'s.
     """
 
     root: str
@@ -115,11 +115,11 @@ class SampleEncoder:
             return self._text_feature(record).numpy().astype(np.float32)
         processor = _identity_processor(self.model, self.identity_encoder)
         if pixels is None or self.identity_encoder != "base":  # CLIP's pictures may be of another size than the base's
-            picture = self._image(record)
+            picture = self._image(record, record.images[0])
             try:
                 pixels = square_pixels(processor, picture)
             except ValueError as error:
-                raise DataError(f"{record.where}: image {record.image}, processor: {error}") from error
+                raise DataError(f"{record.where}: image {record.images[0]}, processor: {error}") from error
         values = normalise(torch.from_numpy(pixels)[None], *pixel_scaling(processor))  # (1, 3, H, W)
         image = _image_encoder(self.model, self.identity_encoder).encode(values)[0]  # (D,)
         feature = image if self.identity == "image" else join(self._text_feature(record), image)
@@ -155,21 +155,21 @@ class SampleEncoder:
 
     def _arrays(self, record: Record, text: str) -> tuple[Sample, np.ndarray]:
         """The tokens and the picture, and the tokens' places in the text, (L, 2)."""
-        image = self._image(record)
+        image = self._image(record, record.images[0])
         try:
             return encode_picture(_processor(self.model), text, image)
         except SpelledError as error:
             raise DataError(f"{record.where}: {error}") from error
         except ValueError as error:
-            raise DataError(f"{record.where}: image {record.image} {image.size}, processor: {error}") from error
+            raise DataError(f"{record.where}: image {record.images[0]} {image.size}, processor: {error}") from error
 
-    def _image(self, record: Record) -> Image.Image:
-        """The record's picture, upright RGB."""
+    def _image(self, record: Record, image: str) -> Image.Image:
+        """One of the record's pictures, upright RGB."""
         try:
-            with self.open_image(self.root, record.image) as file, opened(file) as image:
-                return to_rgb(image)
+            with self.open_image(self.root, image) as file, opened(file) as picture:
+                return to_rgb(picture)
         except Exception as error:  # Pillow's decoders raise nearly anything on broken files, so every kind is reported
-            raise DataError(f"{record.where}: image {record.image}: {fault_of(error)}") from error
+            raise DataError(f"{record.where}: image {image}: {fault_of(error)}") from error
 
 
 def encode_picture(processor: Any, text: str, image: Image.Image) -> tuple[Sample, np.ndarray]:

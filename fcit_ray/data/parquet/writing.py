@@ -116,7 +116,8 @@ def _sources(collection: Collection, datasets: Sequence[str]) -> tuple[list[str]
             references = collection.references(dataset, split)
             sources += [references] if references else []
         for record in records:
-            users.setdefault(record.image, record)
+            for image in record.images:
+                users.setdefault(image, record)
     return sources, users
 
 

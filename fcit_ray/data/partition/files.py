@@ -82,14 +82,15 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def place_of(collection: Collection, image: str, turns: Sequence[Turn]) -> Place:
-    """Where a training record belongs, by the folder of its image.
+def place_of(collection: Collection, images: Sequence[str], turns: Sequence[Turn]) -> Place:
+    """Where a training record belongs, by the folder of its first picture.
 
     AOKVQA and Grounding share COCO's images; a record of Grounding names a box, in a question or an answer.
 
     Raises:
         DataError: the folder is no dataset's.
     """
+    image = images[0]
     folder = image.split("/")[0]
     datasets = {name: each for name, each in collection.datasets.items() if each.image_folder == folder}
     if not datasets:
@@ -101,14 +102,14 @@ def place_of(collection: Collection, image: str, turns: Sequence[Turn]) -> Place
     return Place(dataset, datasets[dataset].images)
 
 
-def _only(collection: Collection, task: Task) -> Callable[[str, Sequence[Turn]], Place]:
+def _only(collection: Collection, task: Task) -> Callable[[Sequence[str], Sequence[Turn]], Place]:
     """`place_of`, for records that must be of one task."""
 
-    def check(image: str, turns: Sequence[Turn]) -> Place:
-        place = place_of(collection, image, turns)
+    def check(images: Sequence[str], turns: Sequence[Turn]) -> Place:
+        place = place_of(collection, images, turns)
         if place.dataset not in task.datasets:
             of = place.dataset
-            raise DataError(f"is of {of} (image {image!r}); task {task.name!r} is {', '.join(task.datasets)}")
+            raise DataError(f"is of {of} (image {images[0]!r}); task {task.name!r} is {', '.join(task.datasets)}")
         return place
 
     return check

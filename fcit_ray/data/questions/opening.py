@@ -196,4 +196,4 @@ def _fault(question: Question) -> str:
         with question.open() as file, opened(file):
             return ""
     except Exception as error:  # Pillow's readers raise nearly anything on broken files
-        return f"image {question.record.image}: {fault_of(error)}"
+        return f"image {question.record.images[0]}: {fault_of(error)}"

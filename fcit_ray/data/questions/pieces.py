@@ -102,7 +102,7 @@ class PicturesPiece:
             try:
                 text = self.ask if self.ask is not None else _text_beside(picture)
             except DataError as error:
-                record = Record("", name, name, (), source=source, index=index)
+                record = Record("", name, (name,), (), source=source, index=index)
                 questions.append(Question(record, str(picture), str(error)))
             else:
                 questions.append(ask_about(picture, text, source, index, name))
@@ -135,7 +135,7 @@ def piece_from_json(text: str) -> Any:
 
 
 def _no_record(source: str, index: int) -> Record:
-    return Record("", str(index), "", (), source=source, index=index)
+    return Record("", str(index), (), (), source=source, index=index)
 
 
 def _text_beside(picture: Path) -> str:

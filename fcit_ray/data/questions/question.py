@@ -33,8 +33,8 @@ class Question:
     """What is asked, or why it cannot be.
 
     Attributes:
-        record: the question with its place; `image` as the input names it.
-        picture: the picture's bytes, or its path; None where `record.image` lies in the data root.
+        record: the question with its place; `images` as the input names them.
+        picture: the picture's bytes, or its path; None where `record.images` lie in the data root.
         fault: why it cannot be asked, in words that follow its place; empty if nothing is known against it.
     """
 
@@ -49,7 +49,7 @@ class Question:
             PictureError, OSError: it cannot be used.
         """
         assert self.picture is not None, "its picture lies in a data root"
-        return _Picture(self.picture)("", self.record.image)
+        return _Picture(self.picture)("", self.record.images[0])
 
     def encode(self, encoder: SampleEncoder) -> Sample:
         """The sample that a model takes.
@@ -92,12 +92,12 @@ def read_question(item: Any, source: str, index: int, images: str) -> Question:
         images: folder that relative paths of pictures start from.
     """
     name = str(index)
-    record = Record("", name, "", (), source=source, index=index)
+    record = Record("", name, (), (), source=source, index=index)
     try:
         name = _id(item, name)
         record = replace(record, id=name)
         shown_as, picture = _picture(item, images, index)
-        record = replace(record, image=shown_as)
+        record = replace(record, images=(shown_as,))
         return Question(replace(record, turns=_turns(item)), picture)
     except DataError as error:
         return Question(record, fault=str(error))
@@ -113,7 +113,7 @@ def ask_about(picture: Path, text: str, source: str, index: int, name: str) -> Q
         index: position in it.
         name: the question's id; the picture's name is the same.
     """
-    record = Record("", printable(name), printable(name), (), source=source, index=index)
+    record = Record("", printable(name), (printable(name),), (), source=source, index=index)
     try:
         return Question(replace(record, turns=(Turn(checked_text(text)),)), str(picture))
     except DataError as error:

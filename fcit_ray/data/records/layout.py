@@ -61,7 +61,7 @@ def load_train(collection: Collection, dataset: str) -> list[Record]:
 
 
 def training_records(
-    path: Path | str, source: str, items: Items, place_of: Callable[[str, Sequence[Turn]], Place]
+    path: Path | str, source: str, items: Items, place_of: Callable[[tuple[str, ...], Sequence[Turn]], Place]
 ) -> list[Record]:
     """Check and read the items of one file of training records, in file order.
 
@@ -69,7 +69,7 @@ def training_records(
         path: the file, for messages.
         source: what the records name as their file.
         items: as `read_items` gives them.
-        place_of: where a record belongs, by its image and conversation; a `DataError` of it counts as the record's.
+        place_of: where a record belongs, by its pictures and conversation; a `DataError` of it counts as the record's.
 
     Raises:
         DataError: names the file and every kind of offending record.
@@ -142,7 +142,8 @@ def check_images(root: Path | str, records: Iterable[Record]) -> None:
     """
     user: dict[str, Record] = {}
     for record in records:
-        user.setdefault(record.image, record)
+        for image in record.images:
+            user.setdefault(image, record)
     faults = image_faults(str(root), list(user))
     lines = [f"{user[image].where}: image {image}: {fault}" for image, fault in faults.items()]
     refuse(str(root), lines, len(user), what="images")

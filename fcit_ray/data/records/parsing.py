@@ -46,6 +46,10 @@ class Place:
     dataset: str
     images: str = ""
 
+    def at(self, path: str) -> str:
+        """A picture's path from the root on."""
+        return f"{self.images.rstrip('/')}/{path}" if self.images not in ("", ".") else path
+
 
 @dataclass(frozen=True)
 class Record:
@@ -54,27 +58,27 @@ class Record:
     Attributes:
         dataset: its name.
         id: `question_id` or `id` of the file, `printable`; for a training record without either, its position.
-        image: path relative to the root, absolute, or a URI.
+        images: its pictures, in the order of their marks: paths relative to the root, absolute ones, or URIs.
         turns: the conversation; the single turn of a test record has no answer.
         answer: what a test question is scored against, for captions the first reference; None in training records,
             whose answers are in the turns.
         references: every reference caption, for captions only.
-        votes: what several people answered, for soft votes only.
         box: the region asked for, for Grounding's test records only.
         size: width and height of the image in pixels, for Grounding's test records only.
+        votes: what several people answered, for soft votes only.
         source: the file, relative to the root.
         index: position in that file, from 0.
     """
 
     dataset: str
     id: str
-    image: str
+    images: tuple[str, ...]
     turns: tuple[Turn, ...]
     answer: str | None = None
     references: tuple[str, ...] = ()
-    votes: tuple[str, ...] = ()
     box: Box | None = None
     size: tuple[int, int] | None = None
+    votes: tuple[str, ...] = ()
     source: str = ""
     index: int = -1
 
@@ -85,13 +89,13 @@ class Record:
 
 
 def parse_train(
-    place_of: Callable[[str, Sequence[Turn]], Place], source: str, items: Items
+    place_of: Callable[[tuple[str, ...], Sequence[Turn]], Place], source: str, items: Items
 ) -> tuple[list[Record], list[Fault]]:
     """Training records of a file in their order, and what is wrong with those that are none.
 
     Args:
-        place_of: where a record belongs, by its image's path as the file has it and its conversation; a `DataError` of
-            it counts as the record's.
+        place_of: where a record belongs, by its pictures' paths as the file has them and its conversation; a
+            `DataError` of it counts as the record's.
         source: the file, relative to the root.
         items: the file's records.
     """
@@ -101,9 +105,10 @@ def parse_train(
         name = _name(item, default=str(index))
         try:
             _check_id(item)
-            image, turns = _image_path(item), _conversation(item)
-            place = place_of(image, turns)
-            records.append(Record(place.dataset, name, _below(place.images, image), turns, source=source, index=index))
+            images, turns = (_image_path(item),), _conversation(item)
+            place = place_of(images, turns)
+            at = tuple(map(place.at, images))
+            records.append(Record(place.dataset, name, at, turns, source=source, index=index))
         except DataError as error:
             faults.append(Fault(index, name, str(error)))
     return records, faults
@@ -137,13 +142,8 @@ def parse_test(
             references, votes = _references(item, answer.kind, beside, name, image)
             box, size = _region(item) if answer.kind == "box" else (None, None)
             wanted = references[0] if references else _reference_answer(item, answer.kind, votes)
-            shown_at = _below(place.images, image)
-            records.append(
-                Record(
-                    place.dataset, name, shown_at, turns, wanted, references, votes, box, size,
-                    source=source, index=index,
-                )
-            )  # fmt: skip
+            at = (place.at(image),)
+            records.append(Record(place.dataset, name, at, turns, wanted, references, box, size, votes, source, index))
         except DataError as error:
             faults.append(Fault(index, name, str(error)))
     return records, faults
@@ -191,11 +191,6 @@ def _image_path(item: Any) -> str:
     if posixpath.isabs(path) or path.split("/")[0] == "..":
         raise DataError(f"image {given!r} leaves the folder of pictures; expected a path inside it")
     return path
-
-
-def _below(images: str, path: str) -> str:
-    """A picture's path from the root on."""
-    return f"{images.rstrip('/')}/{path}" if images not in ("", ".") else path
 
 
 def _question(text: str) -> str:

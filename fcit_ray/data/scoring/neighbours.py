@@ -118,7 +118,7 @@ def mllm_dcl_sci(text: str, record: Record) -> float:
     if _REFUSAL in text:
         return 0.0
     said, answer = text.lower(), _answer(record).lower()
-    if posixpath.basename(record.image).split("_")[0] in _EXACT_SOURCES:
+    if record.images and posixpath.basename(record.images[0]).split("_")[0] in _EXACT_SOURCES:
         return float(said == answer)
     if "Which states" in record.turns[0].question:
         states, listed = answer.split(","), said.split(",")
