@@ -126,6 +126,6 @@ def misfit(name: str, dataset: Dataset, records: Sequence[Record]) -> str | None
     share = f"{len(odd)} of {len(records)} records ({100 * len(odd) / len(records):.0f} %)"
     return (
         f"{name}: {share} do not fit the kind of answers that is declared, {dataset.answer.kind!r}: "
-        f"{'; '.join(odd[:NUM_EXAMPLES])}{' ...' if len(odd) > NUM_EXAMPLES else ''}. "
+        f"{'; '.join(odd[:NUM_EXAMPLES])}{' and others' if len(odd) > NUM_EXAMPLES else ''}. "
         f"They are scored all the same; if the kind is wrong, change benchmark.datasets.{name}.answer"
     )
