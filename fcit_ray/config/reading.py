@@ -20,7 +20,7 @@ def load_config(files: Sequence[Path | str], overrides: Sequence[str] = ()) -> C
     replaced as a whole when the later file names another one, since its hyper-parameters belong to the name.
     Overrides count as one more file, so their order does not matter unless they give the same key.
 
-    A scorer of one's own that a file names, `module:function`, is taken from `module.py` beside that file if it is there.
+    A scorer of one's own that a file names, `module:function`, is that of `module.py` beside the file if it is there.
 
     A top-level `tuned` maps run names to keys that this benchmark wants for a run of that name (a learning rate chosen
     on its validation split). They are merged after all files and before the overrides.

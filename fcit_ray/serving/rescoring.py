@@ -48,8 +48,8 @@ class Rescored:
 def rescore(folder: RunFolder, config: Config) -> Rescored:
     """Score the predictions of a finished run anew, without a model.
 
-    Where the run's own rule needs no Java and is no function of one's own, the predictions are held against the run's own scores first: those of a
-    folder are vouched for by nothing else.
+    Where the run's own rule needs no Java and is no function of one's own, the predictions are held against the run's
+    own scores first: those of a folder are vouched for by nothing else.
 
     Args:
         folder: of the run; it is only read.
