@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from fcit_ray.config.catalogs import catalog_names
 from fcit_ray.data.parquet.place import parquet_at
 from fcit_ray.data.records import quarantine
 from fcit_ray.data.records.collection import Collection
@@ -248,7 +249,9 @@ def read_json(path: Path) -> Any:
 
 def _remedy(root: Path | str) -> str:
     """What to do about a root that is not there."""
-    if Path(root).name == "miniature":
-        out = "" if Path(root) == Path("data/miniature") else f" --out {root}"
-        return f"`fcit-ray prepare miniature{out}` draws it, in seconds"
+    name = Path(root).name
+    if name == "miniature" or name.removeprefix("miniature_") in catalog_names():
+        whose = "" if name == "miniature" else f" --benchmark {name.removeprefix('miniature_')}"
+        out = "" if Path(root) == Path("data") / name else f" --out {root}"
+        return f"`fcit-ray prepare miniature{whose}{out}` draws it, in seconds"
     return "expected instructions/ and datasets/ in it"
