@@ -21,6 +21,7 @@ from fcit_ray.data.records.collection import Collection
 from fcit_ray.data.records.layout import Record, check_images, load_test, num_set_aside
 from fcit_ray.data.scoring.coco_java import check_java
 from fcit_ray.data.scoring.own import load_scorer, try_own
+from fcit_ray.data.scoring.rules import rule_for
 from fcit_ray.errors import ConfigError, JavaError
 from fcit_ray.experiment.algorithm import make_algorithm
 from fcit_ray.federated.algorithm import Algorithm
@@ -165,7 +166,7 @@ def read_tests(config: Config) -> dict[str, list[Record]]:
         tests[name] = load_test(collection, name, benchmark.split, benchmark.max_test_records)
         if warning := misfit(name, benchmark.dataset(name), tests[name]):
             _log.warning("%s", warning)
-        if is_function(rule := config.rule_of(name).name):
+        if is_function(rule := rule_for(config, name).name):
             try_own(rule, tests[name][0])
     return tests
 
@@ -181,7 +182,7 @@ def check_scoring(config: Config) -> None:
     """
     evaluation = config.evaluation
     for name in config.benchmark.evaluated_datasets:
-        rule = config.rule_of(name)
+        rule = rule_for(config, name)
         if is_function(rule.name):
             load_scorer(rule.name)
         if rule.name in ("caption_full", "caption_released"):

@@ -11,6 +11,7 @@ from fcit_ray.config.datasets import is_function
 from fcit_ray.config.schema import Config
 from fcit_ray.data.records.collection import Collection
 from fcit_ray.data.records.layout import Record, load_test
+from fcit_ray.data.scoring.rules import rule_for, scored_by
 from fcit_ray.errors import DataError, RunFolderError
 from fcit_ray.experiment.opening import make_setting
 from fcit_ray.results.cover import predictions_label
@@ -74,7 +75,7 @@ def rescore(folder: RunFolder, config: Config) -> Rescored:
             records = references.of(name, path, rows)
             answers = _by_view(path, rows, records)
             _check_own(path, name, before, records, answers, said)
-            rule = config.rule_of(name)
+            rule = rule_for(config, name)
             details[name] = score_answers(rule, records, answers)[1]
         names = [task.name for task in config.benchmark.tasks]
         scores = task_scores(config.benchmark, [names.index(task) for task in record["scores"]], details)
@@ -97,7 +98,7 @@ def rescore(folder: RunFolder, config: Config) -> Rescored:
         num_records=original["num_records"],
         num_unseen=original.get("transfer", {}).get("num_records"),
         params={},
-        scored=config.scored_by(tests),
+        scored=scored_by(config, tests),
     )
     results = original | made | {key: original[key] for key in _OF_THE_RUN if key in original}
     results["config"] = config.model_dump(mode="json")
@@ -134,7 +135,7 @@ class _References:
                 Collection.of(benchmark, self._config.seed), name, benchmark.split, benchmark.max_test_records
             )
         except DataError as error:
-            if needs := _needs(benchmark.dataset(name).answer.kind, self._config.rule_of(name).name):
+            if needs := _needs(benchmark.dataset(name).answer.kind, rule_for(self._config, name).name):
                 raise DataError(
                     f"{name}: its rule needs {needs}, which predictions do not hold, and the data cannot be "
                     f"read (benchmark.root=FOLDER names another): {error}"
@@ -187,7 +188,7 @@ def _check_own(
     path: Path, name: str, config: Config, records: Sequence[Record], answers: Answers, said: Mapping[str, Any]
 ) -> None:
     """Hold the predictions against the score that the run gave them."""
-    own = config.rule_of(name)
+    own = rule_for(config, name)
     if own.name in _NEED_JAVA or is_function(own.name):  # a function of one's own may be another by now
         return
     percent = score_answers(own, records, answers)[1]["percent"]

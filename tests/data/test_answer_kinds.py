@@ -4,12 +4,13 @@ from decimal import Decimal
 
 import pytest
 
-from fcit_ray.config.datasets import KINDS, RELEASED, Answer, Dataset, Rule, rule_of
+from fcit_ray.config.datasets import KINDS, RELEASED, Answer, Dataset
 from fcit_ray.data.checking.answer_formats import misfit, odd_answer
 from fcit_ray.data.records.layout import Record
 from fcit_ray.data.records.parsing import Place, parse_test
 from fcit_ray.data.records.references import Votes
 from fcit_ray.data.scoring.formats import answer_format, diagnose
+from fcit_ray.data.scoring.rules import Rule, rule_of
 from fcit_ray.data.scoring.scores import score
 from fcit_ray.data.scoring.votes import normalised, soft_vote
 from fcit_ray.data.scoring.words import read_number

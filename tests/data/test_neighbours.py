@@ -2,8 +2,9 @@
 
 import pytest
 
-from fcit_ray.config.datasets import Dataset, Rule
+from fcit_ray.config.datasets import Dataset
 from fcit_ray.data.records.layout import Record
+from fcit_ray.data.scoring.rules import Rule
 from fcit_ray.data.scoring.scores import score
 from fcit_ray.models.prompt import Turn
 from fcit_ray.types import Prediction

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from fcit_ray.config.datasets import Dataset, Rule
+from fcit_ray.config.datasets import Dataset
 from fcit_ray.data.records.layout import Record
 from fcit_ray.data.scoring.own import load_scorer, try_own
+from fcit_ray.data.scoring.rules import Rule
 from fcit_ray.data.scoring.scores import score
 from fcit_ray.errors import ConfigError, RunFailed
 from fcit_ray.models.prompt import Turn

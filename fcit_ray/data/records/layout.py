@@ -119,6 +119,8 @@ def load_test(
     Raises:
         DataError: names the file and every kind of offending record.
     """
+    if split not in ("test", "validation"):
+        raise DataError(f"split {split!r}: expected 'test' or 'validation'")
     root, answer = collection.root, collection[dataset].answer
     beside = read_references(root, collection.references(dataset, split), answer.kind)
     records: list[Record] = []

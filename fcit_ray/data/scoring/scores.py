@@ -8,13 +8,14 @@ from functools import partial
 
 import numpy as np
 
-from fcit_ray.config.datasets import Rule, is_function
+from fcit_ray.config.datasets import is_function
 from fcit_ray.data.records.layout import Box, Record, parse_box
 from fcit_ray.data.scoring import neighbours, words
 from fcit_ray.data.scoring.boxes import box_scores, released_box
 from fcit_ray.data.scoring.captions import CaptionMetrics, full_metrics, portable_metrics, split_words
 from fcit_ray.data.scoring.formats import diagnose
 from fcit_ray.data.scoring.own import score_by_own
+from fcit_ray.data.scoring.rules import Rule
 from fcit_ray.data.scoring.votes import folded, soft_vote
 from fcit_ray.types import Prediction
 
@@ -65,7 +66,7 @@ def score(rule: Rule, predictions: Sequence[Prediction], records: Sequence[Recor
     - `module:function`, `file.py:function`: one's own, see `own`.
 
     Args:
-        rule: as `datasets.rule_of` gives it.
+        rule: as `rules.rule_of` gives it.
         predictions: one for every record, in any order.
         records: test records of one dataset.
 
