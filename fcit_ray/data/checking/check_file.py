@@ -43,7 +43,7 @@ class Piece:
         source: the file, relative to the root.
         images: where its pictures' paths start.
         dataset: as it is declared; None of a partition's file.
-        references: the file of its reference captions, if it has them.
+        references: the file of its references (captions, votes), if it has one.
         among: of a partition's file, the datasets that its records may be of.
     """
 
@@ -106,7 +106,7 @@ def look_at_file(root: str, piece: Piece, honour_quarantine: bool) -> FileFindin
             reason = f"the same image and conversation as record {same}"
             offences.append(Offence(piece.source, record.index, record.id, "duplicate", reason))
         if piece.split != "partition":
-            if odd := odd_answer(record):
+            if odd := odd_answer(record, piece.dataset):
                 offences.append(Offence(piece.source, record.index, record.id, "format", odd))
             questions += [_question_hash(record.images, instruction_text([turn])) for turn in record.turns]
     return FileFindings(
@@ -159,8 +159,8 @@ def _parse(root: str, piece: Piece, items: Items) -> tuple[list[Record], list[Fa
     place = Place(piece.group, piece.images)
     if piece.dataset is None or piece.split == "train":
         return parse_train(lambda images, turns: place, piece.source, items)
-    captions = layout.read_captions(root, piece.references) if piece.references else None
-    return parse_test(place, piece.source, items, piece.dataset.answer, captions)
+    beside = layout.read_references(root, piece.references, piece.dataset.answer.kind)
+    return parse_test(place, piece.source, items, piece.dataset.answer, beside)
 
 
 def _question_hash(images: Sequence[str], question: str) -> bytes:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from fcit_ray.config.catalogs import catalog_names
 from fcit_ray.data.parquet.place import parquet_at
 from fcit_ray.data.records import quarantine
 from fcit_ray.data.records.collection import Collection
@@ -16,7 +17,7 @@ from fcit_ray.data.records.faults import refuse
 from fcit_ray.data.records.fields import text_of
 from fcit_ray.data.records.images import image_faults
 from fcit_ray.data.records.parsing import Box, Items, Place, Record, parse_box, parse_test, parse_train
-from fcit_ray.data.records.references import Captions
+from fcit_ray.data.records.references import Captions, Votes
 from fcit_ray.errors import DataError
 from fcit_ray.models.prompt import Turn
 from fcit_ray.storage import files
@@ -35,6 +36,7 @@ __all__ = [
     "read_captions",
     "read_items",
     "read_json",
+    "read_references",
     "training_records",
 ]
 
@@ -105,7 +107,8 @@ def load_test(
     """Read a dataset's test records, in file order; those in quarantine are left out, and the log says so.
 
     Reference captions come from the dataset's COCO file: a record's image is found there by file name, or else its
-    `question_id`, or else the image's name without suffix, is the COCO image id.
+    `question_id`, or else the image's name without suffix, is the COCO image id. What people answered comes from a file
+    by `question_id`. Without such a file both are a record's own, under `answers`.
 
     Args:
         collection: of the dataset.
@@ -118,13 +121,13 @@ def load_test(
     """
     if split not in ("test", "validation"):
         raise DataError(f"split {split!r}: expected 'test' or 'validation'")
-    root, references = collection.root, collection.references(dataset, split)
-    captions = read_captions(root, references) if references else None
+    root, answer = collection.root, collection[dataset].answer
+    beside = read_references(root, collection.references(dataset, split), answer.kind)
     records: list[Record] = []
     for source in collection.sources(dataset, split):
         items = read_items(root, source.name)
         place = Place(dataset, source.images)
-        found, faults = parse_test(place, source.name, items, collection[dataset].answer, captions)
+        found, faults = parse_test(place, source.name, items, answer, beside)
         refuse(file_in(root, source.name), faults, len(items))
         records += found
     return records[:limit]
@@ -213,6 +216,20 @@ def read_captions(root: Path | str, source: str) -> Captions:
     return Captions(file_in(root, source), parquet.json(source) if parquet else read_json(Path(root) / source))
 
 
+def read_references(root: Path | str, source: str | None, kind: str) -> Captions | Votes | None:
+    """What a dataset's file of references holds: captions, or for soft votes what people answered; None without one.
+
+    Raises:
+        DataError: no such file, or not one of the format of that kind.
+    """
+    if source is None:
+        return None
+    if kind != "soft_vote":
+        return read_captions(root, source)
+    parquet = parquet_at(root)
+    return Votes(file_in(root, source), parquet.json(source) if parquet else read_json(Path(root) / source))
+
+
 def read_json(path: Path) -> Any:
     """What a JSON file holds.
 
@@ -234,7 +251,9 @@ def read_json(path: Path) -> Any:
 
 def _remedy(root: Path | str) -> str:
     """What to do about a root that is not there."""
-    if Path(root).name == "miniature":
-        out = "" if Path(root) == Path("data/miniature") else f" --out {root}"
-        return f"`fcit-ray prepare miniature{out}` draws it, in seconds"
+    name = Path(root).name
+    if name == "miniature" or name.removeprefix("miniature_") in catalog_names():
+        whose = "" if name == "miniature" else f" --benchmark {name.removeprefix('miniature_')}"
+        out = "" if Path(root) == Path("data") / name else f" --out {root}"
+        return f"`fcit-ray prepare miniature{whose}{out}` draws it, in seconds"
     return "expected instructions/ and datasets/ in it"

@@ -18,7 +18,7 @@ from fcit_ray.data.records.fields import (
     shown,
     text_of,
 )
-from fcit_ray.data.records.references import Captions
+from fcit_ray.data.records.references import Captions, Votes, listed_answers, most_common
 from fcit_ray.errors import DataError
 from fcit_ray.models.prompt import IMAGE_TOKEN, Turn
 
@@ -65,6 +65,7 @@ class Record:
         references: every reference caption, for captions only.
         box: the region asked for, for Grounding's test records only.
         size: width and height of the image in pixels, for Grounding's test records only.
+        votes: what several people answered, for soft votes only.
         source: the file, relative to the root.
         index: position in that file, from 0.
     """
@@ -77,6 +78,7 @@ class Record:
     references: tuple[str, ...] = ()
     box: Box | None = None
     size: tuple[int, int] | None = None
+    votes: tuple[str, ...] = ()
     source: str = ""
     index: int = -1
 
@@ -113,7 +115,7 @@ def parse_train(
 
 
 def parse_test(
-    place: Place, source: str, items: Items, answer: Answer, captions: "Captions | None"
+    place: Place, source: str, items: Items, answer: Answer, beside: Captions | Votes | None
 ) -> tuple[list[Record], list[Fault]]:
     """As `parse_train`, for test records.
 
@@ -122,7 +124,7 @@ def parse_test(
         source: the file, relative to the root.
         items: the file's records.
         answer: of the dataset, as it is declared.
-        captions: the reference captions, for captions only.
+        beside: what the dataset's file of references holds, if it has one.
     """
     records: list[Record] = []
     faults: list[Fault] = []
@@ -137,13 +139,11 @@ def parse_test(
                 raise DataError(f"has the id of record {first_with[name]}; expected ids to differ within a test file")
             image = _image_path(item)
             turns = (Turn(_question(text_of(item, "text"))),)
-            references = captions.of(name, image) if captions else ()
+            references, votes = _references(item, answer.kind, beside, name, image)
             box, size = _region(item) if answer.kind == "box" else (None, None)
-            wanted = references[0] if references else _reference_answer(item, answer.kind)
+            wanted = references[0] if references else _reference_answer(item, answer.kind, votes)
             at = (place.at(image),)
-            records.append(
-                Record(place.dataset, name, at, turns, wanted, references, box, size, source=source, index=index)
-            )
+            records.append(Record(place.dataset, name, at, turns, wanted, references, box, size, votes, source, index))
         except DataError as error:
             faults.append(Fault(index, name, str(error)))
     return records, faults
@@ -235,7 +235,24 @@ def _conversation(item: Any) -> tuple[Turn, ...]:
     return tuple(Turn(question, answer) for question, answer in zip(values[::2], values[1::2], strict=True))
 
 
-def _reference_answer(item: Any, kind: str) -> str:
+def _references(
+    item: Any, kind: str, beside: Captions | Votes | None, name: str, image: str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The reference captions of a record and what people answered: of a file beside, or the record's own."""
+    if kind == "caption":
+        if isinstance(beside, Captions):
+            return beside.of(name, image), ()
+        if "answers" in item:
+            return tuple(_answer(text) for text in listed_answers(item)), ()
+        return (_answer(text_of(item, "answer")),), ()
+    if kind == "soft_vote":
+        return (), beside.of(name) if isinstance(beside, Votes) else listed_answers(item)
+    return (), ()
+
+
+def _reference_answer(item: Any, kind: str, votes: Sequence[str] = ()) -> str:
+    if votes and "answer" not in item:
+        return most_common(votes)
     key = "answer_bbox" if kind == "box" and "answer" not in item else "answer"
     if kind == "box" and isinstance(item[key], list):
         if not all(map(is_number, item[key])):
