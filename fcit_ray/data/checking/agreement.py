@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fcit_ray.data.loading.samples import Sample, encode_picture
+from fcit_ray.data.loading.samples import encode_pictures
+from fcit_ray.data.loading.tokens import Sample
 from fcit_ray.errors import ModelError
 from fcit_ray.models.chat import render_chat
 from fcit_ray.models.folder import check_weights, in_one_line, model_folder, read_header, weight_files
@@ -54,7 +55,7 @@ def check_agreement(path: str, template: str) -> None:
     turns = [Turn("which colour?", "red")]
     text, _ = render_chat(turns, processor) if template == "chat" else _plain(turns, template, processor)
     try:
-        sample, _ = encode_picture(processor, text, _TRIAL)
+        sample, _ = encode_pictures(processor, text, [_TRIAL])
     except Exception as error:  # any line of a processor may trip over its settings
         kind = type(processor).__name__
         raise _error(path, f"its {kind} does not take a trial picture: {in_one_line(error)}") from error
@@ -144,8 +145,8 @@ def _of_places(model: Any, processor: Any, sample: Sample) -> Iterator[str]:
     vision = getattr(config, "vision_config", None)
     pictures = {name: torch.from_numpy(value) for name, value in sample.items() if name not in ("input_ids", "pixels")}
     if "pixels" in sample:
-        height, width, channels = sample["pixels"].shape
-        pictures["pixel_values"] = torch.empty(1, channels, height, width)
+        count, height, width, channels = sample["pixels"].shape
+        pictures["pixel_values"] = torch.empty(count, channels, height, width)
     size = getattr(vision, "image_size", None)
     if getattr(vision, "model_type", "") in _OF_ONE_SIZE and isinstance(size, int) and "pixel_values" in pictures:
         height, width = pictures["pixel_values"].shape[-2:]
