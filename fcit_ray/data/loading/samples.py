@@ -21,7 +21,7 @@ from fcit_ray.data.loading.pixels import normalise, pixel_scaling, square_pixels
 from fcit_ray.data.loading.tokens import Sample, num_image_tokens, run_processor, tokenise
 from fcit_ray.data.records.images import fault_of, open_image, opened
 from fcit_ray.data.records.layout import Record
-from fcit_ray.errors import DataError
+from fcit_ray.errors import ConfigError, DataError
 from fcit_ray.models.chat import render_chat
 from fcit_ray.models.identity.clip import load_clip_image_encoder, load_clip_processor, load_clip_text_encoder
 from fcit_ray.models.identity.encoder import Identity, TextEncoder, VisionTowerEncoder, join
@@ -134,7 +134,12 @@ class SampleEncoder:
         hide = processor.tokenizer.hide
         turns = [Turn(hide(t.question), None if t.answer is None else hide(t.answer)) for t in record.turns]
         if self.template == "chat":
-            return render_chat(turns, processor, len(record.images))
+            try:
+                return render_chat(turns, processor, len(record.images))
+            except ConfigError as error:
+                if len(record.images) == 1:  # of every record
+                    raise
+                raise DataError(f"{record.where}: {error}") from error
         return render(turns, self.template, processor.tokenizer.eos_token, len(record.images))
 
     def _encode(self, record: Record, text: str) -> tuple[Sample, np.ndarray]:

@@ -10,7 +10,7 @@ from fcit_ray.models.prompt import IMAGE_TOKEN
 
 KEYS = ("image", "images")
 """Where a record names its pictures: a path, or a list of paths."""
-_MISSPELT = (
+MISSPELT = (
     "img",
     "imgs",
     "image_path",
@@ -47,7 +47,7 @@ def named(item: Any) -> list[Any]:
         raise DataError(
             f"'image' is {shown(found['image'])} and 'images' is {shown(found['images'])}; expected one of them"
         )
-    if not found and (odd := next((key for key in _MISSPELT if item.get(key) not in (None, "", [], ())), None)):
+    if not found and (odd := next((key for key in MISSPELT if item.get(key) not in (None, "", [], ())), None)):
         raise DataError(f"has {odd!r} and no 'image'; expected 'image' or 'images', or neither if it has no picture")
     return _listed(next(iter(found.values()))) if found else []
 
