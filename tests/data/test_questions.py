@@ -151,7 +151,7 @@ def test_other_inputs_that_are_refused(folder: Path, tmp_path: Path) -> None:
         open_input(written(folder, "json"), images=Path("nowhere"))
     pq.write_table(pa.table({"picture": ["a"], "text": ["b"]}), tmp_path / "odd.parquet")
     with pytest.raises(
-        DataError, match="its columns are picture, text; expected one of text, .* and for pictures `image`"
+        DataError, match=r"its columns are picture, text; expected one of text, .* and for pictures `image`"
     ):
         open_input(tmp_path / "odd.parquet")
     # The pictures are elsewhere: told at once, not by thousands of lines.
