@@ -41,6 +41,7 @@ def load_config(files: Sequence[Path | str], overrides: Sequence[str] = ()) -> C
             continue
         if not isinstance(loaded, Mapping):
             raise ConfigError(f"{path}: expected keys and values, got {type(loaded).__name__}")
+        _check_declared_once(declared, path, loaded)
         merged = _merge(merged, _with_scorers_beside(loaded, path.parent))
     given: dict[str, Any] = {}
     for override in overrides:
