@@ -2,10 +2,12 @@
 
     parquet.json                                     the manifest, written last
     instructions/<dataset>/<file>/00000.parquet …    the records of <file>.json, in their order
+    records/<file>/00000.parquet …                   those of files that lie elsewhere below the root
+    records/outside/<hash>-<file>/00000.parquet …    those of files outside of it, absolute or URIs
     images/00000.parquet …                           every image once, ordered by path (unless they are referenced)
 
 Columns of a record table: `index` (int64, position in the source file), `part` (string: `records`, or a key of a COCO
-file, `images` or `annotations`), `id` and `image` (string, null where the record has none; several pictures as a JSON
+file, `images` or `annotations`, or of votes `data`), `id` and `image` (string, null where the record has none; several pictures as a JSON
 list), `record` (string: the record as JSON, every field as it was). Columns of an image table: `path` (string, as
 records name it), `bytes` (binary: the file as it was, not encoded anew).
 
@@ -81,6 +83,10 @@ class ParquetRoot:
     @property
     def embeds_images(self) -> bool:
         return self.manifest.plan.images == "embed"
+
+    def declared(self, path: str, split: str) -> list[str]:
+        """The files that a path of a declaration meant when they were converted."""
+        return self.manifest.plan.parts.get(f"{split}:{path}", [path])
 
     def items(self, source: str) -> Items:
         """A file's records as JSON, with their positions in the file that they came from.
