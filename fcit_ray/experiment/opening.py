@@ -13,6 +13,7 @@ from fcit_ray.config.datasets import is_function
 from fcit_ray.config.schema import Config, Train, with_absolute_paths
 from fcit_ray.data.checking.agreement import check_agreement
 from fcit_ray.data.checking.answer_formats import misfit
+from fcit_ray.data.checking.several import check_pictures
 from fcit_ray.data.checking.too_long import check_lengths
 from fcit_ray.data.loading.samples import SampleEncoder
 from fcit_ray.data.partition.selection import SELECTIONS
@@ -118,8 +119,9 @@ def open_experiment(config: Config, *, for_plan: bool = False) -> Experiment:
     everything = [record for records in (*stream.records, *tests.values()) for record in records]
     check_images(benchmark.root, everything)
     if not for_plan:
-        encoder = SampleEncoder(absolute(benchmark.root), model.path, model.prompt, model.max_length)
+        encoder = SampleEncoder(absolute(benchmark.root), model.path, model.prompt, model.max_length, model.identity)
         check_lengths(encoder, everything)
+        check_pictures(encoder, everything)
     quarantined = num_set_aside(benchmark.root, {record.source for record in everything})
     if model.identity_encoder != "base" and model.identity != "image":
         texts = [instruction_text(record.turns) for record in everything]

@@ -28,6 +28,7 @@ from fcit_ray.data.records.faults import refuse
 from fcit_ray.data.records.fields import printable
 from fcit_ray.data.records.images import file_fault, image_faults, open_image
 from fcit_ray.data.records.parsing import Record
+from fcit_ray.data.records.pictures import named
 from fcit_ray.errors import DataError, disk_reason
 from fcit_ray.storage.location import absolute, check_uri, file_in, is_folder, is_uri
 from fcit_ray.storage.object_store import HashingFile, Store, Written
@@ -223,7 +224,7 @@ def _record_rows(root: str, source: str) -> Iterator[Row]:
                 "index": index,
                 "part": "records",
                 "id": identity,
-                "image": _text(item["image"]),
+                "image": _images(item),
                 "record": _json(item),
             }
         return
@@ -235,6 +236,12 @@ def _record_rows(root: str, source: str) -> Iterator[Row]:
 
 def _text(value: Any) -> str | None:
     return None if value is None else printable(str(value))
+
+
+def _images(item: Any) -> str | None:
+    """What a record names as its picture; of several the list as JSON."""
+    pictures = named(item)
+    return _json(pictures) if len(pictures) > 1 else _text(pictures[0]) if pictures else None
 
 
 def _filler(rows: Sequence[Row]) -> Callable[[HashingFile], None]:

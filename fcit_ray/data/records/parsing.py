@@ -1,7 +1,6 @@
 """From a file's JSON to records: every field is checked, and what is wrong is said of each record by itself."""
 
 import math
-import posixpath
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from fcit_ray.data.records.fields import (
     shown,
     text_of,
 )
+from fcit_ray.data.records.pictures import check_marks, pictures_of
 from fcit_ray.data.records.references import Captions, Votes, listed_answers, most_common
 from fcit_ray.errors import DataError
 from fcit_ray.models.prompt import IMAGE_TOKEN, Turn
@@ -58,7 +58,8 @@ class Record:
     Attributes:
         dataset: its name.
         id: `question_id` or `id` of the file, `printable`; for a training record without either, its position.
-        images: its pictures, in the order of their marks: paths relative to the root, absolute ones, or URIs.
+        images: its pictures, in the order in which they are read: paths relative to the root, absolute ones, or URIs;
+            () is none.
         turns: the conversation; the single turn of a test record has no answer.
         answer: what a test question is scored against, for captions the first reference; None in training records,
             whose answers are in the turns.
@@ -105,7 +106,8 @@ def parse_train(
         name = _name(item, default=str(index))
         try:
             _check_id(item)
-            images, turns = (_image_path(item),), _conversation(item)
+            images = pictures_of(item)
+            turns = _conversation(item, len(images))
             place = place_of(images, turns)
             at = tuple(map(place.at, images))
             records.append(Record(place.dataset, name, at, turns, source=source, index=index))
@@ -137,12 +139,13 @@ def parse_test(
                 raise DataError("has neither question_id nor id; expected one of them, to match its prediction")
             if first_with.setdefault(name, index) != index:
                 raise DataError(f"has the id of record {first_with[name]}; expected ids to differ within a test file")
-            image = _image_path(item)
+            images = pictures_of(item)
             turns = (Turn(_question(text_of(item, "text"))),)
-            references, votes = _references(item, answer.kind, beside, name, image)
+            check_marks([turns[0].question], len(images))
+            references, votes = _references(item, answer.kind, beside, name, images[0] if images else "")
             box, size = _region(item) if answer.kind == "box" else (None, None)
             wanted = references[0] if references else _reference_answer(item, answer.kind, votes)
-            at = (place.at(image),)
+            at = tuple(map(place.at, images))
             records.append(Record(place.dataset, name, at, turns, wanted, references, box, size, votes, source, index))
         except DataError as error:
             faults.append(Fault(index, name, str(error)))
@@ -183,21 +186,9 @@ def _check_id(item: Any) -> None:
         check_text_or_number(key, value)
 
 
-def _image_path(item: Any) -> str:
-    given = text_of(item, "image")
-    if "\0" in given:
-        raise DataError(f"image {given!r} holds a NUL character; expected a path")
-    path = posixpath.normpath(given)
-    if posixpath.isabs(path) or path.split("/")[0] == "..":
-        raise DataError(f"image {given!r} leaves the folder of pictures; expected a path inside it")
-    return path
-
-
 def _question(text: str) -> str:
     if not text.replace(IMAGE_TOKEN, "").strip():
         raise DataError(f"empty question ({text!r}); expected words beside {IMAGE_TOKEN}")
-    if text.count(IMAGE_TOKEN) > 1:
-        raise DataError(f"{text.count(IMAGE_TOKEN)} {IMAGE_TOKEN} in one question; expected one image a record")
     return text
 
 
@@ -209,7 +200,7 @@ def _answer(text: str) -> str:
     return text.strip()
 
 
-def _conversation(item: Any) -> tuple[Turn, ...]:
+def _conversation(item: Any, num_images: int) -> tuple[Turn, ...]:
     if not isinstance(item, Mapping):
         raise DataError(f"is a JSON {type(item).__name__}; expected an object")
     messages = item.get("conversations")
@@ -230,8 +221,7 @@ def _conversation(item: Any) -> tuple[Turn, ...]:
             values.append(_answer(value) if position % 2 else _question(value))
         except DataError as error:
             raise DataError(f"message {position}: {error}") from None
-    if sum(value.count(IMAGE_TOKEN) for value in values) > 1:
-        raise DataError(f"several {IMAGE_TOKEN} in the conversation; expected one image a record")
+    check_marks(values[::2], num_images)
     return tuple(Turn(question, answer) for question, answer in zip(values[::2], values[1::2], strict=True))
 
 

@@ -53,13 +53,13 @@ class Captions:
         refuse(path, problems, len(data["annotations"]) + len(images), what="annotations and images")
 
     def of(self, name: str, image: str) -> tuple[str, ...]:
-        """The captions of a test record.
+        """The captions of a test record, by its first picture (empty if it has none).
 
         Raises:
             DataError: there is none, or one of them cannot be used.
         """
         file_name = posixpath.basename(image)
-        candidates = [name, posixpath.splitext(file_name)[0]]
+        candidates = [name, *filter(None, [posixpath.splitext(file_name)[0]])]
         if file_name in self.id_of_file:
             candidates = [self.id_of_file[file_name]]
         for candidate in candidates:
