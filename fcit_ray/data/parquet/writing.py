@@ -213,7 +213,7 @@ def _rehearsed(fill: Callable[[HashingFile], None]) -> Written:
 
 
 def _record_rows(root: str, source: str) -> Iterator[Row]:
-    """A file's rows; a COCO file's lists one after the other."""
+    """A file's rows; of a file of references its lists one after the other."""
     content = layout.read_json(Path(root) / source)
     if isinstance(content, list):
         for index, item in layout.read_items(root, source):
@@ -228,7 +228,7 @@ def _record_rows(root: str, source: str) -> Iterator[Row]:
                 "record": _json(item),
             }
         return
-    for part in ("images", "annotations"):
+    for part in ("images", "annotations", "data"):  # of COCO, VQA and TextVQA
         for index, item in enumerate(content.get(part) or []):
             row = {"index": index, "part": part, "record": _json(item)}
             yield {**row, "id": _text(item.get("id")), "image": _text(item.get("file_name"))}
