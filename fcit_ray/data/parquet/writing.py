@@ -203,7 +203,7 @@ def _record_rows(root: str, source: str, references: bool) -> Iterator[Row]:
         return
     content = layout.read_json(file_in(root, source))
     lists = {"data": content} if isinstance(content, list) else content
-    for part in ("images", "annotations", "data"):
+    for part in ("images", "annotations", "data"):  # of COCO, VQA and TextVQA
         for index, item in enumerate(lists.get(part) or []):
             row = {"index": index, "part": part, "record": _json(item)}
             yield {**row, "id": _text(item.get("id")), "image": _text(item.get("file_name"))}
