@@ -97,7 +97,7 @@ class ParquetRoot:
         return [(row["index"], self._parsed(source, row)) for row in self._rows(source)]
 
     def json(self, source: str) -> dict[str, list[Any]]:
-        """The lists of a file of references, by name; the list that a file is by itself is `records`.
+        """The lists of a file of references, COCO's or what people answered.
 
         Raises:
             DataError: it was not converted, or cannot be read.

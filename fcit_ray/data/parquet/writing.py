@@ -28,7 +28,6 @@ from fcit_ray.data.records.faults import refuse
 from fcit_ray.data.records.fields import printable
 from fcit_ray.data.records.images import file_fault, image_faults, open_image
 from fcit_ray.data.records.parsing import Record
-from fcit_ray.data.records.pictures import named
 from fcit_ray.errors import DataError, disk_reason
 from fcit_ray.storage.location import absolute, check_uri, file_in, is_folder, is_uri
 from fcit_ray.storage.object_store import HashingFile, Store, Written, sha256_at
@@ -187,7 +186,7 @@ def _rehearsed(fill: Callable[[HashingFile], None]) -> Written:
 
 
 def _record_rows(root: str, source: str, references: bool) -> Iterator[Row]:
-    """A file's rows; of references the lists one after the other."""
+    """A file's rows; a file of references' lists one after the other."""
     if not references:
         for index, item in layout.read_items(root, source):
             identity = next(
@@ -203,10 +202,11 @@ def _record_rows(root: str, source: str, references: bool) -> Iterator[Row]:
         return
     content = layout.read_json(file_in(root, source))
     lists = {"data": content} if isinstance(content, list) else content
-    for part in ("images", "annotations", "data"):  # of COCO, VQA and TextVQA
+    for part in ("images", "annotations", "data"):  # of COCO's files, and of those of what people answered
         for index, item in enumerate(lists.get(part) or []):
             row = {"index": index, "part": part, "record": _json(item)}
-            yield {**row, "id": _text(item.get("id")), "image": _text(item.get("file_name"))}
+            identity = _text(item.get("id", item.get("question_id")))
+            yield {**row, "id": identity, "image": _text(item.get("file_name"))}
 
 
 def _text(value: Any) -> str | None:
@@ -214,12 +214,11 @@ def _text(value: Any) -> str | None:
 
 
 def _images(item: Any) -> str | None:
-    """What a record names as its picture, where it is found without its mapping; of several the list as JSON."""
-    try:
-        pictures = [picture for picture in named(item) if isinstance(picture, str)]
-    except DataError:  # under a key of its own
-        return None
-    return _json(pictures) if len(pictures) > 1 else _text(pictures[0]) if pictures else None
+    """What a record names as its picture under LLaVA's keys, for whoever looks; of several the list as JSON."""
+    found = item.get("image") or item.get("images")
+    if isinstance(found, list):
+        return _json(found) if len(found) > 1 else _text(found[0])
+    return _text(found) if isinstance(found, str) else None
 
 
 def _filler(rows: Sequence[Row]) -> Callable[[HashingFile], None]:

@@ -207,9 +207,11 @@ def _load_held_out(collection: Collection, dataset: str, beside: Captions | Vote
         away = set(held_out_of(collection, dataset, number, source.name))
         items = [(index, item) for index, item in read_items(collection.root, source.name) if index in away]
         faults = []
+        shape, given = collection.shape(dataset, source.name, asked=False), dict(items)
         for record in _trained(collection, dataset, source, items):
             try:
-                records.append(as_question(collection.root, record, collection[dataset].answer, beside))
+                item = shape(record.index, given[record.index])
+                records.append(as_question(collection.root, record, item, collection[dataset].answer.kind, beside))
             except DataError as error:
                 faults.append(Fault(record.index, record.id, str(error)))
         refuse(file_in(collection.root, source.name), faults, len(items))

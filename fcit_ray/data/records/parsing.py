@@ -138,9 +138,10 @@ def parse_test(
             if first_with.setdefault(name, index) != index:
                 raise DataError(f"has the id of record {first_with[name]}; expected ids to differ within a test file")
             images = pictures_of(item)
-            turns = (*_earlier(item), Turn(_question(text_of(item, "text"))))
+            before = item.get("before")
+            turns = (*(_turns({"conversations": before}) if before else ()), Turn(_question(text_of(item, "text"))))
             check_marks([turn.question for turn in turns], len(images))
-            references, votes = _references(item, answer.kind, beside, name, images[0] if images else "")
+            references, votes = references_of(item, answer.kind, beside, name, images[0] if images else "")
             box, size = _region(item) if answer.kind == "box" else (None, None)
             wanted = references[0] if references else _reference_answer(item, answer.kind, votes)
             at = tuple(map(place.at, images))
@@ -198,7 +199,13 @@ def _answer(text: str) -> str:
     return text.strip()
 
 
-def _conversation(item: Any, num_images: int | None) -> tuple[Turn, ...]:
+def _conversation(item: Any, num_images: int) -> tuple[Turn, ...]:
+    turns = _turns(item)
+    check_marks([turn.question for turn in turns], num_images)
+    return turns
+
+
+def _turns(item: Any) -> tuple[Turn, ...]:
     if not isinstance(item, Mapping):
         raise DataError(f"is a JSON {type(item).__name__}; expected an object")
     messages = item.get("conversations")
@@ -219,18 +226,10 @@ def _conversation(item: Any, num_images: int | None) -> tuple[Turn, ...]:
             values.append(_answer(value) if position % 2 else _question(value))
         except DataError as error:
             raise DataError(f"message {position}: {error}") from None
-    if num_images is not None:
-        check_marks(values[::2], num_images)
     return tuple(Turn(question, answer) for question, answer in zip(values[::2], values[1::2], strict=True))
 
 
-def _earlier(item: Any) -> tuple[Turn, ...]:
-    """What was said before the question of a test record."""
-    before = item.get("before")
-    return _conversation({"conversations": before}, None) if before else ()  # marks are counted over all turns
-
-
-def _references(
+def references_of(
     item: Any, kind: str, beside: Captions | Votes | None, name: str, image: str
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The reference captions of a record and what people answered: of a file beside, or the record's own."""
