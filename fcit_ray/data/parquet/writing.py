@@ -23,7 +23,7 @@ from fcit_ray.data.parquet.manifest import IMAGES, MANIFEST, Manifest, Plan, Tab
 from fcit_ray.data.parquet.place import parquet_at
 from fcit_ray.data.parquet.reading import IMAGE_SCHEMA, RECORD_SCHEMA, ROWS_PER_GROUP, open_parquet
 from fcit_ray.data.records import layout, quarantine
-from fcit_ray.data.records.collection import Collection
+from fcit_ray.data.records.collection import Collection, nothing_of
 from fcit_ray.data.records.faults import refuse
 from fcit_ray.data.records.fields import printable
 from fcit_ray.data.records.images import file_fault, image_faults, open_image
@@ -69,7 +69,7 @@ def write_parquet(
     if rows_per_file < 1:
         raise DataError(f"rows_per_file={rows_per_file}: expected at least 1")
     if is_uri(root) or parquet_at(root) or not is_folder(root):
-        raise DataError(f"{root}: expected a folder in the authors' layout, with instructions/ and datasets/ in it")
+        raise DataError(f"{root}: expected a folder that holds the datasets' files as they were made")
     store = Store(out)
     if store.folder == Path(os.path.realpath(root)):
         raise DataError(f"{out}: is the data root itself; expected another place")
@@ -97,7 +97,7 @@ def datasets_in(collection: Collection) -> list[str]:
     """
     there = [name for name in collection.datasets if collection.is_there(name)]
     if not there:
-        raise DataError(f"{collection.root}: none of the datasets that are known here; expected {collection.example}")
+        raise DataError(nothing_of(collection))
     return there
 
 

@@ -137,3 +137,11 @@ class Collection:
 
     def _source(self, dataset: Dataset, part: Part) -> Source:
         return Source(part.path, dataset.images if part.images is None else part.images)
+
+
+def nothing_of(collection: Collection) -> str:
+    """What to say where none of the datasets is there."""
+    return (
+        f"{collection.root}: none of the datasets that are known here; expected {collection.example}, or for data of "
+        "your own a configuration that declares it (`fcit-ray prepare init PATH` writes one)"
+    )
