@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -36,6 +37,14 @@ def init(
             metavar="SHARE", help="Share of the training records to hold out (0..1), or a file.", show_default=False
         ),
     ] = None,
+    key: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ROLE=NAME",
+            help="Under which key a record has its question, answer, image or id.",
+            show_default=False,
+        ),
+    ] = None,
     model: Annotated[str, typer.Option(help="As model.path: `tiny`, a folder or a hub name.")] = "tiny",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
 ) -> None:
@@ -48,7 +57,7 @@ def init(
     fcit-ray prepare init train.json test.json --images photos --out mine.yaml
     """
     with exit_on_error("nothing was written"):
-        share = _share(validation)
+        share, keys = _share(validation), _keys(key or ())
         if out is not None and out.suffix not in (".yaml", ".yml"):
             raise UserError(f"--out {out}: expected a name that ends in .yaml, by which commands know a file")
         if out is not None:
@@ -66,7 +75,7 @@ def init(
                 Answer(kind=answer)
         except ValueError as error:
             raise UserError(f"{'--name' if name is not None else '--answer'}: {error}") from None
-        found = discover(paths, Wishes(name, answer, images, share))
+        found = discover(paths, Wishes(name, answer, images, share, keys))
         for line in found_lines(found):
             console.print(line, markup=False)
         file = out or Path(f"{found.name}.yaml")
@@ -96,6 +105,21 @@ def _share(validation: str | None) -> float | Path | None:
     if not 0 < share < 1:
         raise UserError(f"--validation {validation}: expected a share between 0 and 1, such as 0.2, or a file")
     return share
+
+
+def _keys(given: Sequence[str]) -> dict[str, str]:
+    """Keys by role.
+
+    Raises:
+        UserError: one is not written so.
+    """
+    keys = {}
+    for text in given:
+        role, _, name = text.partition("=")
+        if role not in ("question", "answer", "image", "id") or not name:
+            raise UserError(f"--key {text}: expected question=NAME, answer=NAME, image=NAME or id=NAME")
+        keys[role] = name
+    return keys
 
 
 def _check_place(file: Path, overwrite: bool) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from fcit_ray.config.datasets import Dataset
 from fcit_ray.data.checking.answer_formats import odd_answer
 from fcit_ray.data.records import layout, quarantine
-from fcit_ray.data.records.collection import Collection, nothing_of
+from fcit_ray.data.records.collection import Collection
 from fcit_ray.data.records.faults import Fault
 from fcit_ray.data.records.parsing import Items, Place, Record, parse_test, parse_train
 from fcit_ray.data.records.quarantine import Entry
@@ -201,7 +201,7 @@ def pieces_in(collection: Collection, datasets: Sequence[str]) -> tuple[list[Pie
             group = file.parents[1].relative_to(root).as_posix()
             pieces.append(Piece(group, "partition", file.relative_to(root).as_posix()))
     if not pieces:
-        raise DataError(nothing_of(collection))
+        raise DataError(f"{collection.root}: none of the datasets that are known here; {collection.remedy}")
     return pieces, absent
 
 

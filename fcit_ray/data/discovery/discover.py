@@ -2,9 +2,10 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from fcit_ray.config.catalogs import catalog, catalog_names
 from fcit_ray.config.datasets import check_name
 from fcit_ray.data.discovery.answers import AnswerGuess, guess_kind
 from fcit_ray.data.discovery.found import Found, FoundDataset
@@ -12,6 +13,7 @@ from fcit_ray.data.discovery.grouping import Group, group_tables
 from fcit_ray.data.discovery.names import bare, split_of
 from fcit_ray.data.discovery.pictures import find_pictures
 from fcit_ray.data.discovery.tables import Aside, Table, find_tables
+from fcit_ray.data.formats.kinds import EXPECTED
 from fcit_ray.errors import DataError
 
 HELD_OUT = 0.2
@@ -27,12 +29,14 @@ class Wishes:
         answer: the kind of all answers.
         images: the folder of all pictures.
         validation: a share to hold out, or a file of validation records.
+        keys: names of keys, by role.
     """
 
     name: str | None = None
     answer: str | None = None
     images: Path | None = None
     validation: float | Path | None = None
+    keys: Mapping[str, str] = field(default_factory=dict)
 
 
 def discover(paths: Sequence[Path], wishes: Wishes | None = None) -> Found:
@@ -49,7 +53,7 @@ def discover(paths: Sequence[Path], wishes: Wishes | None = None) -> Found:
     if wishes.images and not wishes.images.is_dir():
         raise DataError(f"--images {wishes.images}: no such folder; expected where relative paths of pictures start")
     held_apart = wishes.validation if isinstance(wishes.validation, Path) else None
-    found = find_tables([*paths, *([held_apart] if held_apart else [])])
+    found = find_tables([*paths, *([held_apart] if held_apart else [])], wishes.keys)
     kept = [table for table in found.tables if table.path == held_apart]
     tables = [table for table in found.tables if table.path != held_apart]
     groups, aside = group_tables(tables, _above([table.path for table in tables] or paths))
@@ -66,6 +70,9 @@ def discover(paths: Sequence[Path], wishes: Wishes | None = None) -> Found:
             aside.append(Aside(group.parts["train"][0].path, str(error)))
     if not datasets:
         raise DataError(_nothing(paths, aside))
+    for dataset in datasets:
+        order = ("train", "test", "validation")
+        dataset.group.parts = dict(sorted(dataset.group.parts.items(), key=lambda part: order.index(part[0])))
     split = "test"
     if not all({"test", "validation"} & dataset.group.parts.keys() for dataset in datasets):
         split = "validation"
@@ -78,12 +85,24 @@ def discover(paths: Sequence[Path], wishes: Wishes | None = None) -> Found:
     datasets = [
         dataset if "validation" in dataset.group.parts else replace(dataset, held_out=share) for dataset in datasets
     ]
-    everything = [*(t.path for d in datasets for ts in d.group.parts.values() for t in ts),
+    everything = [*(t.declared for d in datasets for ts in d.group.parts.values() for t in ts),
                   *(d.pictures.folder for d in datasets if d.pictures.folder),
                   *(path for d in datasets for path in d.references.values())]  # fmt: skip
     root = _above(everything)
-    name = wishes.name or (datasets[0].name if len(datasets) == 1 else bare(root.resolve().name)) or "mine"
-    return Found(tuple(paths), name, root, tuple(datasets), split, tuple(aside))
+    name = wishes.name or (datasets[0].name if len(datasets) == 1 else bare(root.resolve().name) or root.resolve().name)
+    name = name or "mine"
+    return Found(tuple(paths), name, root, tuple(datasets), split, tuple(aside), _known(paths))
+
+
+def _known(paths: Sequence[Path]) -> dict[str, int]:
+    """The benchmarks whose layout a folder has, with how many of their datasets it holds."""
+    found: dict[str, int] = {}
+    for path in (path for path in paths if path.is_dir()):
+        for name, datasets in ((name, catalog(name)) for name in catalog_names()):
+            there = sum(all((path / part.path).is_file() for part in each.train or ()) for each in datasets.values())
+            if there:
+                found[name] = max(there, found.get(name, 0))
+    return found
 
 
 def _dataset(group: Group, captions: Sequence[Path], paths: Sequence[Path], wishes: Wishes) -> FoundDataset:
@@ -135,7 +154,7 @@ def _references(group: Group, captions: Sequence[Path]) -> dict[str, Path]:
     for split in ("test", "validation"):
         for table in group.tables(split):
             beside = [path for path in captions if path.parent == table.path.parent]
-            own = [path for path in beside if (split_of(path, path.parent) == "validation") == (split == "validation")]
+            own = [path for path in beside if (split_of(path, path.parent) or "test") == split]
             if chosen := own or (beside if split == "test" else []):
                 found[split] = chosen[0]
     return found
@@ -154,9 +173,9 @@ def _in_both(group: Group) -> int:
 
 def _give_validation(groups: Sequence[Group], kept: Sequence[Table], path: Path) -> None:
     if len(groups) != 1:
+        names = ", ".join(group.name for group in groups)
         raise DataError(
-            f"--validation {path}: there are {len(groups)} data sets, {', '.join(group.name for group in groups)}; give "
-            "a share, or declare each one's file in the configuration"
+            f"--validation {path}: there are {len(groups)} data sets, {names}; give a share, or declare each one's file"
         )
     if not kept:
         raise DataError(f"--validation {path}: holds no records that can be told")
@@ -174,7 +193,7 @@ def _above(paths: Sequence[Path]) -> Path:
 def _nothing(paths: Sequence[Path], aside: Sequence[Aside]) -> str:
     where = ", ".join(map(str, paths))
     if not aside:
-        return f"{where}: no file of records in it; expected .json files"
+        return f"{where}: no file of records in it; expected {EXPECTED}"
     lines = "".join(f"\n  {each.path}: {each.why}" for each in aside[:10])
     more = f"\n  and {len(aside) - 10} more" if len(aside) > 10 else ""
     return f"{where}: nothing here can be declared as it is:{lines}{more}"

@@ -58,6 +58,7 @@ class Found:
         datasets: in the order of the tasks.
         split: what evaluation answers.
         aside: files that belong to no data set, and why.
+        known: benchmarks whose layout the root has, each with how many of its data sets are there.
     """
 
     paths: tuple[Path, ...]
@@ -66,3 +67,4 @@ class Found:
     datasets: tuple[FoundDataset, ...]
     split: str
     aside: tuple[Aside, ...]
+    known: Mapping[str, int]

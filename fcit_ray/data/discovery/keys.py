@@ -23,7 +23,12 @@ NAMES: Mapping[str, tuple[str, ...]] = {
 """Names that are in use for a role, the usual first; they are compared without case, spaces, dots and dashes."""
 TURNS: Mapping[str, tuple[str, str]] = {"conversations": ("from", "value"), "messages": ("role", "content")}
 """Keys of whole conversations, LLaVA's and chat's, and what their messages hold."""
-_USUAL = {"question": ("text",), "answer": ("answer",), "image": ("image", "images"), "id": ("question_id", "id")}
+_USUAL = {
+    "question": ("text", "question", "prompt"),
+    "answer": ("answer",),
+    "image": ("image", "images"),
+    "id": ("question_id", "id"),
+}
 _PICTURE = re.compile(r"\.(png|jpe?g|webp|bmp|gif|tiff?)$", re.IGNORECASE)
 _MOST = 0.9
 """The share of the records for which something must hold to be taken for a rule."""
@@ -53,29 +58,34 @@ class FoundKeys:
         return {role: key for role, key in self.keys.items() if key not in _USUAL[role]}
 
 
-def find_keys(rows: Sequence[Any]) -> FoundKeys:
+def find_keys(rows: Sequence[Any], given: Mapping[str, str] | None = None) -> FoundKeys:
     """Tell the keys of some records.
 
     Args:
         rows: as a file holds them.
+        given: keys that the user names, by role.
     """
     counts = Counter(str(key) for row in rows if isinstance(row, Mapping) for key in row)
     if not counts:
         return FoundKeys(missing="its records have no keys")
     common = {key for key, count in counts.items() if count >= _MOST * len(rows)}
-    keys: dict[str, str] = {}
-    why: dict[str, str] = {}
+    keys: dict[str, str] = dict(given or {})
+    if absent := [key for key in keys.values() if key not in counts]:
+        return FoundKeys(missing=f"no record has {absent[0]!r}; they have {_listed(counts, rows)}")
+    why: dict[str, str] = dict.fromkeys(keys.values(), "as --key says")
     # Pictures and ids may be left out of some records, questions and answers not.
     for role, among in (("id", counts.keys()), ("image", counts.keys())):
-        if name := _named(role, among):
+        if role not in keys and (name := _named(role, among)):
             keys[role] = name
     if "image" not in keys and (name := _by_content(rows, common, _is_picture)):
         keys["image"], why[name] = name, "its values end like files of pictures"
-    turns = next((key for key in TURNS if key in common), None) or _other_turns(rows, common)
+    turns = None if "question" in keys else next((key for key in TURNS if key in common), None)
     if not turns:
         taken = set(keys.values())
         for role in ("question", "answer"):
-            if name := _named(role, [key for key in counts if key in common and key not in taken]):
+            if role not in keys and (
+                name := _named(role, [key for key in counts if key in common and key not in taken])
+            ):
                 keys[role] = name
                 taken.add(name)
         left = [key for key in common - taken if _share(rows, key, is_text_or_number) >= _MOST]
@@ -90,7 +100,8 @@ def find_keys(rows: Sequence[Any]) -> FoundKeys:
     words = ""
     if missing:
         words = (
-            f"no key of its records is known to hold the {' and the '.join(missing)}; they are {_listed(counts, rows)}"
+            f"no key of its records is known to hold the {' and the '.join(missing)}; they have {_listed(counts, rows)}"
+            f"; say which by --key {missing[0]}=NAME"
         )
     return FoundKeys(
         turns, keys, {key: counts[key] for key in [*keys.values(), *([turns] if turns else [])]}, why, words
@@ -125,19 +136,3 @@ def _is_picture(value: Any) -> bool:
         or (isinstance(one, str) and _PICTURE.search(one) is not None)
         for one in several
     )
-
-
-def _other_turns(rows: Sequence[Any], among: Iterable[str]) -> str | None:
-    """A conversation under another name than usual."""
-
-    def is_conversation(value: Any) -> bool:
-        return (
-            isinstance(value, list)
-            and bool(value)
-            and all(
-                isinstance(message, Mapping) and any(set(names) <= message.keys() for names in TURNS.values())
-                for message in value
-            )
-        )
-
-    return _by_content(rows, among, is_conversation)

@@ -96,9 +96,3 @@ def named_for_clients(paths: Sequence[Path]) -> bool:
 
 def _means_client(word: str) -> bool:
     return re.sub(r"\d+$", "", word).casefold() in _CLIENT
-
-
-def by_number(path: Path) -> list[tuple[int, int, str]]:
-    """`client_10` after `client_9`."""
-    parts = re.split(r"(\d+)", str(path))
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts]

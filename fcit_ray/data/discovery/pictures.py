@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fcit_ray.data.formats.embedded import as_reference
 from fcit_ray.data.records.images import picture_size
 
 _MOST_NAMES = 1000
@@ -41,16 +42,16 @@ def find_pictures(names: Iterable[str], file: Path, given: Path | None, roots: S
     """Find the folder of some pictures.
 
     Args:
-        names: as the records have them; an empty one stands in the table itself.
+        names: as the reader has them, files or places in a table.
         file: the records' file.
         given: the folder, if the user named it.
         roots: folders that the user named to look into.
     """
-    everything = list(names)
-    different = list(dict.fromkeys(name for name in everything if name))
-    embedded = sum(not name for name in everything)
+    everything = list(dict.fromkeys(names))
+    embedded = [name for name in everything if as_reference(name)]
+    different = [name for name in everything if not as_reference(name)]
     if not different:
-        return FoundPictures(None, embedded=embedded)
+        return FoundPictures(None, embedded=len(embedded), sizes=_sizes(Path(), embedded))
     step = -(-len(different) // _MOST_NAMES)
     sample = different[::step]
     tried = [given] if given else list(dict.fromkeys(_candidates(file, roots)))
@@ -59,15 +60,15 @@ def find_pictures(names: Iterable[str], file: Path, given: Path | None, roots: S
         missing = [name for name in sample if not _is_file(folder, name)]
         found = len(sample) - len(missing)
         if best is None or found > best.found:
-            best = FoundPictures(folder, found, len(sample), missing[0] if missing else "", embedded)
+            best = FoundPictures(folder, found, len(sample), missing[0] if missing else "", len(embedded))
         if not missing:
             break
     assert best is not None
     if not best.found:
-        return FoundPictures(None, 0, len(sample), sample[0], embedded, tried=tuple(tried))
+        return FoundPictures(None, 0, len(sample), sample[0], len(embedded), tried=tuple(tried))
     there = [name for name in sample if _is_file(best.folder or Path(), name)]
-    sizes = _sizes(best.folder or Path(), there[:: -(-len(there) // _MOST_SIZES)])
-    return FoundPictures(best.folder, best.found, best.looked_for, best.missing, embedded, sizes, tuple(tried))
+    sizes = _sizes(best.folder or Path(), there)
+    return FoundPictures(best.folder, best.found, best.looked_for, best.missing, len(embedded), sizes, tuple(tried))
 
 
 def _candidates(file: Path, roots: Sequence[Path]) -> Iterator[Path]:
@@ -99,7 +100,7 @@ def _is_file(folder: Path, name: str) -> bool:
 
 def _sizes(folder: Path, names: Sequence[str]) -> str:
     sizes = []
-    for name in names:
+    for name in names[:: -(-len(names) // _MOST_SIZES)]:
         try:
             sizes.append(picture_size(str(folder), name))
         except (OSError, ValueError):

@@ -18,7 +18,7 @@ class Seen:
 
     Attributes:
         pairs: its questions, each with its answer.
-        images: names of its pictures; empty strings for those that stand in the table itself.
+        images: its pictures as the reader names them, files or places in the table.
     """
 
     pairs: tuple[tuple[str, str], ...]
@@ -74,13 +74,9 @@ def _images_of_messages(row: Mapping[str, Any], found: FoundKeys) -> Iterator[st
 
 def _named_images(value: Any) -> Iterator[str]:
     for one in value if isinstance(value, list | tuple) else [value]:
-        if isinstance(one, str):
-            if one.strip():
-                yield one
-        elif isinstance(one, Mapping) and (one.get("bytes") is not None or one.get("path")):
-            yield "" if one.get("bytes") is not None else str(one["path"])
-        elif one is not None:
-            yield ""
+        path = one.get("path") if isinstance(one, Mapping) else one
+        if isinstance(path, str) and path.strip():
+            yield path
 
 
 def _list(value: Any) -> Sequence[Any]:

@@ -16,6 +16,11 @@ def found_lines(found: Found) -> Iterator[str]:
             yield f"  {title:<12}{text}"
     for each in found.aside:
         yield f"Left aside: {each.path}: {each.why}"
+    for name, number in found.known.items():
+        yield (
+            f"Known: {number} data sets of the benchmark {name} lie here in its layout: benchmark.catalog={name} has "
+            "them with its own scorers, and nothing need be declared"
+        )
     if len(found.datasets) > 1:
         names = ", ".join(dataset.name for dataset in found.datasets)
         yield f"Order: {names}, as they were found; the order of the stream is benchmark.tasks, yours to choose"
@@ -31,8 +36,8 @@ def _lines(dataset: FoundDataset) -> Iterator[tuple[str, str]]:
         yield "Validation", f"no file: {held} training records are held out (validation: {dataset.held_out:g})"
     for why in group.why:
         yield "", why
-    first = group.parts["train"][0]
-    yield "Keys", _keys(first)
+    for split, keys in _keys_of(dataset).items():
+        yield "Keys", f"{split}: {keys}" if split else keys
     yield "Pictures", _pictures(dataset)
     counts = ", counts" if dataset.answer.counts else ""
     yield "Answer", f"{dataset.answer.kind}{counts}: {dataset.answer.why}"
@@ -42,7 +47,17 @@ def _lines(dataset: FoundDataset) -> Iterator[tuple[str, str]]:
 
 
 def _files(tables: list[Table]) -> str:
-    return ", ".join(str(table.path) for table in tables)
+    return ", ".join(str(table.declared) for table in tables)
+
+
+def _keys_of(dataset: FoundDataset) -> dict[str, str]:
+    """The keys of the training records, and those of other records that have others."""
+    first = dataset.group.parts["train"][0]
+    keys = {"": _keys(first)}
+    for split, tables in dataset.group.parts.items():
+        if (tables[0].found.turns, tables[0].found.keys) != (first.found.turns, first.found.keys):
+            keys[f"{split} records"] = _keys(tables[0])
+    return keys
 
 
 def _keys(table: Table) -> str:
@@ -60,10 +75,10 @@ def _keys(table: Table) -> str:
 def _pictures(dataset: FoundDataset) -> str:
     pictures = dataset.pictures
     parts = []
+    sizes = f", {pictures.sizes}" if pictures.sizes else ""
     if pictures.embedded:
-        parts.append(f"{pictures.embedded} stand in the table itself")
+        parts.append(f"{pictures.embedded} stand in the tables themselves{sizes}")
     if pictures.folder is not None:
-        sizes = f", {pictures.sizes}" if pictures.sizes else ""
         parts.append(f"{pictures.found} of {pictures.looked_for} names are files below {pictures.folder}/{sizes}")
     if pictures.missing:
         parts.append(f"{pictures.missing!r} is not there")

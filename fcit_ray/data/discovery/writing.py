@@ -127,7 +127,7 @@ def _rest(sizes: Sizes, model: str) -> Iterator[str]:
 def _paths(tables: Sequence[Table], folder: Path | None, root: Path) -> Any:
     if folder is not None:
         return _below(folder, root)
-    paths = [_below(table.path, root) for table in tables]
+    paths = [_below(table.declared, root) for table in tables]
     return paths if len(paths) > 1 else paths[0]
 
 

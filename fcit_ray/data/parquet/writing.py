@@ -23,7 +23,7 @@ from fcit_ray.data.parquet.manifest import IMAGES, MANIFEST, Manifest, Plan, Tab
 from fcit_ray.data.parquet.place import parquet_at
 from fcit_ray.data.parquet.reading import IMAGE_SCHEMA, RECORD_SCHEMA, ROWS_PER_GROUP, open_parquet
 from fcit_ray.data.records import layout, quarantine
-from fcit_ray.data.records.collection import Collection, nothing_of
+from fcit_ray.data.records.collection import Collection
 from fcit_ray.data.records.faults import refuse
 from fcit_ray.data.records.fields import printable
 from fcit_ray.data.records.images import file_fault, image_faults, open_image
@@ -97,7 +97,7 @@ def datasets_in(collection: Collection) -> list[str]:
     """
     there = [name for name in collection.datasets if collection.is_there(name)]
     if not there:
-        raise DataError(nothing_of(collection))
+        raise DataError(f"{collection.root}: none of the datasets that are known here; {collection.remedy}")
     return there
 
 

@@ -119,6 +119,12 @@ class Collection:
         return any((Path(self.root) / source.name).parent.is_dir() for source in self.sources(name, split))
 
     @property
+    def remedy(self) -> str:
+        """What to do where none of the datasets is there, for messages."""
+        own = "data of your own is declared in a configuration, which `fcit-ray prepare init PATH` writes"
+        return f"expected {self.example}; {own}"
+
+    @property
     def example(self) -> str:
         """Where one of the datasets would be, for messages."""
         name = next(iter(self.datasets))
@@ -137,11 +143,3 @@ class Collection:
 
     def _source(self, dataset: Dataset, part: Part) -> Source:
         return Source(part.path, dataset.images if part.images is None else part.images)
-
-
-def nothing_of(collection: Collection) -> str:
-    """What to say where none of the datasets is there."""
-    return (
-        f"{collection.root}: none of the datasets that are known here; expected {collection.example}, or for data of "
-        "your own a configuration that declares it (`fcit-ray prepare init PATH` writes one)"
-    )

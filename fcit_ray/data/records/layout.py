@@ -235,4 +235,4 @@ def _remedy(root: Path | str) -> str:
     if Path(root).name == "miniature":
         out = "" if Path(root) == Path("data/miniature") else f" --out {root}"
         return f"`fcit-ray prepare miniature{out}` draws it, in seconds"
-    return "expected the folder from which the paths of its datasets lead to their files"
+    return "expected instructions/ and datasets/ in it"
