@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from fcit_layout import fcit
 from rich.table import Table
 
 from fcit_ray.cli.common import console
@@ -65,7 +66,7 @@ with open(out, "w") as file:
 def write_questions(config: Config, root: Path, count: int, path: Path) -> None:
     """The test split of the run's tasks, dataset after dataset, as often as it takes."""
     names = [name for task in config.benchmark.tasks for name in task.datasets]
-    tests = [record for name in names for record in load_test(root, name)]
+    tests = [record for name in names for record in load_test(fcit(root), name)]
     with path.open("w", encoding="utf-8") as file:
         for number in range(count):
             record = tests[number % len(tests)]

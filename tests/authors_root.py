@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fcit_ray.config.catalog import CATALOG
+from fcit_layout import FCIT
 from PIL import Image
 
 TASK_RELATED = (
@@ -77,7 +77,7 @@ def write_authors_root(
     num_train: int = 6,
     num_test: int = 3,
     num_clients: int = 0,
-    datasets: Sequence[str] = tuple(CATALOG),
+    datasets: Sequence[str] = tuple(FCIT),
 ) -> Path:
     """Write the root and return it.
 
@@ -90,15 +90,14 @@ def write_authors_root(
     """
     trained = {}
     for position, name in enumerate(datasets):
-        spec = CATALOG[name]
+        spec = FCIT[name]
         first = 1000 * position  # no picture is written twice, whatever folders the datasets share
         trained[name] = [_train_record(root, name, first + index, index) for index in range(num_train)]
         tests = [_test_record(root, name, first + num_train + index, index) for index in range(num_test)]
-        folder = root / "instructions" / name
-        _dump(folder / spec.train, trained[name])
-        _dump(folder / spec.test, tests)
-        if spec.references:
-            _dump(folder / spec.references, _coco(tests))
+        _dump(root / spec.train[0].path, trained[name])
+        _dump(root / spec.test[0].path, tests)
+        if spec.answer.references:
+            _dump(root / spec.answer.references, _coco(tests))
     if num_clients:
         for setting, tasks in (
             ("Task-related/seq", [(name,) for name in PARTITION_ORDER]),
@@ -114,7 +113,7 @@ def write_authors_root(
 
 def texts() -> Iterator[str]:
     """Questions and answers of many records, as they are in the files: what a vocabulary must be made from."""
-    for name in CATALOG:
+    for name in FCIT:
         for number in range(200):
             for question, answer in _turns(name, random.Random(f"{name} {number}")):
                 yield question

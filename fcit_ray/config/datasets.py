@@ -1,8 +1,6 @@
 """How a dataset is declared: its files, where its pictures are, and what kind of answer it asks for."""
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
@@ -136,40 +134,3 @@ def check_name(name: str) -> str:
     if not 0 < len(name) <= MOST_LETTERS or re.search(r'[/\\:*?"<>|]', name) or name.startswith("."):
         raise ValueError(f"{name!r}: expected a name of 1 to {MOST_LETTERS} letters that a file can have")
     return name
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How predictions are scored.
-
-    Attributes:
-        name: of the rule; `scores.score` says what each does.
-        dataset: whose answers they are.
-    """
-
-    name: str
-    dataset: Dataset
-
-
-def rule_of(dataset: Dataset, scoring: Scoring = "strict", captions: Captions | None = None) -> Rule:
-    """The rule that a dataset's predictions are scored by.
-
-    Args:
-        dataset: as it is declared.
-        scoring: `strict` or `released`.
-        captions: `portable` or `full`; None is what `scoring` implies, `portable` under `strict`.
-    """
-    answer = dataset.answer
-    if answer.kind == "caption":
-        if scoring == "released":
-            return Rule("caption_released", dataset)
-        return Rule("caption_full" if captions == "full" else "caption", dataset)
-    return Rule((answer.released if scoring == "released" else None) or answer.kind, dataset)
-
-
-def scored_by(
-    datasets: Iterable[Dataset], scoring: Scoring = "strict", captions: Captions | None = None
-) -> dict[str, str]:
-    """What results say of how they were scored: `scoring`, and `captions` where one of the datasets has captions."""
-    rules = {rule_of(each, scoring, captions).name for each in datasets if each.answer.kind == "caption"}
-    return {"scoring": scoring} | ({"captions": "portable" if rules == {"caption"} else "full"} if rules else {})

@@ -4,7 +4,7 @@ Every error is a `ConfigError` that names the dotted key, the value given and wh
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ import yaml
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from fcit_ray.config.benchmark import Benchmark
-from fcit_ray.config.datasets import Captions, Rule, Scoring, rule_of, scored_by
+from fcit_ray.config.datasets import Captions, Scoring
 from fcit_ray.config.mistakes import describe
 from fcit_ray.config.section import MOST_LETTERS, Section, printable
 from fcit_ray.errors import ConfigError
@@ -224,15 +224,6 @@ class Config(Section):
     tracking: Tracking = Tracking()
 
     _printable_name = field_validator("name")(printable)
-
-    def rule_of(self, dataset: str) -> Rule:
-        """The rule that a dataset's predictions are scored by."""
-        return rule_of(self.benchmark.dataset(dataset), self.evaluation.scoring, self.evaluation.captions)
-
-    def scored_by(self, datasets: Iterable[str]) -> dict[str, str]:
-        """What results say of how the predictions for these datasets were scored."""
-        declared = [self.benchmark.dataset(name) for name in datasets]
-        return scored_by(declared, self.evaluation.scoring, self.evaluation.captions)
 
 
 def parse_config(values: Mapping[str, Any]) -> Config:

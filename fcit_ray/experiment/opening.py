@@ -18,6 +18,7 @@ from fcit_ray.data.partition.stream import Stream, StreamPopulation, open_stream
 from fcit_ray.data.records.collection import Collection
 from fcit_ray.data.records.layout import Record, check_images, load_test, num_set_aside
 from fcit_ray.data.scoring.coco_java import check_java
+from fcit_ray.data.scoring.rules import rule_for
 from fcit_ray.errors import ConfigError, JavaError
 from fcit_ray.experiment.algorithm import make_algorithm
 from fcit_ray.federated.algorithm import Algorithm
@@ -170,7 +171,7 @@ def check_scoring(config: Config) -> None:
     """
     evaluation = config.evaluation
     for name in config.benchmark.evaluated_datasets:
-        rule = config.rule_of(name)
+        rule = rule_for(config, name)
         if rule.name in ("caption_full", "caption_released"):
             try:
                 check_java()

@@ -37,7 +37,7 @@ def make_results(
         params: the final global parameters.
         spent: what the run's privacy rule counted, by name.
         num_unseen: test records by dataset that nobody trained on.
-        scored: how predictions were scored, as `datasets.scored_by` says it; None is strictly, without captions.
+        scored: how predictions were scored, as `rules.scored_by` says it; None is strictly, without captions.
         attention: kernels that the workers used.
 
     Returns:

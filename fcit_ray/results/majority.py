@@ -6,6 +6,7 @@ from fcit_ray.config.schema import Config
 from fcit_ray.data.partition.stream import training_data
 from fcit_ray.data.records.collection import Collection
 from fcit_ray.data.records.layout import load_test
+from fcit_ray.data.scoring.rules import rule_for, scored_by
 from fcit_ray.data.scoring.scores import majority_score
 from fcit_ray.results.figures import make_results
 
@@ -26,7 +27,7 @@ def majority_results(config: Config, label: str = "Majority answer") -> dict[str
         counts[task.name] = 0
         for name in task.datasets:
             tests = load_test(collection, name, benchmark.split, benchmark.max_test_records)
-            rule = config.rule_of(name)
+            rule = rule_for(config, name)
             scored = majority_score(rule, [record for record in records if record.dataset == name], tests)
             scores.append(scored.percent)
             details[name] = {"percent": scored.percent, **scored.parts}
@@ -40,5 +41,5 @@ def majority_results(config: Config, label: str = "Majority answer") -> dict[str
         records=[{"kind": "evaluation", "stage": -1, "scores": percents, "datasets": details}],
         num_records=counts,
         params={},
-        scored=config.scored_by(details),
+        scored=scored_by(config, details),
     )

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from fcit_ray.config.benchmark import Benchmark
-from fcit_ray.config.datasets import Rule
 from fcit_ray.data.records.layout import Record
+from fcit_ray.data.scoring.rules import Rule
 from fcit_ray.data.scoring.scores import score
 from fcit_ray.types import Prediction
 
@@ -21,7 +21,7 @@ def score_answers(
     """Score what every view has answered to a dataset's records.
 
     Args:
-        rule: as `datasets.rule_of` gives it.
+        rule: as `rules.rule_of` gives it.
         records: of the dataset, R of them.
         answers: R by view.
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from fcit_ray.config.schema import Config
 from fcit_ray.data.loading.shards import ShardSource
+from fcit_ray.data.scoring.rules import scored_by
 from fcit_ray.experiment.opening import Experiment
 from fcit_ray.federated.federation import Federation
 from fcit_ray.results.figures import make_results, matrix_from_results
@@ -166,7 +167,7 @@ class Driver:
             num_unseen={name: len(tests[name]) for name in self._config.benchmark.transfer},
             params=state.params,
             spent=self._spent(state),
-            scored=self._config.scored_by(tests),
+            scored=scored_by(self._config, tests),
             attention=self._attention,
         )
         results["quarantined"] = self._experiment.quarantined

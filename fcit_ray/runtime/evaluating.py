@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fcit_ray.data.loading.shards import ShardSource
+from fcit_ray.data.scoring.rules import rule_for
 from fcit_ray.experiment.opening import Experiment
 from fcit_ray.federated.answering import Answer
 from fcit_ray.federated.lora.base import LoraRule
@@ -76,7 +77,7 @@ class Evaluation:
         label = predictions_label(stage)
         details: dict[str, Any] = {}
         for name in datasets:
-            rule = self._config.rule_of(name)
+            rule = rule_for(self._config, name)
             by_view = {view: answers[view][name] for view in views}
             rows, details[name] = score_answers(rule, self._experiment.tests[name], by_view)
             self._folder.write_predictions(label, name, rows)

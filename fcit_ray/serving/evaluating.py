@@ -11,6 +11,7 @@ from fcit_ray.data.checking.too_long import check_lengths
 from fcit_ray.data.partition.stream import schedule_of
 from fcit_ray.data.questions.pieces import RecordsPiece
 from fcit_ray.data.records.layout import Record, check_images
+from fcit_ray.data.scoring.rules import rule_for, scored_by
 from fcit_ray.errors import ConfigError, DataError
 from fcit_ray.experiment.opening import check_scoring, read_tests
 from fcit_ray.results.figures import make_results
@@ -108,7 +109,7 @@ class Exam:
         rows: dict[str, list[dict[str, Any]]] = {}
         details: dict[str, dict[str, Any]] = {}
         for name, records in self.tests.items():
-            rule = config.rule_of(name)
+            rule = rule_for(config, name)
             answers = {view: [_answer(line) for line in lines[view, name]] for view in self.views}
             rows[name], details[name] = score_answers(rule, records, answers)
         transfer = {name: details[name]["percent"] for name in benchmark.transfer}
@@ -130,7 +131,7 @@ class Exam:
             num_records={name: sum(len(self.tests[part]) for part in parts) for name, parts in counts.items()},
             num_unseen={name: len(self.tests[name]) for name in transfer},
             params=state.params,
-            scored=config.scored_by(self.tests),
+            scored=scored_by(config, self.tests),
         )
         asked = {
             "root": benchmark.root,

@@ -10,6 +10,7 @@ from typing import Any, Final
 from fcit_ray.config.schema import Config
 from fcit_ray.data.records.collection import Collection
 from fcit_ray.data.records.layout import Record, load_test
+from fcit_ray.data.scoring.rules import rule_for, scored_by
 from fcit_ray.errors import DataError, RunFolderError
 from fcit_ray.experiment.opening import make_setting
 from fcit_ray.results.cover import predictions_label
@@ -67,7 +68,7 @@ def rescore(folder: RunFolder, config: Config) -> Rescored:
             records = references.of(name, path, rows)
             answers = _by_view(path, rows, records)
             _check_own(path, name, before, records, answers, said)
-            rule = config.rule_of(name)
+            rule = rule_for(config, name)
             details[name] = score_answers(rule, records, answers)[1]
         names = [task.name for task in config.benchmark.tasks]
         scores = task_scores(config.benchmark, [names.index(task) for task in record["scores"]], details)
@@ -90,7 +91,7 @@ def rescore(folder: RunFolder, config: Config) -> Rescored:
         num_records=original["num_records"],
         num_unseen=original.get("transfer", {}).get("num_records"),
         params={},
-        scored=config.scored_by(tests),
+        scored=scored_by(config, tests),
     )
     results = original | made | {key: original[key] for key in _OF_THE_RUN if key in original}
     results["config"] = config.model_dump(mode="json")
@@ -177,7 +178,7 @@ def _check_own(
     path: Path, name: str, config: Config, records: Sequence[Record], answers: Answers, said: Mapping[str, Any]
 ) -> None:
     """Hold the predictions against the score that the run gave them."""
-    own = config.rule_of(name)
+    own = rule_for(config, name)
     if own.name in _NEED_JAVA:
         return
     percent = score_answers(own, records, answers)[1]["percent"]

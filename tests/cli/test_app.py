@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 import typer
 import yaml
-from fcit_ray.config.catalog import CATALOG
+from fcit_layout import FCIT
 from hatchling.builders.wheel import WheelBuilder
 from repository import ROOT
 from typer.testing import CliRunner
@@ -190,7 +190,7 @@ def test_all_that_is_listed_can_be_shown_and_says_what_it_is(command):
     listed = {name for name, _ in rows}
     parts = {name for axis in AXES.values() for name in axis.parts}
     configs = {name.removeprefix("methods/") for name in shipped.shipped()}
-    assert listed == parts | configs | CATALOG.keys()
+    assert listed == parts | configs | FCIT.keys()
     for name in listed:
         assert command("show", name)[0] == 0, name
 

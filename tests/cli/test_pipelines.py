@@ -288,7 +288,7 @@ def test_a_partition_that_cannot_be_written_there_says_so(prepare_refuses, data)
 
 
 def test_what_a_check_cannot_do_is_said_before_it_starts(prepare_refuses, data, monkeypatch):
-    monkeypatch.setattr("fcit_ray.data.checking.check.check_root", lambda *a, **k: pytest.fail("the check was started"))
+    monkeypatch.setattr("fcit_ray.data.checking.check.check_data", lambda *a, **k: pytest.fail("the check was started"))
     assert "--report nope/x.json: expected a file" in prepare_refuses("check", data, "--report", "nope/x.json")
     assert "--report .: expected a file" in prepare_refuses("check", data, "--report", ".")
     assert "--show -1: expected at least 0" in prepare_refuses("check", data, "--show", -1)

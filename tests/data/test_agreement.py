@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import torch
 from families import FAMILIES
+from fcit_layout import fcit
 from safetensors.torch import save_file
 from stand_in import training, write_model
 from tiny_llava15 import write_tiny_llava15
 
 from fcit_ray.config.schema import parse_config
 from fcit_ray.data.checking.agreement import check_agreement
-from fcit_ray.data.checking.check import TokenLimit, check_root
+from fcit_ray.data.checking.check import TokenLimit, check_data
 from fcit_ray.errors import ModelError
 from fcit_ray.experiment.opening import open_experiment
 from fcit_ray.models import load
@@ -183,7 +184,7 @@ def test_it_is_compared_when_a_run_opens_and_when_data_is_checked_for_a_model(wr
     save_file({TABLE: torch.eye(9)}, folder / "model.safetensors")
     said = r"model\.safetensors has 9 rows of embeddings, and config\.json has vocab_size 16"
     with pytest.raises(ModelError, match=said):
-        check_root(str(root), limit=TokenLimit(str(folder), 99, "bare"))
+        check_data(fcit(root), limit=TokenLimit(str(folder), 99, "bare"))
     model = {"path": str(folder), "prompt": "bare"}
     with pytest.raises(ModelError, match=said):
         open_experiment(parse_config({"benchmark": {"root": str(root), "tasks": ["ImageNet-R"]}, "model": model}))

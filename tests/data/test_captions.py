@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fcit_layout import FCIT
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
@@ -20,6 +21,7 @@ from fcit_ray.data.records.layout import Record
 from fcit_ray.data.scoring import coco_java, scores
 from fcit_ray.data.scoring.captions import CaptionMetrics, full_metrics, portable_metrics, split_words
 from fcit_ray.data.scoring.coco_java import meteor, tokenize
+from fcit_ray.data.scoring.rules import Rule
 from fcit_ray.errors import JavaError
 from fcit_ray.models.prompt import Turn
 from fcit_ray.types import Prediction
@@ -117,7 +119,7 @@ def metrics(cider: float) -> CaptionMetrics:
 def test_released_counts_cider_in_full(monkeypatch, rule, percent):
     monkeypatch.setitem(scores._RULES, rule, _with(scores._RULES[rule], lambda said, wanted: metrics(3.0)))
     record = Record("Flickr30k-cap", "0", ("a.png",), (Turn("a ?"),), "a dog", references=("a dog",))
-    result = scores.score(rule, [Prediction("0", "a dog", "a dog")], [record])
+    result = scores.score(Rule(rule, FCIT["Flickr30k-cap"]), [Prediction("0", "a dog", "a dog")], [record])
     assert result.percent == pytest.approx(percent)
     assert result.per_sample == pytest.approx((percent / 100,))
     assert result.parts["CIDEr"] == 3.0

@@ -1,15 +1,23 @@
 """What is odd about predictions, against cases judged by hand."""
 
 import pytest
-from fcit_ray.config.catalog import CATALOG
+from fcit_layout import FCIT
 
 from fcit_ray.data.records.layout import Record
-from fcit_ray.data.scoring.formats import answer_format, diagnose
+from fcit_ray.data.scoring import formats
 from fcit_ray.models.prompt import Turn
 
 
 def asked(*answers: str, dataset: str = "OCRVQA") -> list[Record]:
     return [Record(dataset, str(n), "a.png", (Turn("a ?"),), answer) for n, answer in enumerate(answers)]
+
+
+def diagnose(texts: list[str], records: list[Record]) -> dict[str, float]:
+    return formats.diagnose(texts, records, FCIT[records[0].dataset])
+
+
+def answer_format(records: list[Record]):
+    return formats.answer_format(records, FCIT[records[0].dataset])
 
 
 @pytest.mark.parametrize(
@@ -94,7 +102,7 @@ def test_counting_tasks_count_what_misses_by_one():
     assert diagnose(["4", "5", "999", "five", "3.5"], records)["off_by_one_frac"] == 0.5
     assert "off_by_one_frac" not in diagnose(["4"], asked("3"))  # OCRVQA: a number there is a year or part of a title
     assert "off_by_one_frac" not in diagnose(["4"], asked("linear", dataset="TabMWP"))
-    assert {name for name, spec in CATALOG.items() if spec.counts} == {"CLEVR-Math", "super-CLEVR", "TabMWP"}
+    assert {name for name, spec in FCIT.items() if spec.counts} == {"CLEVR-Math", "super-CLEVR", "TabMWP"}
 
 
 def test_which_rates_there_are_depends_on_the_records_only():

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fcit_layout import fcit
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, CLIPVisionModel, LlavaForConditionalGeneration, SiglipVisionConfig
@@ -56,8 +57,8 @@ def test_a_pictures_feature_is_the_towers_pooled_output_of_length_one(root, enco
     # behind the last layer norm.
     model = LlavaForConditionalGeneration.from_pretrained(TINY).eval()
     processor = AutoProcessor.from_pretrained(TINY, backend="pil")
-    for record in load_train(root, "AOKVQA")[:3]:
-        with Image.open(root / "datasets" / record.images[0]) as image:
+    for record in load_train(fcit(root), "AOKVQA")[:3]:
+        with Image.open(root / record.images[0]) as image:
             pixels = processor.image_processor(image.convert("RGB"), return_tensors="pt")["pixel_values"]
         with torch.no_grad():
             pooled = model.model.vision_tower(pixels).pooler_output[0]
@@ -69,7 +70,7 @@ def test_a_pictures_feature_is_the_towers_pooled_output_of_length_one(root, enco
 @pytest.mark.parametrize("identity", ["text", "image", "both"])
 def test_the_feature_alone_is_that_of_the_whole_sample(root, encode, identity):
     encoder = encode(identity)
-    for record in load_train(root, "IconQA")[:2]:
+    for record in load_train(fcit(root), "IconQA")[:2]:
         alone = encoder.encode_feature(record)
         np.testing.assert_array_equal(alone, encoder.encode_train(record)["feature"])
         asked = dataclasses.replace(record, turns=(Turn(record.turns[0].question),))
@@ -122,7 +123,7 @@ def test_the_cosine_of_both_is_the_mean_of_the_two_cosines():
 
 
 def test_both_of_real_records_are_as_alike_as_their_texts_and_pictures_on_average(root, encode):
-    records = [*load_train(root, "AOKVQA")[:2], *load_train(root, "FigureQA")[:2]]
+    records = [*load_train(fcit(root), "AOKVQA")[:2], *load_train(fcit(root), "FigureQA")[:2]]
     text, image, both = (
         [encode(identity).encode_feature(r) for r in records] for identity in ("text", "image", "both")
     )
@@ -138,7 +139,7 @@ def test_both_of_real_records_are_as_alike_as_their_texts_and_pictures_on_averag
 
 def test_tasks_of_the_same_pictures_differ_in_their_words_alone(root, encode):
     # The miniature's Grounding asks about AOKVQA's photographs.
-    asked, located = load_train(root, "AOKVQA"), load_train(root, "Grounding")
+    asked, located = load_train(fcit(root), "AOKVQA"), load_train(fcit(root), "Grounding")
     of = {record.images[0]: record for record in located}
     shared = [(record, of[record.images[0]]) for record in asked if record.images[0] in of]
     assert len(shared) >= 3
@@ -189,7 +190,7 @@ def test_only_what_the_identity_needs_is_loaded_and_that_once(root, encode, monk
     for name in ("load_text_encoder", "load_image_encoder"):
         real = getattr(samples, name)
         monkeypatch.setattr(samples, name, lambda path, name=name, real=real: loaded.append(name) or real(path))
-    record = load_train(root, "ArxivQA")[0]
+    record = load_train(fcit(root), "ArxivQA")[0]
     for identity, expected in [("text", ["load_text_encoder"]), ("image", ["load_image_encoder"])]:
         loaded.clear()
         encode(identity).encode_train(record)

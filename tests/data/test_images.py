@@ -18,7 +18,9 @@ def spoil(root: Path, name: str, data: bytes) -> Record:
     path = root / "datasets" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
-    return Record("ImageNet-R", name, (name,), (Turn("a ?"),), source="instructions/ImageNet-R/test.json", index=4)
+    return Record(
+        "ImageNet-R", name, (f"datasets/{name}",), (Turn("a ?"),), source="instructions/ImageNet-R/test.json", index=4
+    )
 
 
 def saved(tmp_path: Path, suffix: str) -> bytes:
@@ -61,7 +63,7 @@ def test_a_broken_image_is_refused_at_the_door(tmp_path, suffix, cut, said):
         record = spoil(tmp_path, name, saved(tmp_path, suffix)[cut])
         with pytest.raises(DataError) as caught:
             check_images(tmp_path, [record])
-        assert f"test.json: record 4 (id {name!r}): image {name}: {said}" in str(caught.value)
+        assert f"test.json: record 4 (id {name!r}): image datasets/{name}: {said}" in str(caught.value)
 
 
 def black(width: int, height: int, rows: int) -> bytes:
@@ -94,8 +96,8 @@ def test_a_picture_is_measured_before_it_is_unfolded(tmp_path, monkeypatch, widt
         monkeypatch.setattr("PIL.ImageFile.ImageFile.load", refuse)
     spoil(tmp_path, "x.png", black(width, height, rows=min(height, 2**28 // width)))  # to write all takes a while
     for decode in (False, True):
-        found = image_faults(str(tmp_path), ["x.png"], decode)
-        assert found.get("x.png", "").startswith(said) if said else not found
+        found = image_faults(str(tmp_path), ["datasets/x.png"], decode)
+        assert found.get("datasets/x.png", "").startswith(said) if said else not found
 
 
 def test_what_stands_in_the_place_of_a_picture_is_told(tmp_path):
@@ -106,19 +108,19 @@ def test_what_stands_in_the_place_of_a_picture_is_told(tmp_path):
     (folder / "folder.png").mkdir()
     os.mkfifo(folder / "pipe.png")  # to open it would wait for ever
     (folder / "dangling.png").symlink_to("nowhere")
-    assert image_faults(str(tmp_path), sorted(os.listdir(folder))) == {
-        "dangling.png": "no such file",
-        "folder.png": "is a folder; expected a file",
-        "page.jpg": "is a web page (HTML), as a failed download leaves it; fetch the file again",
-        "pipe.png": "is a named pipe (FIFO); expected a file",
-        "pointer.png": "is a Git LFS pointer in the place of the file, which was never fetched; run `git lfs pull` "
-        "there",
+    assert image_faults(str(tmp_path), sorted(f"datasets/{name}" for name in os.listdir(folder))) == {
+        "datasets/dangling.png": "no such file",
+        "datasets/folder.png": "is a folder; expected a file",
+        "datasets/page.jpg": "is a web page (HTML), as a failed download leaves it; fetch the file again",
+        "datasets/pipe.png": "is a named pipe (FIFO); expected a file",
+        "datasets/pointer.png": "is a Git LFS pointer in the place of the file, which was never fetched; run "
+        "`git lfs pull` there",
     }
 
 
 def test_an_image_shared_by_records_is_reported_once(tmp_path):
     (tmp_path / "datasets").mkdir()
-    missing = [Record("DVQA", str(n), (f"{n // 2}.png",), (Turn("a ?"),), index=n) for n in range(4)]
+    missing = [Record("DVQA", str(n), (f"datasets/{n // 2}.png",), (Turn("a ?"),), index=n) for n in range(4)]
     with pytest.raises(DataError, match=r"2 of 2 images cannot be used:(?s:.*)no such file") as caught:
         check_images(tmp_path, missing)
-    assert "record 2 (id '2'): image 1.png" in str(caught.value)
+    assert "record 2 (id '2'): image datasets/1.png" in str(caught.value)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fcit_ray.config.catalog import CATALOG
+from fcit_layout import FCIT, fcit
 from stand_in import question, training
 
 from fcit_ray.data.miniature.writing import write_miniature
@@ -28,11 +28,11 @@ def test_a_training_record_keeps_turns_and_place_and_loses_the_leading_dot(write
     item = training("7", "./ImageNet-R/train/a.png")
     item["conversations"] += messages(("human", "and shape ?"), ("gpt", "square"))
     root = write("train.json", [training("3"), item])
-    record = load_train(root, "ImageNet-R")[1]
+    record = load_train(fcit(root), "ImageNet-R")[1]
     assert record == Record(
         "ImageNet-R",
         "7",
-        ("ImageNet-R/train/a.png",),
+        ("datasets/ImageNet-R/train/a.png",),
         (Turn("<image>\nwhich colour ?", "red"), Turn("and shape ?", "square")),
         source="instructions/ImageNet-R/train.json",
         index=1,
@@ -43,23 +43,23 @@ def test_a_training_record_keeps_turns_and_place_and_loses_the_leading_dot(write
 def test_a_training_record_without_id_is_named_by_position(write):
     item = training()
     del item["id"]
-    assert load_train(write("train.json", [training("x"), item]), "ImageNet-R")[1].id == "1"
+    assert load_train(fcit(write("train.json", [training("x"), item])), "ImageNet-R")[1].id == "1"
 
 
 def test_a_test_record_has_one_open_turn_and_its_answer(write):
     root = write("test.json", [question("q", answer=3)])  # some files hold numbers where others hold text
-    (record,) = load_test(root, "ImageNet-R")
+    (record,) = load_test(fcit(root), "ImageNet-R")
     assert (record.turns, record.answer) == ((Turn("which colour ?"),), "3")
 
 
 def test_limit_keeps_the_first_in_file_order(write):
     root = write("test.json", [question(str(n)) for n in (5, 2, 9)])
-    assert [record.id for record in load_test(root, "ImageNet-R", "test", 2)] == ["5", "2"]
+    assert [record.id for record in load_test(fcit(root), "ImageNet-R", "test", 2)] == ["5", "2"]
 
 
 def test_validation_reads_its_own_file(write):
     root = write("validation.json", [question("v")])
-    assert load_test(root, "ImageNet-R", "validation")[0].id == "v"
+    assert load_test(fcit(root), "ImageNet-R", "validation")[0].id == "v"
 
 
 @pytest.mark.parametrize(
@@ -84,9 +84,9 @@ def test_validation_reads_its_own_file(write):
             training(conversations=messages(("human", "<image>a"), ("gpt", "b"), ("human", "<image>c"), ("gpt", "d"))),
             "several <image> in the conversation; expected one image a record",
         ),
-        (training(image="../../etc/passwd"), "image '../../etc/passwd' leaves the data root"),
-        (training(image="a/../../b.png"), "leaves the data root"),
-        (training(image="/etc/passwd"), "leaves the data root"),
+        (training(image="../../etc/passwd"), "image '../../etc/passwd' leaves the folder of pictures"),
+        (training(image="a/../../b.png"), "leaves the folder of pictures"),
+        (training(image="/etc/passwd"), "leaves the folder of pictures"),
         (training(image=None), "'image' is None; expected text"),
         (training(image="a\0b.png"), "image 'a\\x00b.png' holds a NUL character"),
         (training(image="a\ud83d.png"), "'image' is 'a\\ud83d.png', which holds half a character"),
@@ -102,7 +102,7 @@ def test_validation_reads_its_own_file(write):
 def test_a_broken_training_record_is_placed_and_explained(write, item, said):
     root = write("train.json", [training("first"), item])
     with pytest.raises(DataError) as caught:
-        load_train(root, "ImageNet-R")
+        load_train(fcit(root), "ImageNet-R")
     text = str(caught.value)
     assert "instructions/ImageNet-R/train.json: 1 of 2 records cannot be used" in text
     assert f"\n  record 1 (id {'0' if isinstance(item, dict) else '1'!r}): " in text
@@ -127,7 +127,7 @@ def test_a_broken_training_record_is_placed_and_explained(write, item, said):
 )
 def test_a_broken_test_record_is_placed_and_explained(write, item, said):
     with pytest.raises(DataError, match=r"test\.json: 1 of 2 records cannot be used:\n  record 1 ") as caught:
-        load_test(write("test.json", [question("0"), item]), "ImageNet-R")
+        load_test(fcit(write("test.json", [question("0"), item])), "ImageNet-R")
     assert said in str(caught.value)
 
 
@@ -138,16 +138,16 @@ def test_an_id_is_a_text_or_a_number(write, split, key, value, said):
     item = {**(training() if split == "train" else question()), "id": None, "question_id": None, key: value}
     root = write(f"{split}.json", [item])
     with pytest.raises(DataError, match=re.escape(f"{key!r} is {said}; expected text or a number")):
-        (load_train if split == "train" else load_test)(root, "ImageNet-R")
+        (load_train if split == "train" else load_test)(fcit(root), "ImageNet-R")
     kept = write(f"{split}.json", [{**item, key: 10**400}])  # as text it needs no float to hold it
-    (record,) = (load_train if split == "train" else load_test)(kept, "ImageNet-R")
+    (record,) = (load_train if split == "train" else load_test)(fcit(kept), "ImageNet-R")
     assert record.id == "1" + "0" * 400
 
 
 def test_five_offenders_are_shown_and_all_are_counted(write):
     root = write("train.json", [training(image="/x") for _ in range(8)])
     with pytest.raises(DataError) as caught:
-        load_train(root, "ImageNet-R")
+        load_train(fcit(root), "ImageNet-R")
     text = str(caught.value)
     assert "8 of 8 records" in text
     assert "record 4 (id" in text
@@ -157,24 +157,24 @@ def test_five_offenders_are_shown_and_all_are_counted(write):
 
 def test_whole_files_that_cannot_be_used(write, tmp_path):
     with pytest.raises(DataError, match=r"benchmark\.root='.*nowhere': no such folder"):
-        load_train(tmp_path / "nowhere", "ImageNet-R")
+        load_train(fcit(tmp_path / "nowhere"), "ImageNet-R")
     with pytest.raises(DataError, match=r"unknown dataset 'imagenet'; known: ArxivQA, "):
-        load_train(tmp_path, "imagenet")
+        load_train(fcit(tmp_path), "imagenet")
     with pytest.raises(DataError, match=r"train\.json: no such file; nor is its folder there"):
-        load_train(tmp_path, "DVQA")
+        load_train(fcit(tmp_path), "DVQA")
     root = write("test.json", "{not json")
     with pytest.raises(DataError, match=r"train\.json: no such file; the folder holds test\.json"):
-        load_train(root, "ImageNet-R")
+        load_train(fcit(root), "ImageNet-R")
     with pytest.raises(DataError, match=r"test\.json: is not JSON: line 1, column 2"):
-        load_test(root, "ImageNet-R")
+        load_test(fcit(root), "ImageNet-R")
     with pytest.raises(DataError, match=r"test\.json: is JSON that is nested too deeply"):
-        load_test(write("test.json", "[" * 10**5), "ImageNet-R")
+        load_test(fcit(write("test.json", "[" * 10**5)), "ImageNet-R")
     with pytest.raises(DataError, match="holds a JSON dict; expected a list of records"):
-        load_test(write("test.json", {"data": []}), "ImageNet-R")
+        load_test(fcit(write("test.json", {"data": []})), "ImageNet-R")
     with pytest.raises(DataError, match="holds no records"):
-        load_test(write("test.json", []), "ImageNet-R")
+        load_test(fcit(write("test.json", [])), "ImageNet-R")
     with pytest.raises(DataError, match="split 'train': expected 'test' or 'validation'"):
-        load_test(root, "ImageNet-R", "train")
+        load_test(fcit(root), "ImageNet-R", "train")
 
 
 def coco(*annotations: tuple[Any, str], images: tuple[tuple[int, str], ...] = ()) -> dict[str, Any]:
@@ -199,7 +199,7 @@ def test_captions_find_their_references(write, references):
     write("val_coco_type.json", references, "Flickr30k-cap")
     item = question("1", "Flickr30k/val/77.jpg")
     del item["answer"]
-    (record,) = load_test(write("val_brief.json", [item], "Flickr30k-cap"), "Flickr30k-cap")
+    (record,) = load_test(fcit(write("val_brief.json", [item], "Flickr30k-cap")), "Flickr30k-cap")
     assert record.references == ("a dog", "one dog")
     assert record.answer == "a dog"
 
@@ -207,17 +207,17 @@ def test_captions_find_their_references(write, references):
 def test_captions_without_references_are_refused(write):
     root = write("val_brief.json", [question("1", "Flickr30k/val/77.jpg")], "Flickr30k-cap")
     with pytest.raises(DataError, match=r"val_coco_type\.json: no such file"):
-        load_test(root, "Flickr30k-cap")
+        load_test(fcit(root), "Flickr30k-cap")
     write("val_coco_type.json", coco((5, "a dog")), "Flickr30k-cap")
     with pytest.raises(DataError, match=r"val_coco_type\.json has no caption for it; expected image id '1' or '77'"):
-        load_test(root, "Flickr30k-cap")
+        load_test(fcit(root), "Flickr30k-cap")
     for images in (5, {"id": 1}, [{"id": 1, "file_name": "77.jpg"}, "77.jpg"]):
         write("val_coco_type.json", {**coco((1, "a dog")), "images": images}, "Flickr30k-cap")
         with pytest.raises(DataError, match=r"val_coco_type\.json: 'images' is no list of objects"):
-            load_test(root, "Flickr30k-cap")
+            load_test(fcit(root), "Flickr30k-cap")
     write("val_coco_type.json", [], "Flickr30k-cap")
     with pytest.raises(DataError, match="no list 'annotations'; expected COCO caption format"):
-        load_test(root, "Flickr30k-cap")
+        load_test(fcit(root), "Flickr30k-cap")
 
 
 @pytest.mark.parametrize(("caption", "said"), [(NAN, "NaN"), (INF, "Infinity"), (" ", "empty"), (None, "None")])
@@ -227,12 +227,12 @@ def test_a_caption_that_is_no_text_breaks_the_record_whose_picture_it_is_of(writ
     items = [question(name, f"Flickr30k/val/{name}.jpg") for name in ("1", "2")]
     root = write("val_brief.json", items, "Flickr30k-cap")
     with pytest.raises(DataError) as caught:
-        load_test(root, "Flickr30k-cap")
+        load_test(fcit(root), "Flickr30k-cap")
     assert str(caught.value).splitlines()[1:] == [
         f"  record 1 (id '2'): val_coco_type.json: image id '2', annotation 2: 'caption' is {said}; expected text"
     ]
     write("val_brief.json", items[:1], "Flickr30k-cap")
-    assert load_test(root, "Flickr30k-cap")[0].references == ("a dog",)
+    assert load_test(fcit(root), "Flickr30k-cap")[0].references == ("a dog",)
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_a_coco_file_whose_ids_cannot_be_read_is_refused(write, changes, said):
     write("val_coco_type.json", {**coco((1, "a dog")), **changes}, "Flickr30k-cap")
     root = write("val_brief.json", [question("1", "Flickr30k/val/1.jpg")], "Flickr30k-cap")
     with pytest.raises(DataError, match=rf"val_coco_type\.json: 1 of \d annotations and images .*\n.*{said}"):
-        load_test(root, "Flickr30k-cap")
+        load_test(fcit(root), "Flickr30k-cap")
 
 
 def region(**changes: Any) -> dict[str, Any]:
@@ -258,15 +258,16 @@ def region(**changes: Any) -> dict[str, Any]:
 
 
 def test_grounding_reads_box_and_size(write):
-    (record,) = load_test(write("test_6000.json", [region()], "Grounding"), "Grounding")
+    (record,) = load_test(fcit(write("test_6000.json", [region()], "Grounding")), "Grounding")
     assert record.box == (0.1, 0.2, 0.3, 0.4)
     assert record.size == (640, 480)
     item = region(answer_bbox=[0.1, 0.2, 0.3, 0.4])
     del item["answer"]
-    (record,) = load_test(write("test_6000.json", [item], "Grounding"), "Grounding")
+    (record,) = load_test(fcit(write("test_6000.json", [item], "Grounding")), "Grounding")
     assert record.answer == "[0.1, 0.2, 0.3, 0.4]"
     long = [1 / 3, 1 / 7, 2 / 3, 6 / 7]  # some eighteen digits each
-    assert load_test(write("test_6000.json", [region(answer_bbox=long)], "Grounding"), "Grounding")[0].box == (*long,)
+    collection = fcit(write("test_6000.json", [region(answer_bbox=long)], "Grounding"))
+    assert load_test(collection, "Grounding")[0].box == (*long,)
 
 
 @pytest.mark.parametrize(
@@ -287,7 +288,7 @@ def test_grounding_reads_box_and_size(write):
 )
 def test_a_broken_region_is_refused(write, changes, said):
     with pytest.raises(DataError) as caught:
-        load_test(write("test_6000.json", [region(**changes)], "Grounding"), "Grounding")
+        load_test(fcit(write("test_6000.json", [region(**changes)], "Grounding")), "Grounding")
     assert said in str(caught.value)
 
 
@@ -327,12 +328,12 @@ def test_a_box_of_many_digits_is_seen_not_to_be_one_at_once(text):
 
 def test_every_file_of_the_miniature_loads(tmp_path):
     write_miniature(tmp_path / "mini", num_train=4, num_validation=2, num_test=2)
-    for name, spec in CATALOG.items():
-        records = load_train(tmp_path / "mini", name)
+    for name, spec in FCIT.items():
+        records = load_train(fcit(tmp_path / "mini"), name)
         assert len(records) == 4
         for split in ("test", "validation"):
-            asked = load_test(tmp_path / "mini", name, split)
-            assert [bool(record.references) for record in asked] == [spec.kind == "caption"] * 2
+            asked = load_test(fcit(tmp_path / "mini"), name, split)
+            assert [bool(record.references) for record in asked] == [spec.answer.kind == "caption"] * 2
             records += asked
         check_images(tmp_path / "mini", records)
 
@@ -340,7 +341,7 @@ def test_every_file_of_the_miniature_loads(tmp_path):
 @pytest.mark.skipif(not REAL.exists(), reason="no real data beside this checkout")
 @pytest.mark.parametrize("dataset", ["TabMWP", "ImageNet-R"])
 def test_real_files_load(dataset):
-    train, test = load_train(REAL, dataset), load_test(REAL, dataset)
+    train, test = load_train(fcit(REAL), dataset), load_test(fcit(REAL), dataset)
     assert len(train) == len(json.loads((REAL / "instructions" / dataset / "train.json").read_text()))
     assert not any(record.images[0].startswith("./") for record in train + test)
     check_images(REAL, train + test)

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from fcit_ray.config.catalog import CATALOG, VALIDATION_FILE
+from fcit_layout import FCIT, fcit
 from PIL import Image
 
 from fcit_ray.data.miniature.drawing import draw
@@ -40,12 +40,10 @@ def test_the_same_seed_writes_the_same_bytes_and_another_seed_does_not(root: Pat
 
 
 def test_the_files_are_those_of_the_authors_layout(root: Path):
-    for name, dataset in CATALOG.items():
-        files = {path.name for path in (root / "instructions" / name).iterdir()}
-        wanted = {dataset.train, dataset.test, VALIDATION_FILE}
-        if dataset.references:
-            wanted |= {dataset.references, f"validation_{dataset.references}"}
-        assert files == wanted
+    for name, dataset in FCIT.items():
+        files = {f"instructions/{name}/{path.name}" for path in (root / "instructions" / name).iterdir()}
+        wanted = {parts[0].path for parts in (dataset.train, dataset.test, dataset.validation)}
+        assert files == wanted | {dataset.answer.references, dataset.answer.validation_references} - {None}
     for folder in ("ArxivQA/images", "CLEVR/images/train", "CLEVR/images/test", "Flickr30k/train", "Flickr30k/val"):
         assert (root / "datasets" / folder).is_dir()
     for folder in ("IconQA/iconqa_data/iconqa", "ImageNet-R/train", "ImageNet-R/test", "COCO2014/train2014"):
@@ -54,30 +52,30 @@ def test_the_files_are_those_of_the_authors_layout(root: Path):
         assert (root / "datasets" / folder).is_dir()
 
 
-@pytest.mark.parametrize("name", CATALOG)
+@pytest.mark.parametrize("name", FCIT)
 def test_every_record_passes_the_checks_of_the_reader(root: Path, name: str):
-    train = load_train(root, name)
-    tests = [*load_test(root, name), *load_test(root, name, "validation")]
+    train = load_train(fcit(root), name)
+    tests = [*load_test(fcit(root), name), *load_test(fcit(root), name, "validation")]
     assert (len(train), len(tests)) == (COUNTS["num_train"], COUNTS["num_test"] + COUNTS["num_validation"])
     check_images(root, [*train, *tests])
-    image = Image.open(root / "datasets" / train[0].images[0])
+    image = Image.open(root / train[0].images[0])
     assert (image.format, image.size, image.mode) == ("PNG", (64, 64), "RGB")
-    if CATALOG[name].kind == "caption":
+    if FCIT[name].answer.kind == "caption":
         assert all(len(record.references) == 5 for record in tests)
-    if CATALOG[name].kind == "box":
+    if FCIT[name].answer.kind == "box":
         assert all(record.box and record.size == (64, 64) for record in tests)
         assert all(len(record.turns) == 2 for record in train)
 
 
-@pytest.mark.parametrize("name", CATALOG)
+@pytest.mark.parametrize("name", FCIT)
 def test_splits_share_no_picture(root: Path, name: str):
-    splits = [load_train(root, name), load_test(root, name, "validation"), load_test(root, name)]
-    pictures = [{(root / "datasets" / record.images[0]).read_bytes() for record in split} for split in splits]
+    splits = [load_train(fcit(root), name), load_test(fcit(root), name, "validation"), load_test(fcit(root), name)]
+    pictures = [{(root / record.images[0]).read_bytes() for record in split} for split in splits]
     assert len(set.union(*pictures)) == sum(map(len, pictures))
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
-@pytest.mark.parametrize("name", [name for name in CATALOG if CATALOG[name].kind == "exact"])
+@pytest.mark.parametrize("name", [name for name in FCIT if FCIT[name].answer.kind == "exact"])
 def test_labels_are_as_equal_in_number_as_they_can_be(name: str, split: str):
     task = TASKS[name]
     count = 2 * len(task.labels) + 1
@@ -132,7 +130,7 @@ def recount(name: str, scene: Scene, question: str) -> str:
     return next(digits[i.row] for i in scene.of("glyph") if i.name in words and not i.name.isdigit())
 
 
-@pytest.mark.parametrize("name", [name for name in CATALOG if CATALOG[name].kind == "exact"])
+@pytest.mark.parametrize("name", [name for name in FCIT if FCIT[name].answer.kind == "exact"])
 def test_answers_agree_with_a_recount_from_the_scene(name: str):
     for example in examples(TASKS[name], "train", 120, 7, set()):
         ((question, answer),) = example.turns
@@ -165,7 +163,7 @@ def test_captions_name_both_things_with_their_colors():
 def test_aokvqa_and_grounding_ask_about_the_same_photographs(root: Path):
     # what tells the two tasks apart is the instruction alone
     def images(name: str) -> list[str]:
-        return [record.images[0] for record in load_train(root, name)]
+        return [record.images[0] for record in load_train(fcit(root), name)]
 
     assert images("AOKVQA") == images("Grounding")
 

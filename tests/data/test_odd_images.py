@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from authors_root import ODD, write_authors_root
-from fcit_ray.config.catalog import CATALOG
+from fcit_layout import FCIT, fcit
 from PIL import Image
 from tiny_llava15 import IMAGE_SIDE, IMAGE_TOKENS, write_tiny_llava15
 
@@ -35,7 +35,7 @@ def pixels(root: Path, llava: str, image: Image.Image, suffix: str = "png", mode
     image.save(path, **options)
     with Image.open(path) as opened:
         assert opened.mode == (mode or image.mode), "the file holds another kind of picture than the test is about"
-    record = Record("DVQA", "q", (f"odd.{suffix}",), (Turn("What is it?"),))
+    record = Record("DVQA", "q", (f"datasets/odd.{suffix}",), (Turn("What is it?"),))
     check_images(root, [record])
     found = SampleEncoder(str(root), llava, "vicuna_v1", 2048).encode_test(record)["pixels"]
     assert found.shape == (*FULL, 3)
@@ -139,10 +139,10 @@ def test_every_picture_of_the_authors_root_goes_through(tmp_path, llava):
     encoder = SampleEncoder(str(root), llava, "vicuna_v1", 2048)
     image = load_processor(llava).image_token_id
     modes = set()
-    for name in CATALOG:
-        train, test = load_train(root, name), load_test(root, name)
+    for name in FCIT:
+        train, test = load_train(fcit(root), name), load_test(fcit(root), name)
         check_images(root, [*train, *test])
-        with Image.open(root / "datasets" / train[0].images[0]) as opened:
+        with Image.open(root / train[0].images[0]) as opened:
             modes.add(opened.mode)
         for record in train:
             sample = encoder.encode_train(record)
@@ -153,4 +153,4 @@ def test_every_picture_of_the_authors_root_goes_through(tmp_path, llava):
         for record in test:
             assert encoder.encode_test(record)["pixels"].shape == (*FULL, 3)
     assert modes == {"RGB", "RGBA", "P", "L", "LA", "I;16", "CMYK"}
-    assert set(ODD) == set(CATALOG) - {"Grounding"}
+    assert set(ODD) == set(FCIT) - {"Grounding"}

@@ -7,12 +7,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fcit_layout import fcit
 from PIL import Image
 from stand_in import question, training
 
 from fcit_ray.config.reading import load_config
 from fcit_ray.config.schema import parse_config, with_absolute_paths
-from fcit_ray.data.checking.check import check_root, set_aside
+from fcit_ray.data.checking.check import check_data, set_aside
 from fcit_ray.data.loading.samples import SampleEncoder
 from fcit_ray.data.parquet import writing as parquet_write
 from fcit_ray.data.parquet.reading import RECORD_SCHEMA, open_parquet
@@ -70,7 +71,7 @@ def out(request, tmp_path):
     ],
 )
 def test_a_record_of_a_table_that_cannot_be_used_is_named(root, out, tmp_path, record, said):
-    write_parquet(root, out, [DATASET])
+    write_parquet(fcit(root), out, [DATASET])
     (table,) = (tmp_path / "pq" / "instructions" / DATASET / "test").glob("*.parquet")
     rows = pq.read_table(table).to_pylist()[:1]
     pq.write_table(pa.Table.from_pylist([{**rows[0], "record": record}], RECORD_SCHEMA), table)
@@ -78,7 +79,7 @@ def test_a_record_of_a_table_that_cannot_be_used_is_named(root, out, tmp_path, r
     manifest.write_text(manifest.read_text().replace('"rows": 40', '"rows": 1'))
     open_parquet.cache_clear()
     with pytest.raises(DataError, match=said):
-        load_test(out, DATASET)
+        load_test(fcit(out), DATASET)
 
 
 @pytest.mark.parametrize(
@@ -90,34 +91,34 @@ def test_a_record_of_a_table_that_cannot_be_used_is_named(root, out, tmp_path, r
     ],
 )
 def test_a_table_that_is_no_table_is_named(root, out, tmp_path, content, said):
-    write_parquet(root, out, [DATASET])
+    write_parquet(fcit(root), out, [DATASET])
     for table in (tmp_path / "pq").glob("**/00000.parquet"):
         table.write_bytes(content)
     open_parquet.cache_clear()
     with pytest.raises(DataError, match=rf"test/00000\.parquet: {said}"):
-        load_test(out, DATASET)
+        load_test(fcit(out), DATASET)
     with pytest.raises(DataError, match=rf"images/00000\.parquet: {said}"):
-        open_image(out, f"{DATASET}/test/0.png")
+        open_image(out, f"datasets/{DATASET}/test/0.png")
 
 
 def test_a_picture_that_is_only_referenced_is_looked_at_before_it_is_opened(root, out):
-    write_parquet(root, out, [DATASET], images="reference")
-    picture = f"{DATASET}/test/0.png"
-    assert open_image(out, picture).read() == (root / "datasets" / picture).read_bytes()
-    (root / "datasets" / picture).unlink()
-    os.mkfifo(root / "datasets" / picture)  # to open it would wait for ever
+    write_parquet(fcit(root), out, [DATASET], images="reference")
+    picture = f"datasets/{DATASET}/test/0.png"
+    assert open_image(out, picture).read() == (root / picture).read_bytes()
+    (root / picture).unlink()
+    os.mkfifo(root / picture)  # to open it would wait for ever
     assert image_faults(out, [picture]) == {picture: "is a named pipe (FIFO); expected a file"}
 
 
 @pytest.mark.parametrize("images", ["embed", "reference"])
 def test_records_captions_and_samples_are_those_of_the_plain_layout(root, out, images, model):
     captions(root)
-    write_parquet(root, out, images=images, rows_per_file=25)
+    write_parquet(fcit(root), out, images=images, rows_per_file=25)
     for dataset in (DATASET, "Flickr30k-cap"):
-        assert load_train(out, dataset) == load_train(root, dataset)
-        assert load_test(out, dataset) == load_test(root, dataset)
-    assert load_test(out, "Flickr30k-cap")[0].references == ("a red square", "something red")
-    records = load_train(out, DATASET)
+        assert load_train(fcit(out), dataset) == load_train(fcit(root), dataset)
+        assert load_test(fcit(out), dataset) == load_test(fcit(root), dataset)
+    assert load_test(fcit(out), "Flickr30k-cap")[0].references == ("a red square", "something red")
+    records = load_train(fcit(out), DATASET)
     check_images(out, records)
     plain, converted = (SampleEncoder(str(place), model, "bare", 64) for place in (root, out))
     for record in records[::13]:
@@ -128,10 +129,10 @@ def test_records_captions_and_samples_are_those_of_the_plain_layout(root, out, i
 
 def test_embedded_images_are_the_files_bytes_and_each_is_there_once(root, tmp_path):
     out = str(tmp_path / "pq")
-    manifest = write_parquet(root, out, rows_per_file=25)
-    for record in load_train(root, DATASET):
+    manifest = write_parquet(fcit(root), out, rows_per_file=25)
+    for record in load_train(fcit(root), DATASET):
         with open_image(out, record.images[0]) as file:
-            assert file.read() == (root / "datasets" / record.images[0]).read_bytes()
+            assert file.read() == (root / record.images[0]).read_bytes()
     # 40 pictures, though 80 records use them, 25 a file; a file's row groups are of 16 at most: 16 + 9 and 15.
     assert [file.rows for file in manifest.tables["images"]] == [25, 15]
     assert [pq.read_metadata(f"{out}/{file.name}").num_row_groups for file in manifest.tables["images"]] == [2, 1]
@@ -143,9 +144,9 @@ def test_embedded_images_are_the_files_bytes_and_each_is_there_once(root, tmp_pa
         "record",
     ]
     with pytest.raises(FileNotFoundError, match="No such file in the image tables"):
-        open_image(out, f"{DATASET}/test/zzz.png")
+        open_image(out, f"datasets/{DATASET}/test/zzz.png")
     with pytest.raises(FileNotFoundError):
-        open_image(out, f"{DATASET}/test/00.png")  # within the tables' range of paths
+        open_image(out, f"datasets/{DATASET}/test/00.png")  # within the tables' range of paths
 
 
 def test_ids_that_utf8_cannot_hold_are_converted(root, tmp_path):
@@ -164,10 +165,10 @@ def test_ids_that_utf8_cannot_hold_are_converted(root, tmp_path):
         items = json.loads((root / name).read_text())
         change(items)
         (root / name).write_text(json.dumps(items))
-    write_parquet(root, str(tmp_path / "pq"))
+    write_parquet(fcit(root), str(tmp_path / "pq"))
     for place in (root, tmp_path / "pq"):
-        assert load_train(place, DATASET)[0].id == "\\ud83d"
-        assert load_test(place, "Flickr30k-cap")[0].references == ("a red square",)
+        assert load_train(fcit(place), DATASET)[0].id == "\\ud83d"
+        assert load_test(fcit(place), "Flickr30k-cap")[0].references == ("a red square",)
 
 
 def test_an_interrupted_conversion_looks_unfinished_and_is_completed(root, out, tmp_path, monkeypatch):
@@ -182,31 +183,31 @@ def test_an_interrupted_conversion_looks_unfinished_and_is_completed(root, out, 
 
     monkeypatch.setattr(Store, "write", counted)
     with pytest.raises(KeyboardInterrupt):
-        write_parquet(root, out, rows_per_file=25)
+        write_parquet(fcit(root), out, rows_per_file=25)
     assert not (tmp_path / "pq" / "parquet.json").exists()
     with pytest.raises(DataError):
-        load_train(out, DATASET)
+        load_train(fcit(out), DATASET)
     # Two of the first three files are as they were written, one is not: five tables files and images are 6 in all.
     (tmp_path / "pq" / written[1]).write_bytes(b"spoiled")
-    manifest = write_parquet(root, out, rows_per_file=25)
+    manifest = write_parquet(fcit(root), out, rows_per_file=25)
     names = [file.name for table in manifest.tables.values() for file in table]
     assert len(names) == 6
     assert written[4:] == [names[1], *names[3:]]
-    assert load_train(out, DATASET) == load_train(root, DATASET)
+    assert load_train(fcit(out), DATASET) == load_train(fcit(root), DATASET)
     there = {path.relative_to(tmp_path / "pq").as_posix() for path in (tmp_path / "pq").rglob("*") if path.is_file()}
     assert there == {*names, "parquet.json"}  # no journal is left
     written.clear()
-    assert write_parquet(root, out, rows_per_file=25) == manifest
+    assert write_parquet(fcit(root), out, rows_per_file=25) == manifest
     assert written == []
 
 
 def test_another_source_is_converted_anew_and_leaves_no_file_of_the_old(root, tmp_path):
     out = str(tmp_path / "pq")
-    write_parquet(root, out, rows_per_file=10)
+    write_parquet(fcit(root), out, rows_per_file=10)
     items = json.loads((root / TRAIN).read_text())
     (root / TRAIN).write_text(json.dumps(items[:5]))
-    manifest = write_parquet(root, out, rows_per_file=10)
-    assert len(load_train(out, DATASET)) == 5
+    manifest = write_parquet(fcit(root), out, rows_per_file=10)
+    assert len(load_train(fcit(out), DATASET)) == 5
     tables = {path.relative_to(out).as_posix() for path in (tmp_path / "pq").rglob("*.parquet")}
     assert tables == {file.name for table in manifest.tables.values() for file in table}
 
@@ -214,18 +215,18 @@ def test_another_source_is_converted_anew_and_leaves_no_file_of_the_old(root, tm
 @pytest.mark.parametrize("finished", [True, False])
 def test_an_image_that_changed_is_not_served_from_the_old_table(root, out, tmp_path, monkeypatch, finished):
     """All but one of the tables stay; neither a finished conversion nor one that goes on keeps the old pixels."""
-    changed = load_train(root, DATASET)[3].images[0]
+    changed = load_train(fcit(root), DATASET)[3].images[0]
 
     def interrupted(done, total):
         if not finished and done == total:
             raise KeyboardInterrupt
 
     if finished:
-        write_parquet(root, out, rows_per_file=25)
+        write_parquet(fcit(root), out, rows_per_file=25)
     else:
         with pytest.raises(KeyboardInterrupt):
-            write_parquet(root, out, rows_per_file=25, progress=interrupted)
-    Image.new("RGB", (9, 7), "white").save(root / "datasets" / changed)
+            write_parquet(fcit(root), out, rows_per_file=25, progress=interrupted)
+    Image.new("RGB", (9, 7), "white").save(root / changed)
     written = []
 
     def counted(self, name, fill, real=Store.write):
@@ -233,11 +234,11 @@ def test_an_image_that_changed_is_not_served_from_the_old_table(root, out, tmp_p
         return real(self, name, fill)
 
     monkeypatch.setattr(Store, "write", counted)
-    write_parquet(root, out, rows_per_file=25)
-    assert open_image(out, changed).read() == (root / "datasets" / changed).read_bytes()
+    write_parquet(fcit(root), out, rows_per_file=25)
+    assert open_image(out, changed).read() == (root / changed).read_bytes()
     # 40 pictures in the order of their paths, 25 a file: those of test/ and the first of train/, 3.jpg among the rest
     assert [name for name in written if name.endswith(".parquet")] == ["images/00001.parquet"]
-    write_parquet(root, str(tmp_path / "again"), rows_per_file=25)
+    write_parquet(fcit(root), str(tmp_path / "again"), rows_per_file=25)
     there = {name.relative_to(tmp_path / "pq"): name.read_bytes() for name in (tmp_path / "pq").rglob("*.*")}
     assert there == {
         name.relative_to(tmp_path / "again"): name.read_bytes() for name in (tmp_path / "again").rglob("*.*")
@@ -249,49 +250,52 @@ def test_quarantine_carries_over(root, tmp_path):
     items[2]["conversations"] = []
     (root / TRAIN).write_text(json.dumps(items))
     with pytest.raises(DataError, match=r"record 2 .*has no conversations"):
-        write_parquet(root, str(tmp_path / "pq"))
-    set_aside(check_root(str(root), honour_quarantine=False))
-    write_parquet(root, str(tmp_path / "pq"))
-    records = load_train(tmp_path / "pq", DATASET)
+        write_parquet(fcit(root), str(tmp_path / "pq"))
+    set_aside(check_data(fcit(root), honour_quarantine=False))
+    write_parquet(fcit(root), str(tmp_path / "pq"))
+    records = load_train(fcit(tmp_path / "pq"), DATASET)
     assert [record.index for record in records][:4] == [0, 1, 3, 4]
-    assert records == load_train(root, DATASET)
+    assert records == load_train(fcit(root), DATASET)
     assert num_set_aside(tmp_path / "pq", [TRAIN]) == num_set_aside(root, [TRAIN]) == {TRAIN: 1}
     assert positions_set_aside(tmp_path / "pq", TRAIN) == positions_set_aside(root, TRAIN) == [2]
 
 
 @pytest.mark.parametrize("images", ["embed", "reference"])
 def test_an_unusable_image_is_refused_with_its_record(root, tmp_path, images):
-    image = load_train(root, DATASET)[5].images[0]
-    (root / "datasets" / image).unlink()
+    image = load_train(fcit(root), DATASET)[5].images[0]
+    (root / image).unlink()
     with pytest.raises(DataError, match=rf"train\.json: record 5 \(id '5'\): image {image}: no such file"):
-        write_parquet(root, str(tmp_path / "pq"), images=images)
+        write_parquet(fcit(root), str(tmp_path / "pq"), images=images)
     assert not (tmp_path / "pq" / "parquet.json").exists()
 
 
 def test_an_image_that_no_table_holds_is_found_before_a_run(root, tmp_path):
-    write_parquet(root, str(tmp_path / "pq"))
-    records = [*load_train(root, DATASET), load_train(root, DATASET)[0].__class__(DATASET, "x", ("gone.png",), ())]
+    write_parquet(fcit(root), str(tmp_path / "pq"))
+    records = [
+        *load_train(fcit(root), DATASET),
+        load_train(fcit(root), DATASET)[0].__class__(DATASET, "x", ("gone.png",), ()),
+    ]
     with pytest.raises(DataError, match=r"1 of 41 images cannot be used:\n.*image gone\.png: not in the image tables"):
         check_images(tmp_path / "pq", records)
 
 
 def test_places_that_hold_no_parquet_say_so(root, tmp_path):
     with pytest.raises(DataError, match=r"no parquet\.json; expected what `fcit-ray prepare parquet` writes"):
-        load_train(f"file://{tmp_path}/nowhere", DATASET)
+        load_train(fcit(f"file://{tmp_path}/nowhere"), DATASET)
     with pytest.raises(DataError, match="expected a folder or a URI of s3://"):
-        load_train("ftp://host/fcit", DATASET)
+        load_train(fcit("ftp://host/fcit"), DATASET)
     with pytest.raises(DataError, match="is the data root itself"):
-        write_parquet(root, str(root))
+        write_parquet(fcit(root), str(root))
     with pytest.raises(DataError, match="is the data root itself"):
-        write_parquet(root, f"file://{tmp_path}/other/../plain")
+        write_parquet(fcit(root), f"file://{tmp_path}/other/../plain")
     assert not (root / "parquet.json").exists()
     (tmp_path / "pq").mkdir()
     (tmp_path / "pq" / "parquet.json").write_text('{"plan": 3}')
     with pytest.raises(DataError, match=r"parquet\.json: plan: "):
-        load_train(tmp_path / "pq", DATASET)
-    write_parquet(root, str(tmp_path / "other"), [DATASET])
+        load_train(fcit(tmp_path / "pq"), DATASET)
+    write_parquet(fcit(root), str(tmp_path / "other"), [DATASET])
     with pytest.raises(DataError, match=r"instructions/DVQA/train\.json: not among the files converted"):
-        load_train(tmp_path / "other", "DVQA")
+        load_train(fcit(tmp_path / "other"), "DVQA")
 
 
 def test_a_uri_keeps_its_slashes_in_the_configuration_and_a_path_becomes_absolute(tmp_path, monkeypatch):
@@ -310,7 +314,7 @@ def test_a_uri_keeps_its_slashes_in_the_configuration_and_a_path_becomes_absolut
 
 def test_progress_ends_at_the_number_of_files(root, tmp_path):
     told = []
-    write_parquet(root, str(tmp_path / "pq"), rows_per_file=25, progress=lambda *at: told.append(at))
+    write_parquet(fcit(root), str(tmp_path / "pq"), rows_per_file=25, progress=lambda *at: told.append(at))
     assert told == [(n, 6) for n in range(1, 7)]  # 40 rows are two files, of train, test and images
     assert parquet_write.JOURNAL not in {path.name for path in (tmp_path / "pq").iterdir()}
 
@@ -337,16 +341,16 @@ def test_a_manifest_that_names_a_file_outside_its_folder_is_refused_and_nothing_
     victim = tmp_path / "victim.txt"
     victim.write_text("precious")
     out = tmp_path / "pq"
-    write_parquet(root, str(out), rows_per_file=25)
+    write_parquet(fcit(root), str(out), rows_per_file=25)
     content = json.loads((out / "parquet.json").read_text())
     first = next(iter(content["tables"].values()))[0]
     first["name"] = name.format(victim)
     (out / "parquet.json").unlink()
     (out / manifest).write_text(json.dumps(content))
     with pytest.raises(DataError, match=r"is no name of a (file below the folder|table); expected"):
-        write_parquet(root, str(out), rows_per_file=10)
+        write_parquet(fcit(root), str(out), rows_per_file=10)
     if manifest == "parquet.json":
         open_parquet.cache_clear()
         with pytest.raises(DataError, match="is no name of a"):
-            load_train(out, DATASET)
+            load_train(fcit(out), DATASET)
     assert victim.read_text() == "precious"

@@ -6,14 +6,16 @@ import shutil
 from pathlib import Path
 
 import pytest
+from fcit_layout import fcit
 from stand_in import training
 
 from fcit_ray.config.schema import Config, parse_config
 from fcit_ray.data.miniature.writing import write_miniature
 from fcit_ray.data.parquet.manifest import Manifest, Plan
-from fcit_ray.data.partition.files import dataset_of, load_partition
+from fcit_ray.data.partition.files import load_partition, place_of
 from fcit_ray.data.partition.stream import open_stream
 from fcit_ray.data.partition.writing import partition_counts, write_partition
+from fcit_ray.data.records.collection import Collection
 from fcit_ray.data.records.quarantine import Entry, read_quarantine, record_sha256, write_quarantine
 from fcit_ray.errors import ConfigError, DataError
 from fcit_ray.models.prompt import Turn
@@ -24,6 +26,10 @@ CAPABILITIES = [
     {"name": "General", "datasets": ["AOKVQA", "IconQA", "Grounding", "ImageNet-R"]},
     {"name": "Math", "datasets": ["CLEVR-Math", "super-CLEVR"]},
 ]
+
+
+def partition_of(config: Config):
+    return load_partition(config.benchmark, Collection.of(config.benchmark))
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +79,7 @@ def test_a_clients_file_that_cannot_be_read_is_named(root, tmp_path, content, sa
         (tmp_path / "Task1" / "client_0.json").write_text(content)
     one = {"tasks": ["ImageNet-R"], "num_clients": 1, "clients_per_round": 1, "partition_tasks": [1]}
     with pytest.raises(DataError, match=rf"Task1/client_0\.json: {said}"):
-        load_partition(configure(root, **one, partition="files", partition_files=str(tmp_path)).benchmark)
+        partition_of(configure(root, **one, partition="files", partition_files=str(tmp_path)))
 
 
 def pictures(*images: str) -> list[dict]:
@@ -105,7 +111,7 @@ def change(config: Config, **benchmark) -> Config:
 def test_the_authors_tasks_are_found_by_their_records_whatever_their_order(authors):
     stream = open_stream(authors)
     assert [[stream.num_examples(task, client) for client in range(2)] for task in range(3)] == [[1, 1], [3, 1], [1, 2]]
-    assert [record.images[0] for record in stream.shard(2, 1)] == ["ImageNet-R/train/b.png"] * 2
+    assert [record.images[0] for record in stream.shard(2, 1)] == ["datasets/ImageNet-R/train/b.png"] * 2
     assert stream.shard(1, 0)[2].where == (
         "partitioned_data/Task-related/seq/1.0/Task2/client_0.json: record 2 (id 'ArxivQA/images/a.jpg 2')"
     )
@@ -147,7 +153,7 @@ def test_what_is_set_aside_is_left_out_however_the_folder_is_spelled(authors, tm
         "linked root": {"root": str(tmp_path / "link"), "partition_files": str(root / name)},
         "Parquet": {"root": str(tmp_path / "pq"), "partition_files": str(root / name)},
     }
-    shard = load_partition(change(authors, **changes.get(spelling, {})).benchmark)[1][0]
+    shard = partition_of(change(authors, **changes.get(spelling, {})))[1][0]
     assert [record.id for record in shard] == ["ArxivQA/images/a.jpg 0", "ArxivQA/images/a.jpg 2"]
     if spelling != "Parquet":
         assert {record.source for record in shard} == {source}
@@ -159,7 +165,7 @@ def test_a_broken_record_set_aside_does_not_keep_its_task_from_being_found(autho
     root = Path(authors.benchmark.root)
     write_task(root / folder, 2, [broken])
     quarantine(root, source, broken, 1)
-    assert [record.id for record in load_partition(authors.benchmark)[1][0]] == ["ArxivQA/images/a.jpg 0"]
+    assert [record.id for record in partition_of(authors)[1][0]] == ["ArxivQA/images/a.jpg 0"]
 
 
 def test_tasks_of_equal_datasets_must_be_named(authors):
@@ -216,10 +222,14 @@ def test_of_coco_the_records_with_a_box_are_groundings():
     located = [Turn("Where is the dog?", "[0.1,0.2,0.3,0.4]")]
     plain = [Turn("What is this? A. dog [x]", "A")]
     images = ("COCO2014/train2014/COCO_train2014_000000000009.jpg",)
-    assert [dataset_of(images, turns) for turns in (asked, located, plain)] == ["Grounding", "Grounding", "AOKVQA"]
-    assert dataset_of(["CLEVR/images/train/CLEVR_train_000001.png"], located) == "CLEVR-Math"
+    assert [place_of(fcit(""), images, turns).dataset for turns in (asked, located, plain)] == [
+        "Grounding",
+        "Grounding",
+        "AOKVQA",
+    ]
+    assert place_of(fcit(""), ["CLEVR/images/train/CLEVR_train_000001.png"], located).dataset == "CLEVR-Math"
     with pytest.raises(DataError, match="lies in no dataset's folder; known: ArxivQA, Flickr30k"):
-        dataset_of(["VQAv2/a.png"], plain)
+        place_of(fcit(""), ["VQAv2/a.png"], plain)
 
 
 # Written once
@@ -282,13 +292,13 @@ def test_a_record_set_aside_after_the_split_is_not_trained_on(write, tmp_path, t
     quarantine(root, source, items, 5)
     manifest = write_partition(config, split)
     assert manifest["set_aside"] == {source: [5]}
-    again = change(config, partition="files", partition_files=str(split)).benchmark
-    assert sum(map(len, load_partition(again)[0])) == 5
+    again = change(config, partition="files", partition_files=str(split))
+    assert sum(map(len, partition_of(again)[0])) == 5
     quarantine(root, source, items, 2, 5)
     with pytest.raises(
         DataError, match=r"record \d is record 2 \(id '2'\) of .*train\.json, which quarantine\.json sets"
     ):
-        load_partition(again)
+        partition_of(again)
     # Set aside in the client's file too, as by a check of a root that holds the split, it is only left out.
     if below:
         for client in range(2):
@@ -297,7 +307,7 @@ def test_a_record_set_aside_after_the_split_is_not_trained_on(write, tmp_path, t
             index = next((index for index, item in enumerate(held) if item["id"] == "2"), None)
             if index is not None:
                 quarantine(root, f"splits/half/{name}", held, index)
-        assert sorted(r.id for part in load_partition(again)[0] for r in part) == ["0", "1", "3", "4"]
+        assert sorted(r.id for part in partition_of(again)[0] for r in part) == ["0", "1", "3", "4"]
 
 
 def contents(folder: Path) -> dict[str, int]:

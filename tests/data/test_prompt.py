@@ -54,7 +54,9 @@ def no_features(monkeypatch):
 
 
 def record(*turns: tuple[str, str | None]) -> Record:
-    return Record("Grounding", "q", ("a.png",), tuple(Turn(*turn) for turn in turns), source="train.json", index=0)
+    return Record(
+        "Grounding", "q", ("datasets/a.png",), tuple(Turn(*turn) for turn in turns), source="train.json", index=0
+    )
 
 
 def test_the_small_tokenizer_is_numbered_as_the_comments_say():

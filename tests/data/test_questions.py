@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fcit_layout import fcit
 from PIL import Image
 
 from fcit_ray.data.questions import spans
@@ -227,10 +228,10 @@ def test_records_of_a_benchmark_find_its_pictures_by_themselves(tmp_path: Path) 
     from fcit_ray.data.miniature.writing import write_miniature
 
     write_miniature(tmp_path / "data", num_train=8, num_validation=2, num_test=2)
-    records = load_test(tmp_path / "data", "ArxivQA")
+    records = load_test(fcit(tmp_path / "data"), "ArxivQA")
     [piece] = [piece_from_json(piece_to_json(RecordsPiece(tuple(records))))]
     assert [question.record for question in piece.read()] == records
     found = open_input(tmp_path / "data/instructions/ArxivQA/test_1w.json")
     for question, record in zip(read(found, 1), records, strict=True):
         assert (question.record.id, question.record.turns) == (record.id, record.turns)
-        assert question.picture == str((tmp_path / "data/datasets" / record.images[0]).resolve())
+        assert question.picture == str((tmp_path / "data" / record.images[0]).resolve())

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fcit_ray.config.catalog import CATALOG
+from fcit_layout import FCIT, fcit
 from PIL import Image
 
 from fcit_ray.data.loading.collate import Collator
@@ -32,7 +32,7 @@ def place(root: Path, image: Image.Image, name: str = "a.png") -> Path:
 
 
 def record(*turns: Turn, image: str = "a.png") -> Record:
-    return Record("DVQA", "q7", (image,), turns, source="instructions/DVQA/train.json", index=3)
+    return Record("DVQA", "q7", (f"datasets/{image}",), turns, source="instructions/DVQA/train.json", index=3)
 
 
 ONE = record(Turn("<image>\nwhich colour ?", "dark red"))
@@ -149,9 +149,9 @@ def test_an_image_that_passes_the_door_but_does_not_decode(tmp_path, encoder):
     data[200:260] = b"\0" * 60
     path.write_bytes(data)
     check_images(tmp_path, [ONE])
-    with pytest.raises(DataError, match=r"train\.json: record 3 \(id 'q7'\): image a\.png: unreadable"):
+    with pytest.raises(DataError, match=r"train\.json: record 3 \(id 'q7'\): image datasets/a\.png: unreadable"):
         encoder.encode_train(ONE)
-    with pytest.raises(DataError, match=r"image b\.png: no such file"):
+    with pytest.raises(DataError, match=r"image datasets/b\.png: no such file"):
         encoder.encode_train(record(*ONE.turns, image="b.png"))
 
 
@@ -257,12 +257,12 @@ def test_a_photograph_whose_exif_cannot_be_read_stays_as_it_is_stored(tmp_path):
 @pytest.mark.parametrize("dataset", ["TabMWP", "ImageNet-R"])
 def test_real_records_encode(dataset, model):
     encoder = SampleEncoder(str(REAL), model, "vicuna_v1", 512)
-    for real in load_train(REAL, dataset)[:20]:
+    for real in load_train(fcit(REAL), dataset)[:20]:
         sample = encoder.encode_train(real)
         labels = sample["labels"][sample["labels"] != -100]
         assert labels[-1] == 2  # the end is always taught
         assert len(labels) == len((real.turns[0].answer or "").split()) + 1  # one token a word here
-    for real in load_test(REAL, dataset)[:20]:
+    for real in load_test(fcit(REAL), dataset)[:20]:
         assert encoder.encode_test(real)["pixels"].shape == (8, 8, 3)
 
 
@@ -272,11 +272,11 @@ def test_the_packaged_tokenizer_cuts_alike_in_one_go(tmp_path):
     write_miniature(root, num_train=8, num_validation=1, num_test=2)
     tiny = SampleEncoder(str(root), "tiny", "bare", 512)
     processor = load_processor("tiny")
-    for dataset in CATALOG:
-        for item in load_test(root, dataset):
+    for dataset in FCIT:
+        for item in load_test(fcit(root), dataset):
             text = f"USER: <image>\n{item.turns[0].question} ASSISTANT:".replace("<image>", "<image>" * 16)
             assert tiny.encode_test(item)["input_ids"].tolist() == processor.tokenizer(text)["input_ids"]
-        for item in load_train(root, dataset):
+        for item in load_train(fcit(root), dataset):
             text = "".join(f"USER: {turn.question} ASSISTANT: {turn.answer}</s>" for turn in item.turns)
             ids = processor.tokenizer(text.replace("<image>", "<image>" * 16))["input_ids"]
             assert tiny.encode_train(item)["input_ids"].tolist() == ids
@@ -290,8 +290,8 @@ def test_the_packaged_model_takes_what_is_encoded_for_it(tmp_path):
     tiny = SampleEncoder(str(root), "tiny", "bare", 512)
     processor = load_processor("tiny")
     model = load_base("tiny")
-    for dataset in CATALOG:
-        records = load_train(root, dataset)
+    for dataset in FCIT:
+        records = load_train(fcit(root), dataset)
         samples = [tiny.encode_train(item) for item in records]
         for item, sample in zip(records, samples, strict=True):
             taught = processor.tokenizer.decode(sample["labels"][sample["labels"] != -100])

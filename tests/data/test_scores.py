@@ -3,9 +3,12 @@
 import math
 
 import pytest
-from fcit_ray.config.catalog import CATALOG, rule_of, scored_by
+from fcit_layout import FCIT
 
+from fcit_ray.config.reading import with_overrides
+from fcit_ray.config.schema import parse_config
 from fcit_ray.data.records.layout import Record, parse_box
+from fcit_ray.data.scoring.rules import Rule, rule_of, scored_by
 from fcit_ray.data.scoring.scores import iou, majority_answer, majority_score, score
 from fcit_ray.models.prompt import Turn
 from fcit_ray.types import Prediction
@@ -15,8 +18,13 @@ def asked(name: str, answer: str, **more) -> Record:
     return Record("DVQA", name, ("a.png",), (Turn("a ?"),), answer, **more)
 
 
-def one(kind: str, prediction: str, record: Record):
-    return score(kind, [Prediction(record.id, prediction, record.answer or "")], [record])
+def ruled(name: str) -> Rule:
+    return Rule(name, FCIT["Flickr30k-cap" if name.startswith("caption") else "Grounding" if "box" in name else "DVQA"])
+
+
+def one(rule: str | Rule, prediction: str, record: Record):
+    rule = ruled(rule) if isinstance(rule, str) else rule
+    return score(rule, [Prediction(record.id, prediction, record.answer or "")], [record])
 
 
 @pytest.mark.parametrize(
@@ -78,25 +86,33 @@ def test_exact_means_the_whole_answer_apart_from_case(prediction, answer, right)
 )
 def test_tricky_answers_under_both_scorings(prediction, answer, strict, released):
     record = asked("0", answer)
-    assert one(rule_of("DVQA"), prediction, record).per_sample == (strict,)
-    assert one(rule_of("DVQA", "released"), prediction, record).per_sample == (released,)
-    assert one(rule_of("ArxivQA", "released"), prediction, record).per_sample == (strict,)  # the whole string there
+    assert one(rule_of(FCIT["DVQA"]), prediction, record).per_sample == (strict,)
+    assert one(rule_of(FCIT["DVQA"], "released"), prediction, record).per_sample == (released,)
+    assert one(rule_of(FCIT["ArxivQA"], "released"), prediction, record).per_sample == (
+        strict,
+    )  # the whole string there
 
 
 def test_the_released_rules_differ_on_four_datasets():
-    assert {name: rule_of(name, "released") for name in CATALOG if rule_of(name, "released") != rule_of(name)} == {
+    assert {
+        name: released.name
+        for name, each in FCIT.items()
+        if (released := rule_of(each, "released")) != rule_of(each)
+    } == {
         "Flickr30k-cap": "caption_released", "FigureQA": "substring", "DVQA": "substring", "Grounding": "box_released"
     }  # fmt: skip
-    assert rule_of("Flickr30k-cap", "strict", "full") == "caption_full"
-    assert scored_by(["DVQA"], "released") == {"scoring": "released"}
-    assert scored_by(["DVQA", "Flickr30k-cap"]) == {"scoring": "strict", "captions": "portable"}
-    assert scored_by(["Flickr30k-cap"], "released") == {"scoring": "released", "captions": "full"}
+    assert rule_of(FCIT["Flickr30k-cap"], "strict", "full").name == "caption_full"
+    strict = parse_config({"benchmark": {"tasks": ["DVQA", "Flickr30k-cap"]}})
+    released = with_overrides(strict, ["evaluation.scoring=released"])
+    assert scored_by(released, ["DVQA"]) == {"scoring": "released"}
+    assert scored_by(strict, ["DVQA", "Flickr30k-cap"]) == {"scoring": "strict", "captions": "portable"}
+    assert scored_by(released, ["Flickr30k-cap"]) == {"scoring": "released", "captions": "full"}
 
 
 def test_percent_is_the_mean_and_blank_answers_are_counted():
     records = [asked(str(n), "yes") for n in range(4)]
     predictions = [Prediction("2", "yes", "yes"), *(Prediction(n, " ", "yes") for n in "013")]  # in any order
-    result = score("exact", predictions, records)
+    result = score(ruled("exact"), predictions, records)
     assert result.per_sample == (0, 0, 1, 0)
     assert result.percent == 25
     assert result.parts == {"blank_frac": 0.75, "near_frac": 0.0}
@@ -164,7 +180,7 @@ def test_grounding_as_released_loses_digits(prediction, right, parsed):
     record = Record(
         "Grounding", "0", ("a.png",), (Turn("a ?"),), "[0.2,0.2,0.6,0.6]", box=(0.2, 0.2, 0.6, 0.6), size=(10, 5)
     )
-    result = one(rule_of("Grounding", "released"), prediction, record)
+    result = one(rule_of(FCIT["Grounding"], "released"), prediction, record)
     assert result.per_sample == (right,)
     assert result.parts["unparsed_frac"] == (not parsed)
 
@@ -202,7 +218,7 @@ def test_perfect_captions_score_a_hundred_though_cider_goes_to_ten():
     # Two records without a word in common: every n-gram is in one of two documents, so each cosine is 1, times 10.
     references = ["a red dog runs fast", "two birds sit over there"]
     records = [captioned(str(n), text) for n, text in enumerate(references)]
-    result = score("caption", [Prediction(str(n), text, text) for n, text in enumerate(references)], records)
+    result = score(ruled("caption"), [Prediction(str(n), text, text) for n, text in enumerate(references)], records)
     assert result.parts["CIDEr"] == pytest.approx(10)
     assert result.percent == pytest.approx(100, abs=1e-4)
     assert result.per_sample == pytest.approx((1, 1), abs=1e-6)
@@ -215,7 +231,7 @@ def test_captions_are_compared_without_case_and_punctuation():
 
 def test_an_empty_caption_scores_nothing_and_breaks_nothing():
     records = [captioned("0", "a red dog runs"), captioned("1", "...", "a blue cat sits")]
-    result = score("caption", [Prediction("0", "", ""), Prediction("1", "?!", "")], records)
+    result = score(ruled("caption"), [Prediction("0", "", ""), Prediction("1", "?!", "")], records)
     assert result.percent == pytest.approx(0, abs=1e-4)
     assert result.parts["blank_frac"] == 0.5
 
@@ -234,15 +250,15 @@ def test_references_without_words_are_refused():
 def test_predictions_must_be_one_a_record():
     records = [asked("0", "yes"), asked("1", "no")]
     with pytest.raises(ValueError, match=r"1 predictions for 2 records, unmatched ids \['1'\]"):
-        score("exact", [Prediction("0", "yes", "yes")], records)
+        score(ruled("exact"), [Prediction("0", "yes", "yes")], records)
     with pytest.raises(ValueError, match=r"3 predictions for 2 records"):
-        score("exact", [Prediction(n, "yes", "yes") for n in "011"], records)
+        score(ruled("exact"), [Prediction(n, "yes", "yes") for n in "011"], records)
     with pytest.raises(ValueError, match=r"unmatched ids \['1', '2'\]"):
-        score("exact", [Prediction(n, "yes", "yes") for n in "02"], records)
+        score(ruled("exact"), [Prediction(n, "yes", "yes") for n in "02"], records)
     with pytest.raises(ValueError, match="no records"):
-        score("exact", [], [])
+        score(ruled("exact"), [], [])
     with pytest.raises(ValueError, match="rule 'anls': expected exact, substring, box, box_released, caption"):
-        score("anls", [], records)
+        score(ruled("anls"), [], records)
 
 
 def trained(*answers: str) -> Record:
@@ -258,4 +274,4 @@ def test_the_majority_counts_all_turns_and_forgets_case():
 
 def test_the_majority_score_is_what_that_answer_gets():
     test = [asked("0", "no"), asked("1", "yes"), asked("2", "no"), asked("3", "no")]
-    assert majority_score("exact", [trained("no", "no", "yes")], test).percent == 75
+    assert majority_score(ruled("exact"), [trained("no", "no", "yes")], test).percent == 75

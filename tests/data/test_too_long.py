@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from families import FAMILIES
+from fcit_layout import fcit
 from PIL import Image
 from stand_in import question, training
 
@@ -24,7 +25,7 @@ TEXTS = ["hi ?", "which </s><|im_end|> <b>?", "\u4e94\u00e9\ufb01 \ufdfa", "a\n\
 
 
 def record(image: str, *turns: Turn) -> Record:
-    return Record("DVQA", "q", (image,), turns, source="instructions/DVQA/train.json", index=3)
+    return Record("DVQA", "q", (f"datasets/{image}",), turns, source="instructions/DVQA/train.json", index=3)
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +90,10 @@ def test_a_record_that_the_processor_cannot_take_is_named(root, tmp_path):
     Image.new("RGB", (201, 1)).save(root / "datasets" / "ribbon.bmp")
     one = record("wide.png", Turn("hi ?", "red"))
     encoder = LengthEncoder(str(root), str(tmp_path), "chat", 9)
-    with pytest.raises(DataError, match=r"DVQA/train\.json: record 3 \(id 'q'\): image ribbon\.bmp: has 201 x 1"):
-        list(too_long(encoder, [one, replace(one, images=("ribbon.bmp",))]))
+    with pytest.raises(
+        DataError, match=r"DVQA/train\.json: record 3 \(id 'q'\): image datasets/ribbon\.bmp: has 201 x 1"
+    ):
+        list(too_long(encoder, [one, replace(one, images=("datasets/ribbon.bmp",))]))
 
 
 @pytest.mark.parametrize("late", ["train.json", "test.json"])
@@ -119,8 +122,8 @@ def test_a_long_record_of_a_later_task_stops_a_run_at_the_door(write, model, lat
 def test_pictures_within_parquet_are_not_read_for_it(write, model, tmp_path, monkeypatch):
     root = write("train.json", [training()])
     write("test.json", [question()])
-    write_parquet(root, str(tmp_path / "pq"), ["ImageNet-R"])
-    records = load_train(str(tmp_path / "pq"), "ImageNet-R")
+    write_parquet(fcit(root), str(tmp_path / "pq"), ["ImageNet-R"])
+    records = load_train(fcit(str(tmp_path / "pq")), "ImageNet-R")
     monkeypatch.setattr("fcit_ray.data.parquet.reading.ParquetRoot.image", lambda *_: 1 / 0)
     family = next(family for family in FAMILIES if family.name == "Qwen2.5-VL")
     family.write(tmp_path / "qwen")
@@ -135,6 +138,6 @@ def test_a_pictures_size_is_the_upright_one(tmp_path):
         exif = Image.Exif()
         exif[0x0112] = orientation
         Image.new("RGB", (4, 2)).save(tmp_path / "datasets" / "a.jpg", exif=exif)
-        assert picture_size(str(tmp_path), "a.jpg") == expected
+        assert picture_size(str(tmp_path), "datasets/a.jpg") == expected
     Image.new("RGB", (4, 2)).save(tmp_path / "datasets" / "a.jpg", exif=b"Exif\0\0neither II nor MM")
-    assert picture_size(str(tmp_path), "a.jpg") == (4, 2)
+    assert picture_size(str(tmp_path), "datasets/a.jpg") == (4, 2)

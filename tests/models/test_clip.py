@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from clip_like import save_clip
+from fcit_layout import fcit
 from PIL import Image
 from transformers import AutoProcessor, CLIPModel
 
@@ -100,8 +101,8 @@ def test_a_texts_bits_do_not_depend_on_its_neighbours(clip):
 def test_a_pictures_feature_is_the_vision_encoders_pooled_output(clip, root):
     model = CLIPModel.from_pretrained(clip).eval()
     sample = SampleEncoder(str(root), "tiny", "bare", 512, "image", str(clip))
-    record = load_train(root, "AOKVQA")[0]
-    with Image.open(root / "datasets" / record.images[0]) as image:
+    record = load_train(fcit(root), "AOKVQA")[0]
+    with Image.open(root / record.images[0]) as image:
         # square, 64 pixels wide: CLIP's own processor makes it 8 wide, the base takes it as it is
         pixels = AutoProcessor.from_pretrained(clip, backend="pil").image_processor(
             image.convert("RGB"), return_tensors="pt"

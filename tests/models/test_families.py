@@ -88,7 +88,7 @@ class Stand:
 
 
 def record(image: str, *turns: Turn) -> Record:
-    return Record("DVQA", "q1", (image,), turns, source="instructions/DVQA/train.json", index=0)
+    return Record("DVQA", "q1", (f"datasets/{image}",), turns, source="instructions/DVQA/train.json", index=0)
 
 
 ONE = record("wide.png", Turn("<image>\nhi ?", "red"))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from authors_root import write_authors_root
+from fcit_layout import fcit
 from tiny_llava15 import FFN, LAYERS, VISION_WIDTH, WIDTH, write_tiny_llava15
 from torch import nn
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
@@ -95,7 +96,7 @@ def test_the_packed_forward_is_a_merged_model_of_each_sample(
     root = write_authors_root(tmp_path, num_train=1, num_test=2, datasets=DATASETS)
     processor = load_processor(model)
     encoder = SampleEncoder(str(root), model, "vicuna_v1", 2048)
-    records = [load_test(root, name)[1] for name in DATASETS]
+    records = [load_test(fcit(root), name)[1] for name in DATASETS]
     samples = [encoder.encode_test(record) for record in records]
     lengths = [len(sample["input_ids"]) for sample in samples]
     assert len(set(lengths)) == len(lengths), "nothing is padded"

@@ -13,7 +13,7 @@ import pytest
 import torch
 from clip_like import save_clip
 from families import FAMILIES
-from fcit_ray.config.catalog import CATALOG
+from fcit_layout import FCIT, fcit
 from PIL import Image
 from stand_in import write_model
 from tokenizers import AddedToken, Tokenizer, models, normalizers, processors
@@ -37,7 +37,7 @@ END = 2
 
 
 def record(question: str, answer: str | None) -> Record:
-    return Record("DVQA", "q", ("a.png",), (Turn(question, answer),), source="train.json", index=3)
+    return Record("DVQA", "q", ("datasets/a.png",), (Turn(question, answer),), source="train.json", index=3)
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +92,8 @@ def test_ordinary_text_is_cut_by_the_tokenizer_itself(llama, monkeypatch):
 def test_renamed_special_tokens_cut_the_miniature_alike(tmp_path, llama, model):
     write_miniature(tmp_path / "mini", num_train=6, num_validation=1, num_test=1)
     tokenizer = load_processor(llama if model == "llama" else model).tokenizer
-    for dataset in CATALOG:
-        for item in load_train(tmp_path / "mini", dataset):
+    for dataset in FCIT:
+        for item in load_train(fcit(tmp_path / "mini"), dataset):
             text = "".join(f"USER: {turn.question} ASSISTANT: {turn.answer}</s>" for turn in item.turns)
             renamed = tokenizer._renamed()(tokenizer._swapped(text), return_offsets_mapping=True)
             own = tokenizer(text, return_offsets_mapping=True)

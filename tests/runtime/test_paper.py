@@ -17,7 +17,7 @@ from authors_root import (
     TASK_RELATED,
     write_authors_root,
 )
-from fcit_ray.config.catalog import CATALOG
+from fcit_layout import FCIT
 from in_process import run
 from repository import ROOT
 from tiny_clip import write_tiny_clip
@@ -83,9 +83,7 @@ def check_whole(folder: RunFolder, results: dict[str, Any], stages: list[set[str
         given = answers(folder, f"stage_{stage:04d}")
         assert set(given) == datasets
         for name, rows in given.items():
-            records = json.loads(
-                (Path(folder.config().benchmark.root) / f"instructions/{name}/{CATALOG[name].test}").read_text()
-            )
+            records = json.loads((Path(folder.config().benchmark.root) / FCIT[name].test[0].path).read_text())
             assert [row["question_id"] for row in rows] == [str(record["question_id"]) for record in records]
             assert len(rows) == NUM_TEST
             for row in rows:
@@ -137,7 +135,7 @@ def test_capability_related_heterogeneous(paper: Paper, tmp_path: Path) -> None:
     assert [score is not None for score in results["matrix"][-1]] == [True] * 4
     # The schedule's first stage holds tasks 0, 1 and 3, from the second on all four have been seen.
     first = {name for task in (0, 1, 3) for name in CAPABILITIES[task]}
-    check_whole(folder, results, [first, *[set(CATALOG)] * 3], num_subspaces=4)
+    check_whole(folder, results, [first, *[set(FCIT)] * 3], num_subspaces=4)
     rounds = [record for record in folder.records() if record["kind"] == "round"]
     names = ["General", "Chart", "Math", "Other"]
     assert [[names.index(client["task"]) for client in record["clients"]] for record in rounds] == [

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from fcit_layout import fcit
 
 from fcit_ray.config.reading import load_config
 from fcit_ray.data.parquet.writing import write_parquet
@@ -27,7 +28,12 @@ KEYED = [
 @pytest.mark.parametrize("uri", KEYED)
 def test_credentials_are_refused_and_never_repeated(uri: str, tmp_path) -> None:
     assert "hush" not in redact(f"error: '{uri}': no such place")
-    for use in (check_uri, Store, lambda uri: write_parquet(tmp_path, uri), lambda uri: load_train(uri, "ArxivQA")):
+    for use in (
+        check_uri,
+        Store,
+        lambda uri: write_parquet(fcit(tmp_path), uri),
+        lambda uri: load_train(fcit(uri), "ArxivQA"),
+    ):
         with pytest.raises(DataError, match="AWS_ACCESS_KEY_ID") as caught:
             use(uri)
         assert "hush" not in str(caught.value)

@@ -8,13 +8,14 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
 from fcit_ray.config.datasets import Dataset
 from fcit_ray.data.checking.answer_formats import odd_answer
 from fcit_ray.data.records import layout, quarantine
+from fcit_ray.data.records.belonging import place_of
 from fcit_ray.data.records.collection import Collection
 from fcit_ray.data.records.faults import Fault
 from fcit_ray.data.records.parsing import Items, Place, Record, parse_test, parse_train
@@ -45,6 +46,7 @@ class Piece:
         images: where its pictures' paths start.
         dataset: as it is declared; None of a partition's file.
         references: the file of its reference captions, if it has them.
+        among: of a partition's file, the datasets that its records may be of.
     """
 
     group: str
@@ -53,6 +55,7 @@ class Piece:
     images: str = ""
     dataset: Dataset | None = None
     references: str | None = None
+    among: Collection | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -161,6 +164,8 @@ def _items(root: str, source: str, honour_quarantine: bool) -> tuple[Items, Item
 
 
 def _parse(root: str, piece: Piece, items: Items) -> tuple[list[Record], list[Fault]]:
+    if piece.among:
+        return parse_train(partial(place_of, piece.among), piece.source, items)
     place = Place(piece.group, piece.images)
     if piece.dataset is None or piece.split == "train":
         return parse_train(lambda images, turns: place, piece.source, items)
@@ -199,7 +204,7 @@ def pieces_in(collection: Collection, datasets: Sequence[str]) -> tuple[list[Pie
     if not datasets:
         for file in sorted(_client_files(Path(root)), key=_by_number):
             group = file.parents[1].relative_to(root).as_posix()
-            pieces.append(Piece(group, "partition", file.relative_to(root).as_posix()))
+            pieces.append(Piece(group, "partition", file.relative_to(root).as_posix(), among=collection))
     if not pieces:
         raise DataError(f"{collection.root}: none of the datasets that are known here; {collection.remedy}")
     return pieces, absent

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from fcit_ray.config.benchmark import Benchmark, Task
+from fcit_ray.data.records.belonging import place_of
 from fcit_ray.data.records.collection import Collection
 from fcit_ray.data.records.layout import Record, read_json, training_records
-from fcit_ray.data.records.parsing import Items, Place, holds_box
+from fcit_ray.data.records.parsing import Items, Place
 from fcit_ray.data.records.quarantine import PartitionQuarantine
 from fcit_ray.errors import DataError
 from fcit_ray.models.prompt import Turn
@@ -80,26 +81,6 @@ def sha256(path: Path) -> str:
     """Of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def place_of(collection: Collection, images: Sequence[str], turns: Sequence[Turn]) -> Place:
-    """Where a training record belongs, by the folder of its first picture.
-
-    AOKVQA and Grounding share COCO's images; a record of Grounding names a box, in a question or an answer.
-
-    Raises:
-        DataError: the folder is no dataset's.
-    """
-    image = images[0]
-    folder = image.split("/")[0]
-    datasets = {name: each for name, each in collection.datasets.items() if each.image_folder == folder}
-    if not datasets:
-        known = ", ".join(dict.fromkeys(filter(None, (each.image_folder for each in collection.datasets.values()))))
-        raise DataError(f"image {image!r} lies in no dataset's folder; known: {known}")
-    boxed = any(holds_box(text) for turn in turns for text in (turn.question, turn.answer or ""))
-    fitting = [name for name, each in datasets.items() if (each.answer.kind == "box") == boxed]
-    dataset = fitting[0] if len(datasets) > 1 and fitting else next(iter(datasets))
-    return Place(dataset, datasets[dataset].images)
 
 
 def _only(collection: Collection, task: Task) -> Callable[[Sequence[str], Sequence[Turn]], Place]:

@@ -116,6 +116,8 @@ def load_test(
     Raises:
         DataError: names the file and every kind of offending record.
     """
+    if split not in ("test", "validation"):
+        raise DataError(f"split {split!r}: expected 'test' or 'validation'")
     root, references = collection.root, collection.references(dataset, split)
     captions = read_captions(root, references) if references else None
     records: list[Record] = []

@@ -8,10 +8,10 @@ from functools import partial
 
 import numpy as np
 
-from fcit_ray.config.datasets import Rule
 from fcit_ray.data.records.layout import Box, Record, parse_box
 from fcit_ray.data.scoring.captions import CaptionMetrics, full_metrics, portable_metrics, split_words
 from fcit_ray.data.scoring.formats import diagnose
+from fcit_ray.data.scoring.rules import Rule
 from fcit_ray.types import Prediction
 
 
@@ -55,7 +55,7 @@ def score(rule: Rule, predictions: Sequence[Prediction], records: Sequence[Recor
     - `caption_released`: the mean of the seven metrics of `caption_full`, CIDEr in full. Needs Java.
 
     Args:
-        rule: as `datasets.rule_of` gives it.
+        rule: as `rules.rule_of` gives it.
         predictions: one for every record, in any order.
         records: test records of one dataset.
 
