@@ -18,10 +18,12 @@ from fcit_ray.data.records import layout, quarantine
 from fcit_ray.data.records.belonging import place_of
 from fcit_ray.data.records.collection import Collection
 from fcit_ray.data.records.faults import Fault
-from fcit_ray.data.records.parsing import Items, Place, Record, parse_test, parse_train
+from fcit_ray.data.records.parsing import Items, Record, parse_test, parse_train
+from fcit_ray.data.records.place import Place
 from fcit_ray.data.records.quarantine import Entry
 from fcit_ray.errors import DataError
-from fcit_ray.models.prompt import instruction_text
+from fcit_ray.models.prompt import Turn, instruction_text
+from fcit_ray.storage.location import file_in
 
 _TASK = re.compile(r"Task\d+")
 _CLIENT = re.compile(r"client_\d+\.json")
@@ -43,19 +45,19 @@ class Piece:
         group: the dataset; of a partition its folder, relative to the root.
         split: what the file holds.
         source: the file, relative to the root.
-        images: where its pictures' paths start.
+        collection: what is declared.
+        images: where its pictures' paths start; a partition's file says that by its records.
         dataset: as it is declared; None of a partition's file.
         references: the file of its reference captions, if it has them.
-        among: of a partition's file, the datasets that its records may be of.
     """
 
     group: str
     split: Split
     source: str
+    collection: Collection = field(compare=False, repr=False)
     images: str = ""
     dataset: Dataset | None = None
     references: str | None = None
-    among: Collection | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -164,13 +166,21 @@ def _items(root: str, source: str, honour_quarantine: bool) -> tuple[Items, Item
 
 
 def _parse(root: str, piece: Piece, items: Items) -> tuple[list[Record], list[Fault]]:
-    if piece.among:
-        return parse_train(partial(place_of, piece.among), piece.source, items)
-    place = Place(piece.group, piece.images)
-    if piece.dataset is None or piece.split == "train":
-        return parse_train(lambda images, turns: place, piece.source, items)
+    collection = piece.collection
+    if piece.dataset is None:
+        return parse_train(partial(_of_partition, collection), piece.source, items)
+    place = collection.place(piece.group, piece.images, [piece.source])
+    shape = collection.shape(piece.group, piece.source, asked=piece.split != "train")
+    shape.check(file_in(root, piece.source), items)
+    if piece.split == "train":
+        return parse_train(lambda *_: place, piece.source, items, shape)
     captions = layout.read_captions(root, piece.references) if piece.references else None
-    return parse_test(place, piece.source, items, piece.dataset.answer, captions)
+    return parse_test(place, piece.source, items, piece.dataset.answer, captions, shape)
+
+
+def _of_partition(collection: Collection, images: Sequence[str], turns: Sequence[Turn], item: Any) -> Place:
+    """Of a record of a partition's file, whose task is not known."""
+    return place_of(collection, images, turns, item)
 
 
 def _hash(exact: Sequence[str], text: str) -> bytes:
@@ -200,11 +210,11 @@ def pieces_in(collection: Collection, datasets: Sequence[str]) -> tuple[list[Pie
         for split in collection.splits(name):
             references = collection.references(name, split)
             for source in collection.sources(name, split):
-                pieces.append(Piece(name, split, source.name, source.images, collection[name], references))
+                pieces.append(Piece(name, split, source.name, collection, source.images, collection[name], references))
     if not datasets:
         for file in sorted(_client_files(Path(root)), key=_by_number):
             group = file.parents[1].relative_to(root).as_posix()
-            pieces.append(Piece(group, "partition", file.relative_to(root).as_posix(), among=collection))
+            pieces.append(Piece(group, "partition", file.relative_to(root).as_posix(), collection))
     if not pieces:
         raise DataError(f"{collection.root}: none of the datasets that are known here; {collection.remedy}")
     return pieces, absent

@@ -36,8 +36,8 @@ def _lines(dataset: FoundDataset) -> Iterator[tuple[str, str]]:
         yield "Validation", f"no file: {held} training records are held out (validation: {dataset.held_out:g})"
     for why in group.why:
         yield "", why
-    for split, keys in _keys_of(dataset).items():
-        yield "Keys", f"{split}: {keys}" if split else keys
+    for which, keys in _keys_of(dataset).items():
+        yield "Keys", f"{which}: {keys}" if which else keys
     yield "Pictures", _pictures(dataset)
     counts = ", counts" if dataset.answer.counts else ""
     yield "Answer", f"{dataset.answer.kind}{counts}: {dataset.answer.why}"

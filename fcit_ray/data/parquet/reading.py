@@ -2,6 +2,8 @@
 
     parquet.json                                     the manifest, written last
     instructions/<dataset>/<file>/00000.parquet …    the records of <file>.json, in their order
+    records/<file>/00000.parquet …                   those of files that lie elsewhere below the root
+    records/outside/<hash>-<file>/00000.parquet …    those of files outside of it, absolute or URIs
     images/00000.parquet …                           every image once, ordered by path (unless they are referenced)
 
 Columns of a record table: `index` (int64, position in the source file), `part` (string: `records`, or a key of a COCO
@@ -81,6 +83,10 @@ class ParquetRoot:
     @property
     def embeds_images(self) -> bool:
         return self.manifest.plan.images == "embed"
+
+    def declared(self, path: str, split: str) -> list[str]:
+        """The files that a path of a declaration meant when they were converted."""
+        return self.manifest.plan.parts.get(f"{split}:{path}", [path])
 
     def items(self, source: str) -> Items:
         """A file's records as JSON, with their positions in the file that they came from.

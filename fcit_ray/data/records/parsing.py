@@ -1,7 +1,6 @@
 """From a file's JSON to records: every field is checked, and what is wrong is said of each record by itself."""
 
 import math
-import posixpath
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from fcit_ray.data.records.fields import (
     shown,
     text_of,
 )
+from fcit_ray.data.records.place import Place, picture_name
 from fcit_ray.data.records.references import Captions
 from fcit_ray.errors import DataError
 from fcit_ray.models.prompt import IMAGE_TOKEN, Turn
@@ -35,23 +35,6 @@ _BOX = re.compile(r"\[\s*" + r"\s*,\s*".join([f"({_NUMBER})"] * 4) + r"\s*\]")
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a record belongs.
-
-    Attributes:
-        dataset: its name.
-        images: where its pictures' paths start: a folder relative to the root, an absolute one, or a URI.
-    """
-
-    dataset: str
-    images: str = ""
-
-    def at(self, path: str) -> str:
-        """A picture's path from the root on."""
-        return f"{self.images.rstrip('/')}/{path}" if self.images not in ("", ".") else path
-
-
-@dataclass(frozen=True)
 class Record:
     """One training conversation or one test question.
 
@@ -59,13 +42,13 @@ class Record:
         dataset: its name.
         id: `question_id` or `id` of the file, `printable`; for a training record without either, its position.
         images: its pictures, in the order of their marks: paths relative to the root, absolute ones, or URIs.
-        turns: the conversation; the single turn of a test record has no answer.
+        turns: the conversation; the last turn of a test record, mostly its only one, has no answer.
         answer: what a test question is scored against, for captions the first reference; None in training records,
             whose answers are in the turns.
         references: every reference caption, for captions only.
         box: the region asked for, for Grounding's test records only.
         size: width and height of the image in pixels, for Grounding's test records only.
-        source: the file, relative to the root.
+        source: the file: relative to the root, absolute, or a URI.
         index: position in that file, from 0.
     """
 
@@ -86,25 +69,31 @@ class Record:
         return f"{self.source or self.dataset}: record {self.index} (id {self.id!r})"
 
 
+PlaceOf = Callable[[tuple[str, ...], Sequence[Turn], Any], Place]
+"""A training record's pictures' paths as its file has them, its conversation and all of it to where it belongs."""
+
+
 def parse_train(
-    place_of: Callable[[tuple[str, ...], Sequence[Turn]], Place], source: str, items: Items
+    place_of: PlaceOf, source: str, items: Items, shape: Callable[[int, Any], Any] = lambda index, item: item
 ) -> tuple[list[Record], list[Fault]]:
     """Training records of a file in their order, and what is wrong with those that are none.
 
     Args:
-        place_of: where a record belongs, by its pictures' paths as the file has them and its conversation; a
-            `DataError` of it counts as the record's.
-        source: the file, relative to the root.
+        place_of: where a record belongs; a `DataError` of it counts as the record's.
+        source: the file, as its records name it.
         items: the file's records.
+        shape: puts a record of other keys into LLaVA's shape, given its position; errors as `place_of`'s.
     """
     records: list[Record] = []
     faults: list[Fault] = []
-    for index, item in items:
-        name = _name(item, default=str(index))
+    for index, given in items:
+        name = _name(given, default=str(index))
         try:
+            item = shape(index, given)
+            name = _name(item, default=str(index))
             _check_id(item)
             images, turns = (_image_path(item),), _conversation(item)
-            place = place_of(images, turns)
+            place = place_of(images, turns, item)
             at = tuple(map(place.at, images))
             records.append(Record(place.dataset, name, at, turns, source=source, index=index))
         except DataError as error:
@@ -113,30 +102,38 @@ def parse_train(
 
 
 def parse_test(
-    place: Place, source: str, items: Items, answer: Answer, captions: "Captions | None"
+    place: Place,
+    source: str,
+    items: Items,
+    answer: Answer,
+    captions: "Captions | None",
+    shape: Callable[[int, Any], Any] = lambda index, item: item,
 ) -> tuple[list[Record], list[Fault]]:
     """As `parse_train`, for test records.
 
     Args:
         place: where the records belong.
-        source: the file, relative to the root.
+        source: the file, as its records name it.
         items: the file's records.
         answer: of the dataset, as it is declared.
         captions: the reference captions, for captions only.
+        shape: as in `parse_train`.
     """
     records: list[Record] = []
     faults: list[Fault] = []
     first_with: dict[str, int] = {}
-    for index, item in items:
-        name = _name(item, default="")
+    for index, given in items:
+        name = _name(given, default="")
         try:
+            item = shape(index, given)
+            name = _name(item, default="")
             _check_id(item)
             if not name:
                 raise DataError("has neither question_id nor id; expected one of them, to match its prediction")
             if first_with.setdefault(name, index) != index:
                 raise DataError(f"has the id of record {first_with[name]}; expected ids to differ within a test file")
             image = _image_path(item)
-            turns = (Turn(_question(text_of(item, "text"))),)
+            turns = (*_earlier(item), Turn(_question(text_of(item, "text"))))
             references = captions.of(name, image) if captions else ()
             box, size = _region(item) if answer.kind == "box" else (None, None)
             wanted = references[0] if references else _reference_answer(item, answer.kind)
@@ -184,13 +181,7 @@ def _check_id(item: Any) -> None:
 
 
 def _image_path(item: Any) -> str:
-    given = text_of(item, "image")
-    if "\0" in given:
-        raise DataError(f"image {given!r} holds a NUL character; expected a path")
-    path = posixpath.normpath(given)
-    if posixpath.isabs(path) or path.split("/")[0] == "..":
-        raise DataError(f"image {given!r} leaves the folder of pictures; expected a path inside it")
-    return path
+    return picture_name(text_of(item, "image"))
 
 
 def _question(text: str) -> str:
@@ -233,6 +224,12 @@ def _conversation(item: Any) -> tuple[Turn, ...]:
     if sum(value.count(IMAGE_TOKEN) for value in values) > 1:
         raise DataError(f"several {IMAGE_TOKEN} in the conversation; expected one image a record")
     return tuple(Turn(question, answer) for question, answer in zip(values[::2], values[1::2], strict=True))
+
+
+def _earlier(item: Any) -> tuple[Turn, ...]:
+    """What was said before the question of a test record."""
+    before = item.get("before")
+    return _conversation({"conversations": before}) if before else ()
 
 
 def _reference_answer(item: Any, kind: str) -> str:
