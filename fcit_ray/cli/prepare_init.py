@@ -63,18 +63,11 @@ def init(
         if out is not None:
             _check_place(out, overwrite)
         tell(f"looking at {', '.join(map(str, paths))} ...")
-        from fcit_ray.config.datasets import Answer, check_name
         from fcit_ray.data.discovery.discover import Wishes, discover
         from fcit_ray.data.discovery.words import found_lines
         from fcit_ray.data.discovery.writing import configuration
 
-        try:
-            if name is not None:
-                check_name(name)
-            if answer is not None:
-                Answer(kind=answer)
-        except ValueError as error:
-            raise UserError(f"{'--name' if name is not None else '--answer'}: {error}") from None
+        _check_wishes(name, answer)
         found = discover(paths, Wishes(name, answer, images, share, keys))
         for line in found_lines(found):
             console.print(line, markup=False)
@@ -105,6 +98,29 @@ def _share(validation: str | None) -> float | Path | None:
     if not 0 < share < 1:
         raise UserError(f"--validation {validation}: expected a share between 0 and 1, such as 0.2, or a file")
     return share
+
+
+def _check_wishes(name: str | None, answer: str | None) -> None:
+    """Refuse a name that no file can have, and a kind of answers that there is not.
+
+    Raises:
+        UserError: says which, and what is expected.
+    """
+    from pydantic import ValidationError
+
+    from fcit_ray.config.datasets import Answer, check_name
+    from fcit_ray.config.mistakes import describe
+
+    try:
+        if name is not None:
+            check_name(name)
+    except ValueError as error:
+        raise UserError(f"--name: {error}") from None
+    try:
+        if answer is not None:
+            Answer(kind=answer)
+    except ValidationError as error:
+        raise UserError(f"--answer: {describe(error)}") from None
 
 
 def _keys(given: Sequence[str]) -> dict[str, str]:
