@@ -101,7 +101,8 @@ def as_saved(items: list[dict[str, Any]], path: str) -> None:
 
 
 FORMATS: dict[str, tuple[str, Callable[[list[dict[str, Any]], str], Any], str]] = {
-    "JSON, a list of records": ("own/{}.json", lambda items, path: put(path, [llava(row) for row in items]), "conversations"),
+    "JSON, a list of records": ("own/{}.json", lambda items, path: put(path, [llava(row) for row in items]),
+                                "conversations"),
     "JSON Lines": ("own/{}.jsonl", lambda items, path: put(path, "\ufeff" + lines(items)), "question"),
     "JSON Lines of chat messages": ("own/{}.jsonl", lambda items, path: put(path, lines([chat(row) for row in items])),
                                     "messages"),
