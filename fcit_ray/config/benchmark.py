@@ -147,10 +147,10 @@ class Benchmark(Section):
         if value is None and needed and partition == needed and not (name == "partition_files" and _own_alone(info)):
             of_own = ", unless all tasks are of benchmark.datasets" if name == "partition_files" else ""
             raise ValueError(f"needed by benchmark.partition={partition}{of_own}")
-        if value is not None and name == "partition_tasks" and info.data.get("partition_files", "") is None:
-            raise ValueError("has no meaning without benchmark.partition_files: each training file is a client's")
         if value is not None and partition not in (None, needed or "files"):
             raise ValueError(f"has no meaning with benchmark.partition={partition}")
+        if value is not None and name == "partition_tasks" and info.data.get("partition_files", "") is None:
+            raise ValueError("has no meaning without benchmark.partition_files: each training file is a client's")
         return value
 
     @field_validator("partition_tasks")

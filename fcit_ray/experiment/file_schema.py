@@ -19,6 +19,7 @@ def config_file_schema() -> dict[str, Any]:
     names = list(dict.fromkeys(name for each in catalog_names() for name in catalog(each)))
     # A plain string names a task of one dataset.
     tasks["items"] = {"anyOf": [{"enum": names}, {"type": "string"}, tasks["items"]]}
+    definitions["Benchmark"]["properties"]["catalog"]["anyOf"][0] = {"enum": catalog_names()}
     for axis, choice in AXES.items():
         properties[axis]["properties"] = {
             "name": {

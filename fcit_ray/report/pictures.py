@@ -34,7 +34,7 @@ class TestData:
     Attributes:
         root: data root.
         split: of the test records.
-        declared: the datasets beside a known benchmark's, and the run's seed, as JSON.
+        declared: the datasets that it can name, as JSON; and the run's seed, where it decides what is held out.
     """
 
     root: str
@@ -52,7 +52,8 @@ class TestData:
         root = there[0] if there else told[0] if told else ""
         split: Literal["test", "validation"] = "validation" if run.benchmark.get("split") == "validation" else "test"
         benchmark = {key: run.benchmark[key] for key in ("catalog", "datasets") if key in run.benchmark}
-        declared = json.dumps({"benchmark": benchmark, "seed": run.seed}, sort_keys=True)
+        seed = run.seed if split == "validation" and benchmark.get("datasets") else 0
+        declared = json.dumps({"benchmark": benchmark, "seed": seed}, sort_keys=True)
         return cls(os.path.realpath(root) if there and not is_uri(root) else root, split, declared)
 
     @property

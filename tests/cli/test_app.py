@@ -259,7 +259,7 @@ def test_a_shipped_file_names_a_schema_that_takes_it(name):
         {"train": {"lrr": 1}},
         {"train": {"lr": 0}},
         {"method": {"name": "discco"}},
-        {"benchmark": {"tasks": ["ArxivQ"]}},
+        {"benchmark": {"catalog": "fcti"}},
         {"tuned": {"DISCO": {"train": {"lrr": 1}}}},
     ],
 )

@@ -251,7 +251,7 @@ def test_a_picture_that_does_not_decode_is_named(tmp_path):
     data = write_data(tmp_path / "data")
     (data / "datasets/ArxivQA/one.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(99))
     page = page_of(tmp_path, make_run(tmp_path / "run", root=data))
-    assert "No picture: ArxivQA/one.png:" in page.text
+    assert "No picture: datasets/ArxivQA/one.png:" in page.text
     assert len([tag for tag, _ in page.tags if tag == "img"]) == answers.PER_DATASET
 
 

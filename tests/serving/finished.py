@@ -130,7 +130,7 @@ def answers_of(trained: Trained, pictures: Sequence[Path], questions: Sequence[s
     root = pictures[0].parent.parent
     encoder = SampleEncoder(str(root), config.model.path, config.model.prompt, config.model.max_length)
     records = [
-        Record("DVQA", str(index), (picture.name,), (Turn(question),), source="test", index=index)
+        Record("DVQA", str(index), (f"datasets/{picture.name}",), (Turn(question),), source="test", index=index)
         for index, (picture, question) in enumerate(zip(pictures, questions, strict=True))
     ]
     samples = [encoder.encode_test(record) for record in records]

@@ -18,10 +18,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fcit_ray.data.formats.embedded import reference
+from fcit_ray.data.formats.embedded import Reference, reference
 from fcit_ray.data.formats.kinds import content_of, ending, first_bytes
 from fcit_ray.errors import DataError
-from fcit_ray.storage.location import is_uri, redact
+from fcit_ray.storage.location import file_in, is_uri, redact
 from fcit_ray.storage.remote import open_uri
 
 _ROWS = 64
@@ -194,6 +194,20 @@ class Table:
             return self._parquet.read_row_group(group, columns=[column])[column]
         assert self._arrow is not None, "one of the two is open"
         return self._arrow[column]
+
+
+def embedded_picture(root: str, image: Reference) -> bytes:
+    """The bytes of a picture in a table.
+
+    Args:
+        root: data root, where the table's name is relative.
+        image: which.
+
+    Raises:
+        OSError: no such table, row or column, or it cannot be read.
+        DataError: the table lies behind a URI that does not answer.
+    """
+    return open_table(file_in(root, image.table)).picture(image.row, image.at)
 
 
 def open_table(place: str) -> Table:

@@ -8,8 +8,6 @@ import re
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
-from fcit_ray.storage.location import file_in
-
 _REFERENCE = re.compile(r"(.+\.(?:parquet|arrow)(?:\?[^#]*)?)#(\d+)/([^#]+)", re.IGNORECASE | re.DOTALL)
 
 
@@ -38,18 +36,3 @@ def as_reference(image: str) -> Reference | None:
     if "#" not in image or not (match := _REFERENCE.fullmatch(image)):
         return None
     return Reference(match[1], int(match[2]), tuple(map(unquote, match[3].split("/"))))
-
-
-def embedded_picture(root: str, image: Reference) -> bytes:
-    """The bytes of a picture in a table.
-
-    Args:
-        root: data root, where the table's name is relative.
-        image: which.
-
-    Raises:
-        OSError: no such table, row or column, or it cannot be read.
-    """
-    from fcit_ray.data.formats.columns import open_table  # pyarrow's tables, which other pictures do without
-
-    return open_table(file_in(root, image.table)).picture(image.row, image.at)

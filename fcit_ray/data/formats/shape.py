@@ -70,7 +70,7 @@ class Shape:
             made["conversations"] = with_system(made["conversations"], made.pop("system"))
         if "images" in made and "image" not in made:
             made["image"] = made.pop("images")
-        if "image" in made:
+        if isinstance(made.get("image"), list | tuple | Mapping):
             made["image"] = _picture(made["image"])
             if made["image"] is None:
                 del made["image"]

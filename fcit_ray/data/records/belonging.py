@@ -21,7 +21,7 @@ def marked(item: Mapping[str, Any], dataset: str, images: str) -> dict[str, Any]
 
 
 def place_of(
-    collection: Collection, images: Sequence[str], turns: Sequence[Turn], item: Any, among: Sequence[str] = ()
+    collection: Collection, images: Sequence[str], turns: Sequence[Turn], item: Any = None, among: Sequence[str] = ()
 ) -> Place:
     """Where a training record belongs: by its mark, else by the folder of its first picture, else by its task.
 

@@ -9,7 +9,7 @@ from typing import IO
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from fcit_ray.data.formats.embedded import as_reference, embedded_picture
+from fcit_ray.data.formats.embedded import as_reference
 from fcit_ray.data.parquet.place import parquet_at
 from fcit_ray.errors import DataError
 from fcit_ray.storage.files import NUM_BYTES, misfit, misfit_content
@@ -55,6 +55,8 @@ def open_image(root: str, image: str) -> IO[bytes]:
         return _in_memory(parquet.image(image))
     root = (parquet.manifest.plan.image_root if parquet else root) or ""
     if found := as_reference(image):
+        from fcit_ray.data.formats.columns import embedded_picture  # pyarrow's tables, which other pictures do without
+
         return _in_memory(embedded_picture(root, found))
     if is_uri(image):
         with open_uri(image) as remote:
