@@ -102,7 +102,7 @@ def sample(seed: int, length: int = 5) -> Sample:
     labels = np.full_like(ids, -100)
     labels[-3:] = ids[-3:]
     return {
-        "pixels": draw.integers(0, 256, (8, 8, 3), dtype=np.uint8),
+        "pixels": draw.integers(0, 256, (1, 8, 8, 3), dtype=np.uint8),
         "input_ids": ids,
         "labels": labels,
         "feature": draw.standard_normal(FEATURE_DIM).astype(np.float32),

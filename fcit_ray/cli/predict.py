@@ -33,9 +33,16 @@ def predict(
     out: Annotated[
         Path | None, typer.Argument(metavar="OUT", help="File to write: a JSON line for each question, in order.")
     ] = None,
-    image: Annotated[Path | None, typer.Option(metavar="FILE", help="Ask about this one picture.")] = None,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Ask about this picture; given several times, about these together."),
+    ] = None,
     ask: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="The question about --image, or about every picture of a folder.")
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="The question: about --image, about every picture of a folder, or by itself about none.",
+        ),
     ] = None,
     images: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where INPUT's relative paths of pictures start.")
@@ -62,22 +69,21 @@ def predict(
 
     \b
     fcit-ray predict runs/disco-seed0 --image a.png --ask "What color is the sphere?"
+    fcit-ray predict runs/disco-seed0 --image a.png --image b.png --ask "Which of the two is darker?"
+    fcit-ray predict runs/disco-seed0 --ask "How many sides does a triangle have?"
     fcit-ray predict runs/disco-seed0 questions.jsonl answers.jsonl
     fcit-ray predict runs/disco-seed0 pictures answers.jsonl --ask "What is shown?" --workers 4 --gpu
     """
     with exit_on_error("what was answered is kept: --resume goes on"):
-        if image is not None:
+        one = bool(image) or (ask is not None and input is None)
+        if one:
             if input is not None or out is not None or images is not None or resume or overwrite or workers:
-                raise UserError("--image asks one question here; it goes with --ask and no INPUT, OUT or their options")
+                by = "--image" if image else "--ask without INPUT"
+                raise UserError(f"{by} asks one question here; it goes with no INPUT, OUT or their options")
             if ask is None:
                 raise UserError('--image needs a question: --ask "..."')
         elif input is None:
-            raise UserError(
-                "a question needs a picture, as these models are asked about one: give --image FILE with --ask, or "
-                "INPUT and OUT"
-                if ask is not None
-                else "nothing is asked: give INPUT and OUT, or --image FILE and --ask TEXT"
-            )
+            raise UserError("nothing is asked: give INPUT and OUT, or --ask TEXT, with --image FILE if about a picture")
         elif out is None:
             raise UserError(f"no file for the answers to {input}: give OUT behind it")
         tell(f"reading {model} ...")
@@ -86,8 +92,8 @@ def predict(
         keys = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
         trained = on_this_machine(open_trained(model), gpu=gpu, base=base, evaluation=keys)
         view = view_of(trained, client)
-        if image is not None:
-            _ask_one(trained, view, image, str(ask))
+        if one:
+            _ask_one(trained, view, image or [], str(ask))
             return
         assert input is not None, "refused above"
         assert out is not None, "refused above"
@@ -98,7 +104,7 @@ def predict(
         _answer_all(trained, view, questions, out, about, workers, resume, overwrite)
 
 
-def _ask_one(trained: "Trained", view: str, image: Path, text: str) -> None:
+def _ask_one(trained: "Trained", view: str, images: list[Path], text: str) -> None:
     from transformers.utils import logging
 
     from fcit_ray.data.questions.question import ask_about
@@ -106,13 +112,15 @@ def _ask_one(trained: "Trained", view: str, image: Path, text: str) -> None:
     from fcit_ray.serving.asking import Answerer, encode_all, given_by, question_encoder
 
     logging.disable_progress_bar()
-    question = ask_about(image, text, str(image), 0, str(image))
+    source = str(images[0]) if images else "--ask"
+    question = ask_about(images, text, source, 0, [str(image) for image in images])
     if question.fault:
         raise UserError(f"--ask: {question.fault}")
     check_model(trained.config)
     [asked] = encode_all([question], question_encoder(trained))
     if asked.sample is None:
-        raise UserError(f"--image: {asked.fault.removeprefix(f'{question.record.where}: ')}")
+        by = "--image" if images else "--ask"
+        raise UserError(f"{by}: {asked.fault.removeprefix(f'{question.record.where}: ')}")
     [(answer, gate)] = Answerer(trained, view).answer([asked.sample])
     console.print(answer, markup=False)
     if gate:

@@ -39,19 +39,32 @@ def _help(context: typer.Context) -> None:
 
 @prepare.command()
 def miniature(
-    out: Annotated[Path, typer.Option(help="Data root to write.")] = Path("data/miniature"),
+    benchmark: Annotated[
+        Literal["fcit", "ucit", "mllm_dcl", "coin"], typer.Option(help="Whose datasets, in the layout of its files.")
+    ] = "fcit",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Data root to write (default: data/miniature, or data/miniature_BENCHMARK).", show_default=False
+        ),
+    ] = None,
     num_train: Annotated[int, typer.Option(help="Training records a dataset.")] = 300,
     seed: Annotated[int, typer.Option(help="Of every picture and question.")] = 0,
 ) -> None:
-    """Draw the twelve FCIT datasets in miniature, in the authors' layout.
+    """Draw the twelve FCIT datasets in miniature, in the authors' layout, or those of another benchmark.
 
     The same arguments give the same bytes; a folder that already holds them is left as it is.
+
+    \b
+    fcit-ray prepare miniature
+    fcit-ray prepare miniature --benchmark ucit
     """
     with exit_on_error("start it again to complete it"):
+        out = out or Path("data") / ("miniature" if benchmark == "fcit" else f"miniature_{benchmark}")
         tell(f"drawing {out} ...")
         from fcit_ray.data.miniature.writing import write_miniature
 
-        write_miniature(out, num_train=num_train, seed=seed)
+        write_miniature(out, num_train=num_train, seed=seed, benchmark=benchmark)
         console.print(f"Miniature benchmark: {out}")
 
 

@@ -3,15 +3,31 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
+from fcit_ray.config.mistakes import nearest
 from fcit_ray.config.section import MOST_LETTERS, Section, printable
 from fcit_ray.storage.location import check_uri
 
 Scoring = Literal["strict", "released"]
 Captions = Literal["portable", "full"]
-KINDS = ("exact", "box", "caption")
+KINDS = ("exact", "number", "choice", "contains", "soft_vote", "box", "caption")
 """Kinds of answers that are scored here; `module:function` is one of one's own."""
+RELEASED: dict[str, tuple[str, ...]] = {
+    "substring": (),
+    "box_released": ("box",),
+    "coin_scienceqa": (),
+    "hide_scienceqa": (),
+    "coin_textvqa": ("soft_vote",),
+    "coin_imagenet": (),
+    "coin_gqa": (),
+    "coin_ocrvqa": (),
+    "mllm_dcl_rs": (),
+    "mllm_dcl_med": (),
+    "mllm_dcl_sci": (),
+    "mllm_dcl_fin": (),
+}
+"""The rules of released code, by name, and the kinds of answers that each is for; empty is all but captions."""
 
 
 def _named(answer: Any) -> Any:
@@ -28,9 +44,14 @@ class Answer(Section):
     """What an answer is, and so how a prediction is scored. A plain string is its kind."""
 
     kind: str = "exact"
-    """`exact` (words that are right as a whole or not), `box` or `caption`."""
+    """`exact` (words that are right as a whole or not), `number`, `choice` (an option's letter), `contains` (the answer
+    stands in the prediction as whole words), `soft_vote` (what several people answered), `box`, `caption`, or a
+    function of one's own: `module:function`, or `file.py:function`."""
+    tolerance: float = Field(0.0, ge=0)
+    """For `number`: by how much a prediction may differ and still be right."""
     references: str | None = None
-    """For `caption`: the COCO-format file of the reference captions of the test records."""
+    """Of the test records. For `caption`: the COCO-format file of the reference captions. For `soft_vote`: the file of
+    what people answered, as TextVQA's. Without it a record holds them itself, under `answers`."""
     validation_references: str | None = None
     """The same, of the validation records."""
     released: str | None = None
@@ -39,9 +60,41 @@ class Answer(Section):
     @field_validator("kind")
     @classmethod
     def _known(cls, kind: str) -> str:
-        if kind not in KINDS:
-            raise ValueError(f"expected {', '.join(KINDS)}")
+        if kind not in KINDS and not is_function(kind):
+            raise ValueError(f"expected {', '.join(KINDS)}, or module:function of your own{nearest(kind, KINDS)}")
         return kind
+
+    # The checks below see only the fields above theirs, and those only if they are sound themselves.
+
+    @field_validator("tolerance")
+    @classmethod
+    def _of_numbers(cls, tolerance: float, info: ValidationInfo) -> float:
+        if tolerance and info.data.get("kind", "number") != "number":
+            raise ValueError(f"has no meaning for kind {info.data['kind']!r}; it is for numbers")
+        return tolerance
+
+    @field_validator("references", "validation_references")
+    @classmethod
+    def _that_are_read(cls, path: str | None, info: ValidationInfo) -> str | None:
+        if path is None:
+            return path
+        check_uri(path)
+        if info.data.get("kind", "caption") not in ("caption", "soft_vote"):
+            raise ValueError(f"has no meaning for kind {info.data['kind']!r}; it is for caption and soft_vote")
+        return path
+
+    @field_validator("released")
+    @classmethod
+    def _that_scores_it(cls, rule: str | None, info: ValidationInfo) -> str | None:
+        if rule is None or is_function(rule):
+            return rule
+        if rule not in RELEASED:
+            raise ValueError(f"unknown rule; known: {', '.join(RELEASED)}{nearest(rule, RELEASED)}")
+        kind = info.data.get("kind")
+        if kind == "caption" or (kind and RELEASED[rule] and kind not in RELEASED[rule]):
+            of = " and ".join(RELEASED[rule]) or "others than captions, whose released rule is always the same"
+            raise ValueError(f"{rule!r} cannot score kind {kind!r}; it is for {of}")
+        return rule
 
 
 class Keys(Section):
@@ -122,6 +175,12 @@ class Dataset(Section):
     def held_out(self) -> float:
         """The share of the training records that is held out for validation."""
         return self.validation if isinstance(self.validation, float) else 0.0
+
+
+def is_function(name: str) -> bool:
+    """Whether a rule's name is that of a function of one's own, `module:function` or `file.py:function`."""
+    module, _, function = name.rpartition(":")
+    return bool(module) and function.isidentifier()
 
 
 def check_name(name: str) -> str:

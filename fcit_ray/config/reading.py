@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from fcit_ray.config.datasets import is_function
 from fcit_ray.config.schema import Config, parse_config
 from fcit_ray.errors import ConfigError, disk_reason
 from fcit_ray.storage.plain_yaml import MAX_BYTES, YamlError, read_yaml
@@ -18,6 +19,8 @@ def load_config(files: Sequence[Path | str], overrides: Sequence[str] = ()) -> C
     Mappings merge key by key, anything else is replaced; a section with a `name` (`method`, `server`, `local` ...) is
     replaced as a whole when the later file names another one, since its hyper-parameters belong to the name.
     Overrides count as one more file, so their order does not matter unless they give the same key.
+
+    A scorer of one's own that a file names, `module:function`, is that of `module.py` beside the file if it is there.
 
     A top-level `tuned` maps run names to keys that this benchmark wants for a run of that name (a learning rate chosen
     on its validation split). They are merged after all files and before the overrides.
@@ -37,7 +40,7 @@ def load_config(files: Sequence[Path | str], overrides: Sequence[str] = ()) -> C
             continue
         if not isinstance(loaded, Mapping):
             raise ConfigError(f"{path}: expected keys and values, got {type(loaded).__name__}")
-        merged = _merge(merged, loaded)
+        merged = _merge(merged, _with_scorers_beside(loaded, path.parent))
     given: dict[str, Any] = {}
     for override in overrides:
         given = _merge(given, _parse_override(override), by_name=False)
@@ -97,6 +100,30 @@ def _no_file(path: Path) -> str:
     close = difflib.get_close_matches(path.name, beside, n=1)
     meant = f"; did you mean {path.with_name(close[0])}?" if close else ""
     return f"{path}: no such file; expected a YAML file{meant}"
+
+
+def _with_scorers_beside(values: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    """The values of a file whose datasets name scorers of files beside it by the path of these files."""
+    benchmark = values.get("benchmark")
+    datasets = benchmark.get("datasets") if isinstance(benchmark, Mapping) else None
+    if not isinstance(benchmark, Mapping) or not isinstance(datasets, Mapping):
+        return values
+
+    def found(rule: Any) -> Any:
+        if not isinstance(rule, str) or not is_function(rule):
+            return rule
+        module, _, function = rule.rpartition(":")
+        file = folder / (module if module.endswith(".py") else f"{module.replace('.', '/')}.py")
+        return f"{file.resolve()}:{function}" if file.is_file() else rule
+
+    def answered(dataset: Any) -> Any:
+        answer = dataset.get("answer") if isinstance(dataset, Mapping) else None
+        if isinstance(answer, Mapping):
+            return {**dataset, "answer": {k: found(v) if k in ("kind", "released") else v for k, v in answer.items()}}
+        return {**dataset, "answer": found(answer)} if isinstance(answer, str) else dataset
+
+    named = {name: answered(dataset) for name, dataset in datasets.items()}
+    return {**values, "benchmark": {**benchmark, "datasets": named}}
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any], by_name: bool = True) -> dict[str, Any]:

@@ -9,8 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fcit_ray.config.datasets import is_function
 from fcit_ray.config.schema import Config, Train, with_absolute_paths
 from fcit_ray.data.checking.agreement import check_agreement
+from fcit_ray.data.checking.answer_formats import misfit
+from fcit_ray.data.checking.several import check_pictures
 from fcit_ray.data.checking.too_long import check_lengths
 from fcit_ray.data.loading.samples import SampleEncoder
 from fcit_ray.data.partition.selection import SELECTIONS
@@ -18,6 +21,7 @@ from fcit_ray.data.partition.stream import Stream, StreamPopulation, open_stream
 from fcit_ray.data.records.collection import Collection
 from fcit_ray.data.records.layout import Record, check_images, load_test, num_set_aside
 from fcit_ray.data.scoring.coco_java import check_java
+from fcit_ray.data.scoring.own import load_scorer, try_own
 from fcit_ray.data.scoring.rules import rule_for
 from fcit_ray.errors import ConfigError, JavaError
 from fcit_ray.experiment.algorithm import make_algorithm
@@ -115,8 +119,9 @@ def open_experiment(config: Config, *, for_plan: bool = False) -> Experiment:
     everything = [record for records in (*stream.records, *tests.values()) for record in records]
     check_images(benchmark.root, everything)
     if not for_plan:
-        encoder = SampleEncoder(absolute(benchmark.root), model.path, model.prompt, model.max_length)
+        encoder = SampleEncoder(absolute(benchmark.root), model.path, model.prompt, model.max_length, model.identity)
         check_lengths(encoder, everything)
+        check_pictures(encoder, everything)
     quarantined = num_set_aside(benchmark.root, {record.source for record in everything})
     if model.identity_encoder != "base" and model.identity != "image":
         texts = [instruction_text(record.turns) for record in everything]
@@ -150,28 +155,38 @@ def check_model(config: Config, *, complete: bool = True) -> None:
 def read_tests(config: Config) -> dict[str, list[Record]]:
     """The records to answer, by dataset: those of the tasks, then the unseen ones.
 
+    Answers that are not of the kind that their dataset declares are logged; a rule of one's own is tried on a record.
+
     Raises:
         DataError: a file or record cannot be used.
+        ConfigError: a rule of one's own fails.
     """
     benchmark = config.benchmark
     collection = Collection.of(benchmark, config.seed)
-    return {
-        name: load_test(collection, name, benchmark.split, benchmark.max_test_records)
-        for name in benchmark.evaluated_datasets
-    }
+    tests = {}
+    for name in benchmark.evaluated_datasets:
+        tests[name] = load_test(collection, name, benchmark.split, benchmark.max_test_records)
+        if warning := misfit(name, benchmark.dataset(name), tests[name]):
+            _log.warning("%s", warning)
+        if is_function(rule := rule_for(config, name).name):
+            try_own(rule, tests[name][0])
+    return tests
 
 
 def check_scoring(config: Config) -> None:
-    """Captions that are to be scored by all seven metrics need Java on this machine, where the driver will score them.
+    """What the rules need on this machine, where the driver will score: one's own its module, captions perhaps Java.
 
-    Refused here, not scored by fewer metrics: hours later the run would have a figure that only looks like the paper's.
+    Captions without it are refused here, not scored by fewer metrics: hours later the run would have a figure that only
+    looks like the paper's.
 
     Raises:
-        ConfigError: Java's programs do not run.
+        ConfigError: Java's programs do not run, or a rule of one's own cannot be imported.
     """
     evaluation = config.evaluation
     for name in config.benchmark.evaluated_datasets:
         rule = rule_for(config, name)
+        if is_function(rule.name):
+            load_scorer(rule.name)
         if rule.name in ("caption_full", "caption_released"):
             try:
                 check_java()

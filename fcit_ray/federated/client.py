@@ -127,6 +127,11 @@ def run_client(
             part = loss * share
             part.backward()
             parts.append(part.item())
+        for parameter in trained.values():
+            # A projector that no record of the step has a picture for has a gradient, zero, as in LLaVA's code (which
+            # gives such a record a blank picture): its moments go on, whatever the batches are cut into.
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
         # A finite loss may have no finite gradient, and after the last step no loss would tell.
         _check_finite("gradient", clip_grad_norm_(trained.values(), train.max_grad_norm), job, len(losses))
         optimizer.step()

@@ -9,11 +9,14 @@ from typing import Any
 
 from fcit_ray.errors import ConfigError
 from fcit_ray.models.load import load_processor, takes_squares
-from fcit_ray.models.prompt import IMAGE_TOKEN, Turn
+from fcit_ray.models.prompt import IMAGE_TOKEN, Turn, marked
 
 
-def render_chat(turns: Sequence[Turn], processor: Any) -> tuple[str, list[tuple[int, int]]]:
-    """Render a conversation, the picture in front of the first question, unexpanded.
+def render_chat(turns: Sequence[Turn], processor: Any, num_images: int = 1) -> tuple[str, list[tuple[int, int]]]:
+    """Render a conversation, its pictures where `prompt.marked` puts their marks, unexpanded.
+
+    A question becomes parts, texts and pictures in the order in which they stand; some templates put the pictures of a
+    question in front of its texts (LLaVA-OneVision's does).
 
     A template may put other white space in front of an answer than it puts where it opens for one (LLaVA-OneVision's
     does). Then the latter is taken in training too, so that training and answering see the same question.
@@ -21,19 +24,19 @@ def render_chat(turns: Sequence[Turn], processor: Any) -> tuple[str, list[tuple[
     Args:
         turns: the turns in order; the last may lack an answer, which leaves the text open for generation.
         processor: whose template is used.
+        num_images: pictures of the record.
 
     Returns:
         The text, and for every answer its half-open character span, the end of the turn included.
 
     Raises:
-        ConfigError: the template does not tell where an answer begins or ends.
+        ConfigError: the template does not tell where an answer begins or ends, or does not mark every picture.
     """
     text, history = "", ""
     spans: list[tuple[int, int]] = []
     messages: list[dict[str, Any]] = []
-    for index, turn in enumerate(turns):
-        question = {"type": "text", "text": turn.question.replace(IMAGE_TOKEN, "").strip()}
-        messages.append({"role": "user", "content": [{"type": "image"}, question] if index == 0 else [question]})
+    for index, (turn, question) in enumerate(zip(turns, marked(turns, num_images), strict=True)):
+        messages.append({"role": "user", "content": _parts(question)})
         asked = _apply(processor, messages, open_for_answer=True)
         if not asked.startswith(history):
             raise _error(processor, "rewrites earlier turns when a question follows", history, asked)
@@ -46,7 +49,19 @@ def render_chat(turns: Sequence[Turn], processor: Any) -> tuple[str, list[tuple[
         said, end = _said(processor, asked, history, turn.answer.strip())
         spans.append((len(text), len(text) + end))
         text += said
+    marks = picture_marks(processor)
+    if (count := sum(map(text.count, marks))) != num_images:
+        of = "one picture" if num_images == 1 else f"{num_images or 'no'} pictures"
+        raise _error(processor, f"writes {' or '.join(sorted(marks))} {count} times for {of}", "", text)
     return text, spans
+
+
+def picture_marks(processor: Any) -> frozenset[str]:
+    """What a template may write for a picture, before the processor makes its places of it.
+
+    Gemma 3's writes the mark of a picture's beginning, which some versions of transformers call its token.
+    """
+    return frozenset({processor.image_token, getattr(processor, "boi_token", None) or processor.image_token})
 
 
 def stop_tokens(processor: Any, template: str, generation: Any) -> list[int]:
@@ -90,11 +105,21 @@ def check_prompt(path: str, template: str) -> None:
     begin = tokenizer.bos_token
     if tokenizer.bos_token_id in tokenizer.in_front and begin in text and not text.startswith(begin):
         raise _error(processor, f"writes {begin} within the text, and the tokenizer another in front of it", "", text)
-    # Gemma 3's template writes the mark of a picture's beginning, which some versions of transformers call its token.
-    marks = {processor.image_token, getattr(processor, "boi_token", None) or processor.image_token}
-    if (count := sum(map(text.count, marks))) != 1:
-        raise _error(processor, f"writes {' or '.join(sorted(marks))} {count} times for one picture", "", text)
     _end_token(processor)
+
+
+def _parts(question: str) -> list[dict[str, Any]]:
+    """A question's content: its pictures, and the texts around them.
+
+    A line's end behind a mark parts the two in LLaVA's records; here the template does that.
+    """
+    first, *rest = question.strip().split(IMAGE_TOKEN)
+    parts: list[dict[str, Any]] = [{"type": "text", "text": first}] if first.strip() or not rest else []
+    for text in rest:
+        parts.append({"type": "image"})
+        if text.strip():
+            parts.append({"type": "text", "text": text.removeprefix("\n")})
+    return parts
 
 
 def _apply(processor: Any, messages: list[dict[str, Any]], *, open_for_answer: bool) -> str:

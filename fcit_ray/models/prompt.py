@@ -10,6 +10,10 @@ go; an answer's span begins with the space after `ASSISTANT:`, since Llama's tok
 purpose: the image belongs to the first question even where a record names it later or not at all (LLaVA would train
 such a record without its picture), and blank ends of answers go when files are read, so that the model is taught what
 the scorers compare.
+
+That is of a record with one picture. One without any has no mark, and its text is the code's. Of several pictures each
+has its mark, which stays where it stands; the code of LLaVA-1.5 knows no such records (it opens one picture a record,
+and makes one mark of all that stand in a question).
 """
 
 from collections.abc import Sequence
@@ -42,25 +46,44 @@ def instruction_text(turns: Sequence[Turn]) -> str:
     return turns[0].question.replace(IMAGE_TOKEN, "").strip()
 
 
-def render(turns: Sequence[Turn], template: str, eos: str) -> tuple[str, list[tuple[int, int]]]:
+def marked(turns: Sequence[Turn], num_images: int) -> list[str]:
+    """The questions with a mark for each picture, where it is read.
+
+    One picture comes first in the first question, whose blank ends go. Of several the marks stay where they stand, in
+    any question; where there are none, all come first in the first question, a line each.
+
+    Args:
+        turns: the turns in order, whose marks were counted when they were read.
+        num_images: pictures of the record.
+    """
+    questions = [turn.question for turn in turns]
+    if num_images == 0:
+        return questions
+    if num_images == 1:
+        # The first question, and the one that named it; others stay as they are.
+        questions[1:] = [q.replace(IMAGE_TOKEN, "").strip() if IMAGE_TOKEN in q else q for q in questions[1:]]
+        return [f"{IMAGE_TOKEN}\n{questions[0].replace(IMAGE_TOKEN, '').strip()}", *questions[1:]]
+    if not any(IMAGE_TOKEN in question for question in questions):
+        return [f"{IMAGE_TOKEN}\n" * num_images + questions[0].strip(), *questions[1:]]
+    return [question.strip() if IMAGE_TOKEN in question else question for question in questions]
+
+
+def render(turns: Sequence[Turn], template: str, eos: str, num_images: int = 1) -> tuple[str, list[tuple[int, int]]]:
     """Render a conversation.
 
     Args:
         turns: the turns in order; the last may lack an answer, which leaves the text open for generation.
         template: a key of `SYSTEM`.
         eos: the tokenizer's end-of-sequence text, written (and supervised) after every answer.
+        num_images: pictures of the record.
 
     Returns:
         The text, and for every answer its half-open character span, `eos` included.
     """
     text = SYSTEM[template]
     spans: list[tuple[int, int]] = []
-    for index, turn in enumerate(turns):
-        question = turn.question
-        if index == 0 or IMAGE_TOKEN in question:
-            question = question.replace(IMAGE_TOKEN, "").strip()
-        image = f"{IMAGE_TOKEN}\n" if index == 0 else ""
-        text += f"{' ' if index == 0 and text else ''}USER: {image}{question} ASSISTANT:"
+    for index, (turn, question) in enumerate(zip(turns, marked(turns, num_images), strict=True)):
+        text += f"{' ' if index == 0 and text else ''}USER: {question} ASSISTANT:"
         if turn.answer is None:
             assert index == len(turns) - 1, "only the last turn may lack an answer"
             break

@@ -127,6 +127,7 @@ def _card(
         picture=picture.uri,
         size=picture.size,
         missing=picture.missing,
+        more=picture.more,
         after=", ".join("zero-shot" if stage < 0 else f"stage {stage + 1}" for stage in after),
     )
 

@@ -115,6 +115,7 @@ class Card:
         picture: a data URI; empty where there is none, `missing` says why.
         size: of the picture, width and height in pixels.
         missing: why there is no picture.
+        more: pictures of the question beside the first.
         after: the stage after which it was answered, in words.
     """
 
@@ -126,6 +127,7 @@ class Card:
     picture: str = ""
     size: tuple[int, int] = (0, 0)
     missing: str = ""
+    more: int = 0
     after: str = ""
 
     @property

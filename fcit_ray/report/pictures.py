@@ -69,12 +69,13 @@ class TestData:
 
 @dataclass(frozen=True)
 class Picture:
-    """A question with its picture: as a data URI with its size, or why there is none."""
+    """A question with its first picture, a data URI, with its size or why there is none; and how many more it has."""
 
     question: str = ""
     uri: str = ""
     size: tuple[int, int] = (0, 0)
     missing: str = ""
+    more: int = 0
 
 
 @dataclass
@@ -96,9 +97,13 @@ class Pictures:
         record = self._test_records(source, dataset).get(question_id)
         if record is None:
             return Picture(missing="no such record at hand")
-        question = record.turns[0].question.replace(_IMAGE_TOKEN, "").strip()
+        # Of several pictures the text says where each is read; one is read before it.
+        mark = "[picture]" if len(record.images) > 1 else ""
+        question = record.turns[0].question.replace(_IMAGE_TOKEN, mark).strip()
+        if not record.images:
+            return Picture(question, missing="the question has none")
         uri, size, missing = self._thumbnail(source.root, record.images[0])
-        return Picture(question, uri, size, missing)
+        return Picture(question, uri, size, missing, len(record.images) - 1)
 
     def _test_records(self, source: TestData, dataset: str) -> dict[str, Record]:
         if (source, dataset) not in self._records:

@@ -43,12 +43,16 @@ def quiet() -> None:
 
 
 def to_table(samples: Sequence[Sample]) -> pa.Table:
-    """Samples as Arrow: for each array a column of bytes, one of its shape and one of its type."""
+    """Samples as Arrow: for each array a column of bytes, one of its shape and one of its type; null where it has none.
+
+    Samples with and without a picture may lie in one table.
+    """
     columns: dict[str, pa.Array] = {}
-    for key in samples[0]:
-        columns[key] = pa.array([sample[key].tobytes() for sample in samples], pa.large_binary())
-        columns[f"{key}.shape"] = pa.array([sample[key].shape for sample in samples], pa.list_(pa.int64()))
-        columns[f"{key}.dtype"] = pa.array([sample[key].dtype.str for sample in samples], pa.string())
+    for key in dict.fromkeys(key for sample in samples for key in sample):
+        arrays = [sample.get(key) for sample in samples]
+        columns[key] = pa.array([None if a is None else a.tobytes() for a in arrays], pa.large_binary())
+        columns[f"{key}.shape"] = pa.array([None if a is None else a.shape for a in arrays], pa.list_(pa.int64()))
+        columns[f"{key}.dtype"] = pa.array([None if a is None else a.dtype.str for a in arrays], pa.string())
     return pa.table(columns)
 
 
@@ -66,6 +70,7 @@ def from_table(table: pa.Table) -> Iterator[Sample]:
                 table[f"{key}.shape"][row].as_py()
             )
             for key in keys
+            if table[key][row].is_valid
         }
 
 

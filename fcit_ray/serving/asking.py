@@ -119,9 +119,12 @@ def answer_lines(asked: Sequence[Asked], answerer: Answerer, batch_size: int) ->
 
 
 def line_of(asked: Asked, given: Answer | None) -> dict[str, Any]:
-    """What is said of one question: its id and place, and its answer with the gate that gave it, or its `error`."""
+    """What is said of one question: its id and place, and its answer with the gate that gave it, or its `error`.
+
+    `image` is the name of its picture, null if it has none, a list of names if it has several.
+    """
     record = asked.question.record
-    image = record.images[0] if record.images else ""
+    image = record.images[0] if len(record.images) == 1 else list(record.images) or None
     line: dict[str, Any] = {"id": record.id, "source": record.source, "index": record.index, "image": image}
     if given is None:
         return {**line, "error": asked.fault}

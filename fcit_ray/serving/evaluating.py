@@ -7,6 +7,7 @@ from typing import Any, Final
 from fcit_ray.config.mistakes import nearest
 from fcit_ray.config.reading import with_overrides
 from fcit_ray.config.schema import Config
+from fcit_ray.data.checking.several import check_pictures
 from fcit_ray.data.checking.too_long import check_lengths
 from fcit_ray.data.partition.stream import schedule_of
 from fcit_ray.data.questions.pieces import RecordsPiece
@@ -169,7 +170,9 @@ def open_exam(trained: Trained, overrides: Sequence[str] = ()) -> Exam:
     tests = {name: records for name, records in read_tests(config).items() if name in wanted}
     everything = [record for records in tests.values() for record in records]
     check_images(config.benchmark.root, everything)
-    check_lengths(question_encoder(trained), everything)
+    encoder = question_encoder(trained)
+    check_lengths(encoder, everything)
+    check_pictures(encoder, everything)
     return Exam(trained, tasks, tests, tuple(views_of(trained)))
 
 

@@ -3,6 +3,7 @@
     from load_gated import Gated
     gated = Gated()                                       # or Gated(base=..., device_map=...): for from_pretrained
     gated.answer(["ball.png"], ["What colour is the ball?"])      # as the run answered
+    gated.answer([None, ["a.png", "b.png"]], ["Who are you?", "Which is darker?"])    # no picture, and two
     gated.weigh(["What colour is the ball?"])                     # (questions, adapters); holds for gated.model
     gated.model.generate(...)                                     # ... until the next call
 
@@ -25,6 +26,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 HERE = Path(__file__).parent
+MARK = "<image>"
 
 
 class Gated:
@@ -70,7 +72,7 @@ class Gated:
             return None
         tokenizer, rows = self.processor.tokenizer, []
         for question in questions:
-            text = question.replace("<image>", "").strip()
+            text = question.replace(MARK, "").strip()
             if not text or any(mark in text for mark in tokenizer.all_special_tokens):
                 raise ValueError(f"{question!r}: empty, or spells one of {tokenizer.all_special_tokens}")
             rows.append(self.table[tokenizer(text, add_special_tokens=False)["input_ids"]].mean(0))
@@ -85,13 +87,24 @@ class Gated:
 
     @torch.inference_mode()
     def answer(self, images: list[Any], questions: list[str]) -> list[str]:
-        """Greedy answers to one question about each picture (a path, or a Pillow image)."""
+        """Greedy answers to questions, each about a picture (a path, or a Pillow image), None, or a list of several."""
+        several = [list(one) if isinstance(one, list | tuple) else [] if one is None else [one] for one in images]
+        answers = [""] * len(questions)
+        for group in ([n for n, one in enumerate(several) if bool(one) == has] for has in (True, False)):
+            if group:  # a batch has pictures or has none: no two processors take a mixed one alike
+                given = self._answer([several[n] for n in group], [questions[n] for n in group])
+                for number, text in zip(group, given, strict=True):
+                    answers[number] = text
+        return answers
+
+    def _answer(self, images: list[list[Any]], questions: list[str]) -> list[str]:
         said, tokenizer = self.said, self.processor.tokenizer
-        pictures = [[picture(image, said["square"])] for image in images]
-        texts = [self._prompt(question.replace("<image>", "").strip()) for question in questions]
+        pictures = [[picture(image, said["square"]) for image in several] for several in images]
+        texts = [self._prompt(marked(q, len(some))) for q, some in zip(questions, pictures, strict=True)]
         self.weigh(questions)
         options = {"padding": True, "padding_side": "left", "add_special_tokens": said["add_special_tokens"]}
-        inputs = self.processor(text=texts, images=pictures, return_tensors="pt", **options).to(self.model.device)
+        given = {"images": pictures} if pictures[0] else {}
+        inputs = self.processor(text=texts, return_tensors="pt", **given, **options).to(self.model.device)
         ends = {"eos_token_id": said["stop"], "pad_token_id": said["pad"], "max_new_tokens": said["max_new_tokens"]}
         with torch.autocast(self.model.device.type, torch.bfloat16, enabled=said["dtype"] == "bfloat16"):
             tokens = self.model.generate(**inputs, do_sample=False, **ends)[:, inputs["input_ids"].shape[1] :]
@@ -99,10 +112,27 @@ class Gated:
 
     def _prompt(self, question: str) -> str:
         if self.said["prompt"]:
-            return str(self.said["prompt"][0] + question + self.said["prompt"][1])
-        content = [{"type": "image"}, {"type": "text", "text": question}]
+            before, behind = self.said["prompt"]
+            return str(before.replace(f"{MARK}\n", "") + question + behind)
+        first, *rest = question.strip().split(MARK)
+        content = [{"type": "text", "text": first}] if first.strip() or not rest else []
+        for text in rest:
+            content.append({"type": "image"})
+            content += [{"type": "text", "text": text.removeprefix("\n")}] if text.strip() else []
         turns = [{"role": "user", "content": content}]
         return str(self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
+
+
+def marked(question: str, count: int) -> str:
+    """The question with a mark for each of its pictures: one comes first, of several the marks stay where they are."""
+    marks = question.count(MARK)
+    if marks not in (0, count):
+        raise ValueError(f"{question!r}: {marks} {MARK} for {count} pictures; expected as many, or none")
+    if count == 0:
+        return question
+    if count > 1 and marks:
+        return question.strip()
+    return f"{MARK}\n" * count + question.replace(MARK, "").strip()
 
 
 def embeddings(base: str) -> torch.Tensor:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from fcit_ray.config.datasets import is_function
 from fcit_ray.config.schema import Config
 from fcit_ray.data.records.collection import Collection
 from fcit_ray.data.records.layout import Record, load_test
@@ -19,7 +20,13 @@ from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.results.scored import Answers, score_answers, task_scores
 
 _NEED_JAVA: Final = ("caption_full", "caption_released")
-_NEEDS: Final = {"box": "the boxes and sizes of its pictures", "caption": "all reference captions of its pictures"}
+_NEEDS: Final = {
+    "box": "the boxes and sizes of its pictures",
+    "caption": "all reference captions of its pictures",
+    "soft_vote": "what people answered to its questions",
+    "mllm_dcl_sci": "the names of its pictures and its questions",
+}
+"""What predictions do not say, by kind of answers or rule."""
 _OF_THE_RUN: Final = ("seconds", "moved_bytes", "adapters_sha256", "attention", "epsilon", "dp_delta")
 """Figures that no rule of scoring changes."""
 
@@ -42,8 +49,8 @@ class Rescored:
 def rescore(folder: RunFolder, config: Config) -> Rescored:
     """Score the predictions of a finished run anew, without a model.
 
-    Where the run's own rule needs no Java, the predictions are held against the run's own scores first: those of a
-    folder are vouched for by nothing else.
+    Where the run's own rule needs no Java and is no function of one's own, the predictions are held against the run's
+    own scores first: those of a folder are vouched for by nothing else.
 
     Args:
         folder: of the run; it is only read.
@@ -128,15 +135,18 @@ class _References:
                 Collection.of(benchmark, self._config.seed), name, benchmark.split, benchmark.max_test_records
             )
         except DataError as error:
-            kind = benchmark.dataset(name).answer.kind
-            if kind != "exact":
+            if needs := _needs(benchmark.dataset(name).answer.kind, rule_for(self._config, name).name):
                 raise DataError(
-                    f"{name}: its rule needs {_NEEDS[kind]}, which predictions do not hold, and the data cannot be "
+                    f"{name}: its rule needs {needs}, which predictions do not hold, and the data cannot be "
                     f"read (benchmark.root=FOLDER names another): {error}"
                 ) from None
             self.without_data[name] = str(error)
             answers = {row["question_id"]: row["answer"] for row in rows}
             return [Record(name, id, (), (), answer=answer) for id, answer in answers.items()]
+
+
+def _needs(kind: str, rule: str) -> str | None:
+    return "the records themselves" if is_function(rule) else _NEEDS.get(kind) or _NEEDS.get(rule)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
@@ -179,7 +189,7 @@ def _check_own(
 ) -> None:
     """Hold the predictions against the score that the run gave them."""
     own = rule_for(config, name)
-    if own.name in _NEED_JAVA:
+    if own.name in _NEED_JAVA or is_function(own.name):  # a function of one's own may be another by now
         return
     percent = score_answers(own, records, answers)[1]["percent"]
     if not math.isclose(percent, said["percent"], rel_tol=1e-9, abs_tol=1e-9):

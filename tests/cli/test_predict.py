@@ -27,8 +27,9 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys, tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ("predict m", "nothing is asked: give INPUT and OUT, or --image FILE and --ask TEXT"),
-        ("predict m --ask What?", "a question needs a picture"),
+        ("predict m", "nothing is asked: give INPUT and OUT, or --ask TEXT, with --image FILE if about a"),
+        ("predict m --ask What?", "m: no such folder; expected that of a finished run, or of an export"),
+        ("predict m --ask What? --resume", "--ask without INPUT asks one question here"),
         ("predict m --image a.png", '--image needs a question: --ask "..."'),
         ("predict m in.json out.jsonl --image a.png --ask What?", "--image asks one question here"),
         ("predict m in.json", "no file for the answers to in.json: give OUT behind it"),

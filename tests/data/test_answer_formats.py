@@ -1,6 +1,7 @@
 """Answers of a form that their dataset does not have."""
 
 import pytest
+from fcit_layout import FCIT
 
 from fcit_ray.data.checking.answer_formats import odd_answer
 from fcit_ray.data.records.parsing import Record
@@ -33,12 +34,12 @@ def test_an_answer_is_odd_if_its_dataset_does_not_ask_for_such(dataset, question
         Record(dataset, "0", ("a.png",), (Turn(question, answer),)),
         Record(dataset, "0", ("a.png",), (Turn(question),), answer),
     ):
-        odd = odd_answer(record)
+        odd = odd_answer(record, FCIT[dataset])
         assert odd is None if expected is None else odd is not None and odd.endswith(expected)
 
 
 def test_every_answer_of_a_conversation_is_looked_at():
     turns = (Turn("Where is the dog?", "[0.1,0.2,0.3,0.4]"), Turn("and the cat?", "[0.1,0.2,0.3"))
-    odd = odd_answer(Record("Grounding", "0", ("a.png",), turns))
+    odd = odd_answer(Record("Grounding", "0", ("a.png",), turns), FCIT["Grounding"])
     assert odd is not None
     assert odd.startswith("answer '[0.1,0.2,0.3'; expected [x1, y1, x2, y2]")

@@ -126,7 +126,7 @@ def test_released_counts_cider_in_full(monkeypatch, rule, percent):
 
 
 def _with(rule: Any, measure: Any) -> Any:
-    return lambda texts, records: rule(texts, records, measure=measure)
+    return lambda texts, records, scored_by: rule(texts, records, scored_by, measure=measure)
 
 
 @pytest.fixture

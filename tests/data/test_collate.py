@@ -12,7 +12,7 @@ COLLATOR = Collator(pad_id=9, mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0), resca
 
 def sample(*ids: int, value: int = 255) -> dict[str, np.ndarray]:
     return {
-        "pixels": np.full((2, 4, 3), value, dtype=np.uint8),
+        "pixels": np.full((1, 2, 4, 3), value, dtype=np.uint8),
         "input_ids": np.array(ids),
         "labels": np.array([-100, *ids[1:]]),
         "feature": np.array([len(ids), value], dtype=np.float32),
@@ -55,7 +55,7 @@ def test_pixel_values_equal_the_processors_own(model):
     processor = load_processor(model)
     image = Image.effect_noise((8, 8), 120).convert("RGB")
     expected = processor.image_processor(image, return_tensors="pt")["pixel_values"]
-    got = Collator.from_processor(processor).train([sample(1) | {"pixels": np.array(image)}])["pixel_values"]
+    got = Collator.from_processor(processor).train([sample(1) | {"pixels": np.array(image)[None]}])["pixel_values"]
     torch.testing.assert_close(got, expected, atol=1e-6, rtol=0)
 
 

@@ -16,7 +16,8 @@ from transformers.models.siglip import SiglipVisionModel
 
 from fcit_ray.config.schema import parse_config
 from fcit_ray.data.loading import samples
-from fcit_ray.data.loading.samples import SampleEncoder, normalise, pixel_scaling
+from fcit_ray.data.loading.pixels import normalise, pixel_scaling
+from fcit_ray.data.loading.samples import SampleEncoder
 from fcit_ray.data.loading.shards import LocalShards
 from fcit_ray.data.miniature.writing import write_miniature
 from fcit_ray.data.records.layout import Record, load_train

@@ -37,7 +37,7 @@ def pixels(root: Path, llava: str, image: Image.Image, suffix: str = "png", mode
         assert opened.mode == (mode or image.mode), "the file holds another kind of picture than the test is about"
     record = Record("DVQA", "q", (f"datasets/odd.{suffix}",), (Turn("What is it?"),))
     check_images(root, [record])
-    found = SampleEncoder(str(root), llava, "vicuna_v1", 2048).encode_test(record)["pixels"]
+    found = SampleEncoder(str(root), llava, "vicuna_v1", 2048).encode_test(record)["pixels"][0]
     assert found.shape == (*FULL, 3)
     assert found.dtype == np.uint8
     return found.astype(int)
@@ -146,11 +146,11 @@ def test_every_picture_of_the_authors_root_goes_through(tmp_path, llava):
             modes.add(opened.mode)
         for record in train:
             sample = encoder.encode_train(record)
-            assert sample["pixels"].shape == (*FULL, 3)
+            assert sample["pixels"].shape == (1, *FULL, 3)
             assert (sample["input_ids"] == image).sum() == IMAGE_TOKENS
             ends = (sample["labels"] == 2).sum()
             assert ends == len(record.turns)  # every answer of a conversation is taught to its end
         for record in test:
-            assert encoder.encode_test(record)["pixels"].shape == (*FULL, 3)
+            assert encoder.encode_test(record)["pixels"][0].shape == (*FULL, 3)
     assert modes == {"RGB", "RGBA", "P", "L", "LA", "I;16", "CMYK"}
     assert set(ODD) == set(FCIT) - {"Grounding"}

@@ -88,7 +88,7 @@ def test_every_format_gives_the_same_questions_and_pictures(folder: Path, kind: 
     assert [q.record.turns[0].question.removeprefix("<image>\n") for q in questions] == TEXTS
     assert all(not q.fault for q in questions)
     for number, question in enumerate(questions):
-        with question.open() as file:
+        with question.open(0) as file:
             assert file.read() == (folder / f"{number}.png").read_bytes()
     if kind == "parquet-folder":  # a row's place is that in its own file
         assert [(q.record.source, q.record.index) for q in questions[1:4]] == [
@@ -151,7 +151,9 @@ def test_other_inputs_that_are_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="--images nowhere: no such folder"):
         open_input(written(folder, "json"), images=Path("nowhere"))
     pq.write_table(pa.table({"picture": ["a"], "text": ["b"]}), tmp_path / "odd.parquet")
-    with pytest.raises(DataError, match="its columns are picture, text; expected `image`"):
+    with pytest.raises(
+        DataError, match=r"its columns are picture, text; expected one of text, .* and for pictures `image`"
+    ):
         open_input(tmp_path / "odd.parquet")
     # The pictures are elsewhere: told at once, not by thousands of lines.
     with pytest.raises(
@@ -164,13 +166,18 @@ def test_other_inputs_that_are_refused(folder: Path, tmp_path: Path) -> None:
     ("item", "expected"),
     [
         ([1], "is a JSON list; expected an object"),
-        ({"text": "a?"}, "names no picture"),
-        ({"text": "a?", "image": ""}, "names no picture"),
-        ({"text": "a?", "image": 3}, "'image' is 3; expected one path"),
+        ({"text": "<image> a?"}, "has no picture and 1 <image> in its questions"),
+        ({"text": "a?", "image": "", "img": "a.png"}, "has 'img' and no 'image'"),
+        ({"text": "a?", "image": 3}, "'image' is 3; expected a path, a picture's bytes, or a list of these"),
+        ({"text": "a?", "image": ["a.png", None]}, "'image' is None; expected a path, a picture's bytes"),
+        ({"text": "<image> a?", "images": ["a.png", "b.png"]}, "has 2 pictures and 1 <image> in its questions"),
         ({"image": "a.png"}, "has no 'text'"),
         ({"image": "a.png", "text": " "}, "'text' is empty"),
         ({"image": "a.png", "text": "<image>"}, "empty question"),
-        ({"image": "a.png", "text": "<image> <image> a?"}, "2 <image> in one question"),
+        (
+            {"image": "a.png", "text": "<image> <image> a?"},
+            "has one picture and 2 <image> in its questions; expected one or none",
+        ),
         ({"image": "a.png", "text": "a\ud800"}, "half a character"),
         ({"image": "a\0.png", "text": "a?"}, "holds a NUL character"),
         ({"image": "a.png", "text": "a?", "id": [1]}, "'id' is [1]; expected text or a number"),
@@ -189,6 +196,25 @@ def test_the_last_human_message_is_asked_and_what_was_said_before_stands_before_
     talk = [{"from": "gpt" if n % 2 else "human", "value": text} for n, text in enumerate(said)]
     turns = read_question({"image": "a.png", "conversations": talk}, "", 0, "").record.turns
     assert [(turn.question, turn.answer) for turn in turns] == [("<image>\nfirst?", "one"), ("second?", None)]
+
+
+def test_a_question_has_no_picture_or_several_in_their_order(folder: Path) -> None:
+    first = {"bytes": (folder / "2.png").read_bytes(), "path": "same.png"}
+    second = {"bytes": (folder / "5.png").read_bytes(), "path": "same.png"}
+    rows = [
+        {"text": "a?"},
+        {"text": "b?", "image": None},
+        {"text": "<image> or <image>?", "image": ["3.png", "1.png"]},
+        {"text": "c?", "images": [first, second, first]},
+    ]
+    questions = [read_question(row, "a.json", n, str(folder)) for n, row in enumerate(rows)]
+    assert [question.fault for question in questions] == [""] * 4
+    assert [question.record.images for question in questions] == [
+        (), (), ("3.png", "1.png"), ("same.png", "same.png (1)", "same.png"),
+    ]  # fmt: skip
+    read = [[question.open(n).read() for n in range(len(question.pictures or ()))] for question in questions]
+    made = {n: (folder / f"{n}.png").read_bytes() for n in range(7)}
+    assert read == [[], [], [made[3], made[1]], [made[2], made[5], made[2]]]
 
 
 def test_a_line_that_is_no_json_spoils_no_other(folder: Path) -> None:
@@ -234,4 +260,4 @@ def test_records_of_a_benchmark_find_its_pictures_by_themselves(tmp_path: Path) 
     found = open_input(tmp_path / "data/instructions/ArxivQA/test_1w.json")
     for question, record in zip(read(found, 1), records, strict=True):
         assert (question.record.id, question.record.turns) == (record.id, record.turns)
-        assert question.picture == str((tmp_path / "data" / record.images[0]).resolve())
+        assert question.pictures == (str((tmp_path / "data" / record.images[0]).resolve()),)

@@ -15,7 +15,8 @@ from fcit_layout import FCIT, fcit
 from PIL import Image
 
 from fcit_ray.data.loading.collate import Collator
-from fcit_ray.data.loading.samples import SampleEncoder, pad_to_square, to_rgb
+from fcit_ray.data.loading.pixels import pad_to_square, to_rgb
+from fcit_ray.data.loading.samples import SampleEncoder
 from fcit_ray.data.miniature.writing import write_miniature
 from fcit_ray.data.records.layout import Record, check_images, load_test, load_train
 from fcit_ray.errors import DataError
@@ -186,7 +187,7 @@ def test_very_wide_and_single_pixels_become_squares_too():
 
 def test_a_wide_record_is_padded_before_it_is_resized(tmp_path, encoder):
     place(tmp_path, Image.new("RGB", (80, 20), (255, 255, 255)))
-    pixels = encoder.encode_train(ONE)["pixels"]
+    pixels = encoder.encode_train(ONE)["pixels"][0]
     assert pixels.shape == (8, 8, 3)
     assert pixels.dtype == np.uint8
     assert pixels[0, 0].tolist() == [122, 116, 104]  # CLIP's mean colour, 0.4815, 0.4578, 0.4082, times 255, cut
@@ -263,7 +264,7 @@ def test_real_records_encode(dataset, model):
         assert labels[-1] == 2  # the end is always taught
         assert len(labels) == len((real.turns[0].answer or "").split()) + 1  # one token a word here
     for real in load_test(fcit(REAL), dataset)[:20]:
-        assert encoder.encode_test(real)["pixels"].shape == (8, 8, 3)
+        assert encoder.encode_test(real)["pixels"].shape == (1, 8, 8, 3)
 
 
 def test_the_packaged_tokenizer_cuts_alike_in_one_go(tmp_path):

@@ -20,7 +20,7 @@ def numbered(count):
     return LocalShard(
         [
             {
-                "pixels": np.zeros((2, 2, 3), dtype=np.uint8),
+                "pixels": np.zeros((1, 2, 2, 3), dtype=np.uint8),
                 "input_ids": np.array([index]),
                 "labels": np.array([index]),
                 "feature": np.zeros(1, dtype=np.float32),

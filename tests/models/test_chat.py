@@ -25,7 +25,7 @@ def processor(question="Q {image}{text} ", opens="A", answers="A {text}.", rewri
             text += (question if message["role"] == "user" else answers).format(image=image, text=words)
         return text + (opens if add_generation_prompt else "")
 
-    return SimpleNamespace(apply_chat_template=apply_chat_template)
+    return SimpleNamespace(apply_chat_template=apply_chat_template, image_token="*")
 
 
 def test_the_answers_are_where_the_template_puts_them():

@@ -110,7 +110,7 @@ def test_a_pictures_feature_is_the_vision_encoders_pooled_output(clip, root):
     with torch.no_grad():
         pooled = model.vision_model(pixels).pooler_output[0]
     encoded = sample.encode_train(record)
-    assert encoded["pixels"].shape == (64, 64, 3)
+    assert encoded["pixels"].shape == (1, 64, 64, 3)
     np.testing.assert_allclose(encoded["feature"], (pooled / pooled.norm()).numpy(), rtol=0, atol=1e-5)
     np.testing.assert_array_equal(sample.encode_feature(record), encoded["feature"])
     both = dataclasses.replace(sample, identity="both").encode_feature(record)

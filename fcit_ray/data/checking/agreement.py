@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fcit_ray.data.loading.samples import Sample, encode_picture
+from fcit_ray.data.loading.samples import encode_pictures
+from fcit_ray.data.loading.tokens import Sample
 from fcit_ray.errors import ModelError
 from fcit_ray.models.chat import render_chat
 from fcit_ray.models.folder import check_weights, in_one_line, model_folder, read_header, weight_files
@@ -54,7 +55,7 @@ def check_agreement(path: str, template: str) -> None:
     turns = [Turn("which colour?", "red")]
     text, _ = render_chat(turns, processor) if template == "chat" else _plain(turns, template, processor)
     try:
-        sample, _ = encode_picture(processor, text, _TRIAL)
+        sample, _ = encode_pictures(processor, text, [_TRIAL])
     except Exception as error:  # any line of a processor may trip over its settings
         kind = type(processor).__name__
         raise _error(path, f"its {kind} does not take a trial picture: {in_one_line(error)}") from error
@@ -142,10 +143,7 @@ def _of_places(model: Any, processor: Any, sample: Sample) -> Iterator[str]:
     """Pictures of another size than the tower takes, or more or fewer places for one than it makes features."""
     config = model.config
     vision = getattr(config, "vision_config", None)
-    pictures = {name: torch.from_numpy(value) for name, value in sample.items() if name not in ("input_ids", "pixels")}
-    if "pixels" in sample:
-        height, width, channels = sample["pixels"].shape
-        pictures["pixel_values"] = torch.empty(1, channels, height, width)
+    pictures = pictures_in(sample)
     size = getattr(vision, "image_size", None)
     if getattr(vision, "model_type", "") in _OF_ONE_SIZE and isinstance(size, int) and "pixel_values" in pictures:
         height, width = pictures["pixel_values"].shape[-2:]
@@ -155,9 +153,8 @@ def _of_places(model: Any, processor: Any, sample: Sample) -> Iterator[str]:
                 f"vision_config.image_size {size}"
             )
             return
-    mark = getattr(config, "image_token_id", getattr(config, "image_token_index", None))
-    made = _num_features(model, pictures)
-    places = int((sample["input_ids"] == mark).sum())
+    made = num_features(model, pictures)
+    places = num_places(config, sample)
     if made is not None and made != places:
         yield (
             f"its {type(processor).__name__} gives a picture {places} places among the tokens, and the vision tower of "
@@ -165,7 +162,23 @@ def _of_places(model: Any, processor: Any, sample: Sample) -> Iterator[str]:
         )
 
 
-def _num_features(model: Any, pictures: dict[str, Tensor]) -> int | None:
+def pictures_in(sample: Sample) -> dict[str, Tensor]:
+    """A sample's pictures under the names of the model's inputs; LLaVA-1.5's without their values."""
+    away = ("input_ids", "labels", "feature", "pixels")
+    pictures = {name: torch.from_numpy(value) for name, value in sample.items() if name not in away}
+    if "pixels" in sample:
+        count, height, width, channels = sample["pixels"].shape
+        pictures["pixel_values"] = torch.empty(count, channels, height, width)
+    return pictures
+
+
+def num_places(config: Any, sample: Sample) -> int:
+    """Places of pictures among a sample's tokens."""
+    mark = getattr(config, "image_token_id", getattr(config, "image_token_index", None))
+    return int((sample["input_ids"] == mark).sum())
+
+
+def num_features(model: Any, pictures: dict[str, Tensor]) -> int | None:
     """How many rows stand for the pictures in the language model's input; None if shapes alone do not tell.
 
     Computed on the device `meta`, on shapes without values, as far as an architecture looks at no value.

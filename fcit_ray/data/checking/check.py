@@ -262,7 +262,9 @@ def _rows(found: Sequence[FileFindings]) -> Iterator[Row]:
             asked = {question for findings in trained for question in findings.questions}
             in_train = sum(question in asked for findings in parts for question in findings.questions)
         records, away = (sum(getattr(f, name) for f in parts) for name in ("num_records", "num_set_aside"))
-        yield Row(group, split, len(parts), records, away, records - away - len(unusable), counts, in_train)
+        named = [len(images) for findings in parts for images in findings.images.values()]
+        pictures = named.count(0), sum(count > 1 for count in named)
+        yield Row(group, split, len(parts), records, away, records - away - len(unusable), counts, in_train, *pictures)
 
 
 def _starts(items: Sized, size: int) -> range:

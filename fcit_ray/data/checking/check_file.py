@@ -48,7 +48,7 @@ class Piece:
         collection: what is declared.
         images: where its pictures' paths start; a partition's file says that by its records.
         dataset: as it is declared; None of a partition's file.
-        references: the file of its reference captions, if it has them.
+        references: the file of its references (captions, votes), if it has one.
     """
 
     group: str
@@ -113,7 +113,7 @@ def look_at_file(root: str, piece: Piece, honour_quarantine: bool) -> FileFindin
             reason = f"the same image and conversation as record {same}"
             offences.append(Offence(piece.source, record.index, record.id, "duplicate", reason))
         if piece.split != "partition":
-            if odd := odd_answer(record):
+            if odd := odd_answer(record, piece.dataset):
                 offences.append(Offence(piece.source, record.index, record.id, "format", odd))
             for turn in record.turns:
                 asked = instruction_text([turn])
@@ -174,8 +174,8 @@ def _parse(root: str, piece: Piece, items: Items) -> tuple[list[Record], list[Fa
     shape.check(file_in(root, piece.source), items)
     if piece.split == "train":
         return parse_train(lambda *_: place, piece.source, items, shape)
-    captions = layout.read_captions(root, piece.references) if piece.references else None
-    return parse_test(place, piece.source, items, piece.dataset.answer, captions, shape)
+    beside = layout.read_references(root, piece.references, piece.dataset.answer.kind)
+    return parse_test(place, piece.source, items, piece.dataset.answer, beside, shape)
 
 
 def _of_partition(collection: Collection, images: Sequence[str], turns: Sequence[Turn], item: Any) -> Place:

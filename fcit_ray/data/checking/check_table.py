@@ -31,6 +31,10 @@ def report_lines(report: Report, num_shown: int) -> Iterator[RenderableType]:
     """
     yield _table(report)
     yield from _offenders(report, num_shown)
+    for row in report.rows:
+        if row.num_without or row.num_several:
+            said = f"of {row.num_records} records {row.num_without} name no picture, {row.num_several} several"
+            yield Text(f"pictures: {row.group} {row.split}: {said}")
     yield from _warnings(report)
     if report.absent:
         yield Text(f"Absent: {', '.join(report.absent)}")

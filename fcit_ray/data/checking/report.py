@@ -28,7 +28,9 @@ class Row:
         num_set_aside: already in quarantine.
         num_usable: without an offence, warnings apart, and not in quarantine.
         num_offences: records by kind of offence; a record may have several.
-        num_in_train: of test questions, those that the training file asks of the same image; None elsewhere.
+        num_in_train: of test questions, those that the training file asks of the same pictures; None elsewhere.
+        num_without: sound records that name no picture.
+        num_several: sound records that name several.
     """
 
     group: str
@@ -39,6 +41,8 @@ class Row:
     num_usable: int
     num_offences: dict[str, int]
     num_in_train: int | None
+    num_without: int = 0
+    num_several: int = 0
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ of every size that occurs, some ten milliseconds each. Pictures within Parquet a
 are found that would be too long with the smallest picture; what else is too long ends the run later, by the same name.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
 from PIL import Image
 
-from fcit_ray.data.loading.samples import SampleEncoder, square_pixels
+from fcit_ray.data.loading.pixels import square_pixels
+from fcit_ray.data.loading.samples import SampleEncoder
 from fcit_ray.data.loading.tokens import num_image_tokens, run_processor, tokenise
 from fcit_ray.data.parquet.place import parquet_at
 from fcit_ray.data.records.faults import NUM_SHOWN
@@ -69,7 +70,8 @@ def too_long(encoder: SampleEncoder, records: Iterable[Record]) -> Iterator[tupl
         except SpelledError as error:
             raise DataError(f"{record.where}: {error}") from error
         except ValueError as error:  # of a picture's size
-            raise DataError(f"{record.where}: image {', '.join(record.images)}: {error}") from error
+            shown = f"image {', '.join(record.images)}" if record.images else "without a picture"
+            raise DataError(f"{record.where}: {shown}: {error}") from error
         if count > encoder.max_length:
             yield record, count
 
@@ -87,7 +89,7 @@ class _Lengths:
                 self._processor, square_pixels(self._processor, Image.new("RGB", _SMALLEST))
             )
         fixed = self._num_image is not None or (parquet is not None and parquet.embeds_images)
-        self._size_of = (lambda image: _SMALLEST) if fixed else lru_cache(maxsize=1)(self._read_size)
+        self._size_of = (lambda image: _SMALLEST) if fixed else lru_cache(maxsize=16)(self._read_size)
         self._of_picture = lru_cache(maxsize=None)(self._count_picture)
         self._of_template = lru_cache(maxsize=None)(self._count_template)
 
@@ -97,25 +99,27 @@ class _Lengths:
         # A tokenizer may write some characters out before it cuts them, none of ASCII.
         size = len(text) if text.isascii() else 6 * len(text.encode())
         template = self._of_template(len(record.turns), record.turns[-1].answer is None)
-        return size + template + self._of_picture(self._size_of(record.images[0])) + _MARGIN
+        # With the smallest picture's it counts more than a record without any has.
+        pictures = sum(self._of_picture(self._size_of(image)) for image in record.images)
+        return size + template + (pictures or self._of_picture(_SMALLEST)) + _MARGIN
 
     def of(self, record: Record) -> int:
         """Tokens of a record, as the encoder will count them."""
         text, _ = self._encoder.render(record)
-        return self._count(text, self._size_of(record.images[0]))
+        return self._count(text, [self._size_of(image) for image in record.images])
 
-    def _count(self, text: str, size: Size) -> int:
+    def _count(self, text: str, sizes: Sequence[Size]) -> int:
         if self._num_image is not None:
             return len(tokenise(self._processor, text, self._num_image)[0])
-        return len(run_processor(self._processor, text, Image.new("RGB", size))[1])
+        return len(run_processor(self._processor, text, [Image.new("RGB", size) for size in sizes])[1])
 
     def _count_picture(self, size: Size) -> int:
-        return self._count(self._prompt(1, False), size)
+        return self._count(self._prompt(1, False), [size])
 
     def _count_template(self, num_turns: int, is_open: bool) -> int:
         """What a template writes around so many turns, beside what it writes around one."""
         one, all_turns = self._prompt(1, False), self._prompt(num_turns, is_open)
-        return self._count(all_turns, _SMALLEST) - self._count(one, _SMALLEST) + _MARGIN * num_turns
+        return self._count(all_turns, [_SMALLEST]) - self._count(one, [_SMALLEST]) + _MARGIN * num_turns
 
     def _prompt(self, num_turns: int, is_open: bool) -> str:
         turns = [Turn("a", "a")] * (num_turns - 1) + [Turn("a", None if is_open else "a")]

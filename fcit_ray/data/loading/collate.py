@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fcit_ray.data.loading.samples import Sample, normalise, pixel_scaling
+from fcit_ray.data.loading.pixels import normalise, pixel_scaling
+from fcit_ray.data.loading.tokens import Sample
 from fcit_ray.models.processor import pads_to_square
 
 IGNORE_INDEX = -100
@@ -23,9 +24,10 @@ class Collator:
     """Pads token sequences; normalises pixels, or joins what the model's own processor made of the pictures.
 
     Both methods return what the model takes, and beside it `features` (B, D), the samples' frozen features, which the
-    model does not take: pop it before `model(**batch)`. The picture is `pixel_values` (B, 3, H, W) for LLaVA-1.5; for
-    another model it is every other array of the samples, those of one number a token padded with 0 like the tokens,
-    the rest joined along their first axis.
+    model does not take: pop it before `model(**batch)`. The pictures are `pixel_values` (N, 3, H, W) for LLaVA-1.5, N
+    in all samples together, in their order; for another model they are every other array of the samples, those of one
+    number a token padded with 0 like the tokens, the rest joined along their first axis. A sample without a picture
+    adds nothing to what is joined; a batch without any has none of it.
 
     Attributes:
         pad_id: token id of the padding; masked out, so any id will do.
@@ -70,15 +72,20 @@ class Collator:
         }
 
     def _pictures(self, samples: Sequence[Sample], left: bool) -> dict[str, Tensor]:
-        if "pixels" in samples[0]:
-            pixels = torch.from_numpy(np.stack([sample["pixels"] for sample in samples]))  # (B, H, W, 3)
-            return {"pixel_values": normalise(pixels, self.mean, self.std, self.rescale)}  # (B, 3, H, W)
-        names = [name for name in samples[0] if name not in ("input_ids", "labels", "feature")]
+        names = list(dict.fromkeys(name for sample in samples for name in sample))
         joined = {}
         for name in names:
-            rows = [sample[name] for sample in samples]
-            if all(row.shape == sample["input_ids"].shape for row, sample in zip(rows, samples, strict=True)):
-                joined[name] = _padded(rows, 0, left)
+            holders = [sample for sample in samples if name in sample]
+            rows = [sample[name] for sample in holders]
+            if name in ("input_ids", "labels", "feature"):
+                continue
+            if name == "pixels":
+                pixels = torch.from_numpy(np.concatenate(rows))  # (N, H, W, 3)
+                joined["pixel_values"] = normalise(pixels, self.mean, self.std, self.rescale)  # (N, 3, H, W)
+            elif all(row.shape == sample["input_ids"].shape for row, sample in zip(rows, holders, strict=True)):
+                # A number a token: of what has none, zeros, as of its padding.
+                full = [sample.get(name, np.zeros_like(sample["input_ids"])) for sample in samples]
+                joined[name] = _padded(full, 0, left)
             else:
                 joined[name] = _joined(name, rows, masked="pixel_attention_mask" in names)
         return joined

@@ -20,7 +20,8 @@ class Lengths:
         answer: positions with logits in the batch that needs most: from the first answer token of any record on.
         mean_answer: answer tokens of a record.
         sampled: records looked at; 0 if there were none, and the others are upper bounds.
-        pixels: numbers that the processor makes of one picture, in all its tiles or patches, at most; 0 if not known.
+        pixels: numbers that the processor makes of a record's pictures, in all their tiles or patches, at most; 0 if no
+            record has any, or none was looked at.
         mean_pixels: over the sample.
     """
 
@@ -43,13 +44,22 @@ class LengthEncoder(SampleEncoder):
 def measure_lengths(encoder: SampleEncoder, stream: Stream, per_task: int = 16) -> Lengths:
     """Token lengths of a sample of the training records, spread evenly over each task's files.
 
+    Of each task the record of most pictures is looked at as well, for what is needed at most.
+
     Raises:
         DataError: one of them cannot be used.
     """
     reader = LengthEncoder(**{field.name: getattr(encoder, field.name) for field in fields(encoder)})
-    totals, answers, firsts, pixels = [], [], [], []
+    totals: list[int] = []
+    answers: list[int] = []
+    pixels: list[int] = []
+    spread: list[bool] = []
+    span = 0
     for records in stream.records:
-        for index in np.linspace(0, len(records) - 1, min(per_task, len(records)), dtype=int):
+        chosen = np.linspace(0, len(records) - 1, min(per_task, len(records)), dtype=int).tolist()
+        most = max(range(len(records)), key=lambda index: len(records[index].images))
+        firsts, begin = [], len(totals)
+        for index in [*chosen, *([most] if len(records[most].images) > 1 and most not in chosen else ())]:
             sample = reader.encode_train(records[index])
             labels = sample["labels"]
             labelled = np.flatnonzero(labels != -100)
@@ -57,13 +67,14 @@ def measure_lengths(encoder: SampleEncoder, stream: Stream, per_task: int = 16) 
             pixels.append(sum(sample[name].size for name in ("pixels", "pixel_values") if name in sample))
             answers.append(len(labelled))
             firsts.append(int(labelled[0]) if len(labelled) else len(labels) - 1)
-    longest = max(totals)
-    # A batch keeps logits from its earliest answer to its longest record's end; within a task, as batches are.
-    per = [range(start, min(start + per_task, len(totals))) for start in range(0, len(totals), per_task)]
-    span = max(max(totals[i] for i in group) - min(firsts[i] for i in group) for group in per) + 1
-    return Lengths(
-        longest, float(np.mean(totals)), span, float(np.mean(answers)), len(totals), max(pixels), float(np.mean(pixels))
+            spread.append(index in chosen)
+        # A batch keeps logits from its earliest answer to its longest record's end; within a task, as batches are.
+        span = max(span, max(totals[begin:]) - min(firsts) + 1)
+    tokens, answered, pictured = (
+        float(np.mean([value for value, even in zip(values, spread, strict=True) if even]))
+        for values in (totals, answers, pixels)
     )
+    return Lengths(max(totals), tokens, span, answered, sum(spread), max(pixels), pictured)
 
 
 def assumed_lengths(config: Config) -> Lengths:

@@ -1,25 +1,27 @@
 """Records to samples: what a worker keeps of a record, ready to be padded into a batch.
 
-LLaVA-1.5's pictures are padded and resized here; their pixels stay bytes until they are collated, a quarter of the
-memory and of what travels. Every other model's processor runs whole, and all that it returns is kept.
+A record has no picture, one or several. LLaVA-1.5's are padded and resized here; their pixels stay bytes until they are
+collated, a quarter of the memory and of what travels. Every other model's processor runs whole, and all that it returns
+is kept.
 
 Legend: B images, H and W pixels, L tokens, D features.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import IO, Any
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image
+from PIL import Image
 from torch import Tensor
 
+from fcit_ray.data.loading.pixels import normalise, pixel_scaling, square_pixels, to_rgb
 from fcit_ray.data.loading.tokens import Sample, num_image_tokens, run_processor, tokenise
 from fcit_ray.data.records.images import fault_of, open_image, opened
 from fcit_ray.data.records.layout import Record
-from fcit_ray.errors import DataError
+from fcit_ray.errors import ConfigError, DataError
 from fcit_ray.models.chat import render_chat
 from fcit_ray.models.identity.clip import load_clip_image_encoder, load_clip_processor, load_clip_text_encoder
 from fcit_ray.models.identity.encoder import Identity, TextEncoder, VisionTowerEncoder, join
@@ -27,19 +29,6 @@ from fcit_ray.models.load import load_image_encoder, load_processor, load_text_e
 from fcit_ray.models.plain_text import SpelledError
 from fcit_ray.models.processor import pads_to_square
 from fcit_ray.models.prompt import Turn, instruction_text, render
-
-_WHITE = (255, 255, 255, 255)
-
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""What undoes each orientation of EXIF's; 1 is upright."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +66,7 @@ class SampleEncoder:
         sample, offsets = self._encode(record, text)
         starts, ends = offsets.T  # (L,)
         # Tokens of no width (the beginning-of-sequence token) belong to no answer.
-        if not (starts[ends > starts] <= spans[0][0]).any():
+        if not _placed(spans if len(record.images) > 1 else spans[:1], starts, ends):
             raise DataError(f"{record.where}: the picture changes the tokens of the answer, so it cannot be labelled")
         answered = np.zeros(len(offsets), dtype=bool)
         for start, end in spans:
@@ -97,7 +86,7 @@ class SampleEncoder:
         """The record's frozen feature alone, float32 (D,): what an identity token is the mean of.
 
         Raises:
-            DataError: the image is needed and does not decode.
+            DataError: an image is needed, and there is none or it does not decode.
         """
         return self._feature(record)
 
@@ -110,18 +99,23 @@ class SampleEncoder:
         return len(self._arrays(record, self.render(record)[0])[1])
 
     def _feature(self, record: Record, pixels: np.ndarray | None = None) -> np.ndarray:
-        """Of a record whose pixels, as the base takes them, may be at hand."""
+        """Of a record whose pixels, as the base takes them, may be at hand; of several pictures the mean of theirs."""
         if self.identity == "text":
             return self._text_feature(record).numpy().astype(np.float32)
+        check_has_identity(record, self.identity)
         processor = _identity_processor(self.model, self.identity_encoder)
         if pixels is None or self.identity_encoder != "base":  # CLIP's pictures may be of another size than the base's
-            picture = self._image(record, record.images[0])
-            try:
-                pixels = square_pixels(processor, picture)
-            except ValueError as error:
-                raise DataError(f"{record.where}: image {record.images[0]}, processor: {error}") from error
-        values = normalise(torch.from_numpy(pixels)[None], *pixel_scaling(processor))  # (1, 3, H, W)
-        image = _image_encoder(self.model, self.identity_encoder).encode(values)[0]  # (D,)
+            pictures = []
+            for name in record.images:
+                try:
+                    pictures.append(square_pixels(processor, self._image(record, name)))
+                except ValueError as error:
+                    raise DataError(f"{record.where}: image {name}, processor: {error}") from error
+            pixels = np.stack(pictures)
+        encode = _image_encoder(self.model, self.identity_encoder).encode
+        scaling = pixel_scaling(processor)
+        each = [encode(normalise(torch.from_numpy(picture)[None], *scaling))[0] for picture in pixels]  # (D,)
+        image = each[0] if len(each) == 1 else torch.stack(each).double().mean(dim=0).float()
         feature = image if self.identity == "image" else join(self._text_feature(record), image)
         return feature.numpy().astype(np.float32)
 
@@ -132,7 +126,7 @@ class SampleEncoder:
             raise DataError(f"{record.where}: {error}") from error
 
     def render(self, record: Record) -> tuple[str, list[tuple[int, int]]]:
-        """The text with the picture's mark in it, and the character spans of the answers.
+        """The text with its pictures' marks in it, and the character spans of the answers.
 
         Special tokens in it are the template's own: those that the record spells are out of sight (`plain_text.hide`).
         """
@@ -140,11 +134,16 @@ class SampleEncoder:
         hide = processor.tokenizer.hide
         turns = [Turn(hide(t.question), None if t.answer is None else hide(t.answer)) for t in record.turns]
         if self.template == "chat":
-            return render_chat(turns, processor)
-        return render(turns, self.template, processor.tokenizer.eos_token)
+            try:
+                return render_chat(turns, processor, len(record.images))
+            except ConfigError as error:
+                if len(record.images) == 1:  # of every record
+                    raise
+                raise DataError(f"{record.where}: {error}") from error
+        return render(turns, self.template, processor.tokenizer.eos_token, len(record.images))
 
     def _encode(self, record: Record, text: str) -> tuple[Sample, np.ndarray]:
-        """The sample without labels, and its tokens' places in the text, (L, 2); the picture's have no true place."""
+        """The sample without labels, and its tokens' places in the text, (L, 2); a picture's have no true place."""
         sample, offsets = self._arrays(record, text)
         if len(offsets) > self.max_length:
             raise DataError(
@@ -154,14 +153,15 @@ class SampleEncoder:
         return {**sample, "feature": self._feature(record, sample.get("pixels"))}, offsets
 
     def _arrays(self, record: Record, text: str) -> tuple[Sample, np.ndarray]:
-        """The tokens and the picture, and the tokens' places in the text, (L, 2)."""
-        image = self._image(record, record.images[0])
+        """The tokens and the pictures, and the tokens' places in the text, (L, 2)."""
+        images = [self._image(record, name) for name in record.images]
         try:
-            return encode_picture(_processor(self.model), text, image)
+            return encode_pictures(_processor(self.model), text, images)
         except SpelledError as error:
             raise DataError(f"{record.where}: {error}") from error
         except ValueError as error:
-            raise DataError(f"{record.where}: image {record.images[0]} {image.size}, processor: {error}") from error
+            shown = ", ".join(f"image {name} {image.size}" for name, image in zip(record.images, images, strict=True))
+            raise DataError(f"{record.where}: {shown or 'without a picture'}, processor: {error}") from error
 
     def _image(self, record: Record, image: str) -> Image.Image:
         """One of the record's pictures, upright RGB."""
@@ -172,92 +172,54 @@ class SampleEncoder:
             raise DataError(f"{record.where}: image {image}: {fault_of(error)}") from error
 
 
-def encode_picture(processor: Any, text: str, image: Image.Image) -> tuple[Sample, np.ndarray]:
-    """The tokens of a text and the picture whose mark is in it, and the tokens' places in the text, (L, 2).
+def _placed(spans: Sequence[tuple[int, int]], starts: np.ndarray, ends: np.ndarray) -> bool:
+    """Whether something in front of each answer, behind the one before, was found among the tokens with a picture.
+
+    Args:
+        spans: the answers' characters.
+        starts: of the tokens in the text, (L,); those of no width belong to no answer.
+        ends: likewise.
+    """
+    befores = [0, *(end for _, end in spans[:-1])]
+    return all(
+        ((starts >= before) & (starts <= start) & (ends > starts)).any()
+        for before, (start, _) in zip(befores, spans, strict=True)
+    )
+
+
+def check_has_identity(record: Record, identity: Identity) -> None:
+    """Refuse a record that cannot be told apart by its picture, as it has none.
+
+    Raises:
+        DataError: names it.
+    """
+    if identity != "text" and not record.images:
+        raise DataError(
+            f"{record.where}: model.identity={identity} tells records apart by their picture, and it has none; "
+            f"expected model.identity=text, or no such record"
+        )
+
+
+def encode_pictures(processor: Any, text: str, images: Sequence[Image.Image]) -> tuple[Sample, np.ndarray]:
+    """The tokens of a text and the pictures whose marks are in it, and the tokens' places in the text, (L, 2).
 
     Args:
         processor: of the model.
         text: from a template, users' text hidden (`plain_text.hide`).
-        image: upright RGB.
+        images: upright RGB, in the order of their marks.
 
     Raises:
         SpelledError: special tokens are spelled in the text in a way that is not seen before it is cut.
-        ValueError: the processor takes no such picture, or returns what cannot be kept.
+        ValueError: the processor takes no such pictures, or returns what cannot be kept.
     """
     if not pads_to_square(type(processor)):
-        return run_processor(processor, text, image)
-    pixels = square_pixels(processor, image)
-    ids, offsets = tokenise(processor, text, num_image_tokens(processor, pixels))
+        return run_processor(processor, text, images)
+    if not images:
+        ids, offsets = tokenise(processor, text, 0)
+        return {"input_ids": ids}, offsets
+    pixels = np.stack([square_pixels(processor, image) for image in images])
+    ids, offsets = tokenise(processor, text, num_image_tokens(processor, pixels[0]))
     return {"pixels": pixels, "input_ids": ids}, offsets
-
-
-def square_pixels(processor: Any, image: Image.Image) -> np.ndarray:
-    """A picture as LLaVA-1.5's or CLIP's processor resizes it, on a square of its own: uint8 (H, W, 3).
-
-    Raises:
-        ValueError: the processor makes something else of it.
-    """
-    images = processor.image_processor
-    square = pad_to_square(image, images.image_mean)
-    output = images(square, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"]
-    if output.shape[:2] != (1, 3) or output.dtype != np.uint8:
-        raise ValueError(f"it returns {output.dtype} {output.shape}; expected uint8 (1, 3, H, W) as LLaVA-1.5's")
-    return np.ascontiguousarray(output[0].transpose(1, 2, 0))
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Upright 8-bit RGB of an image of any mode: transparency on white, 16 bits scaled down rather than clipped.
-
-    White, as transformers' own processors have it by now. The code of LLaVA and FCIT drops transparency: a pixel has
-    the colour that its file gives it however little of it is seen, often black. Pillow keeps 16-bit files in its
-    integer modes (I;16, I); floats are taken as 0..1 if none is larger, else as bytes.
-    """
-    image = _upright(image)
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image).astype(np.float64)
-        scale = (255.0 if values.max() <= 1 else 1.0) if image.mode == "F" else 255 / 65535
-        image = Image.fromarray((values * scale).clip(0, 255).round().astype(np.uint8))
-    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, _WHITE), image)
-    return image.convert("RGB")
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """The picture turned as its EXIF says; as it is stored where the EXIF cannot be read."""
-    image.load()  # a PNG may keep its EXIF after its pixels
-    try:
-        turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # Pillow's readers raise nearly anything on broken EXIF, and the pixels are sound
-        return image
-    return image if turn is None else image.transpose(turn)
-
-
-def pad_to_square(image: Image.Image, mean: tuple[float, ...]) -> Image.Image:
-    """Centre an RGB image on a square of the mean colour, as LLaVA-1.5 does before it resizes."""
-    width, height = image.size
-    if width == height:
-        return image
-    side = max(width, height)
-    red, green, blue = (int(value * 255) for value in mean)
-    square = Image.new("RGB", (side, side), (red, green, blue))
-    square.paste(image, ((side - width) // 2, (side - height) // 2))
-    return square
-
-
-def pixel_scaling(processor: Any) -> tuple[tuple[float, ...], tuple[float, ...], float]:
-    """Mean and standard deviation by channel, and the factor that takes bytes to 0..1, of a processor's last step."""
-    image = processor.image_processor
-    mean = tuple(image.image_mean) if image.do_normalize else (0.0,) * 3
-    std = tuple(image.image_std) if image.do_normalize else (1.0,) * 3
-    return mean, std, float(image.rescale_factor) if image.do_rescale else 1.0
-
-
-def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...], rescale: float) -> Tensor:
-    """What a vision tower takes, float32 (B, 3, H, W), of uint8 pixels (B, H, W, 3)."""
-    values = pixels.permute(0, 3, 1, 2).float() * rescale
-    means, stds = (torch.tensor(numbers).view(1, -1, 1, 1) for numbers in (mean, std))
-    return ((values - means) / stds).contiguous()
 
 
 @lru_cache(maxsize=2)

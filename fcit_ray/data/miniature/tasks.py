@@ -50,11 +50,21 @@ PLURALS = {
 
 @dataclass(frozen=True)
 class Example:
-    """A picture, its question turns (several in Grounding's training records), and a caption's references."""
+    """A picture with its questions.
+
+    Attributes:
+        scene: what is drawn.
+        turns: question and answer; several in Grounding's training records.
+        references: of a caption.
+        votes: what several people answered.
+        source: where a question is said to be from, for the picture's name.
+    """
 
     scene: Scene
     turns: tuple[tuple[str, str], ...]
     references: tuple[str, ...] = ()
+    votes: tuple[str, ...] = ()
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,10 +72,10 @@ class Task:
     """One dataset in miniature.
 
     Attributes:
-        name: the dataset's name, a dataset of the catalog `fcit`.
+        name: the dataset's name, a dataset of its benchmark's catalog.
         labels: the answers to balance over; a builder gets one of them.
         build: makes an example whose answer is the label (the first turn's, for Grounding).
-        image: the image's path under `datasets/`, from `split`, `number` and `label`.
+        image: the image's path, as records have it, from `split`, `number`, `label` and `source`.
         templates: its wordings, each with the format fields filled by the builder.
         shared_images: the task whose images it uses: same split, same number, same picture. Both builders then draw
             their scene before anything else, from the same seed.

@@ -1,4 +1,4 @@
-"""Writes the miniature benchmark in the authors' on-disk layout (`configs/catalogs/fcit.yaml`), all or nothing."""
+"""Writes a miniature benchmark in the authors' on-disk layout (`configs/catalogs/fcit.yaml`), all or nothing."""
 
 import json
 import logging
@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from fcit_ray.data.miniature.benchmarks import BENCHMARKS, Benchmark
 from fcit_ray.data.miniature.drawing import draw
 from fcit_ray.data.miniature.scenes import SIDE
-from fcit_ray.data.miniature.tasks import TASKS, Example, Task
+from fcit_ray.data.miniature.tasks import Example, Task
 from fcit_ray.data.records.collection import Collection, Split
 from fcit_ray.errors import UserError, disk_reason
 from fcit_ray.storage.files import read_json
@@ -25,9 +26,15 @@ log = logging.getLogger(__name__)
 
 
 def write_miniature(
-    root: Path, *, num_train: int = 300, num_validation: int = 40, num_test: int = 48, seed: int = 0
+    root: Path,
+    *,
+    num_train: int = 300,
+    num_validation: int = 40,
+    num_test: int = 48,
+    seed: int = 0,
+    benchmark: Benchmark = "fcit",
 ) -> None:
-    """Write the twelve datasets in miniature under `root`.
+    """Write the datasets of a benchmark in miniature under `root`, FCIT's twelve or a neighbour's.
 
     Everything is written into a hidden sibling folder that is renamed at the end: an interrupted run leaves no `root`.
     What a killed one leaves of its sibling the next one on the same machine removes. The bytes of records and pixels
@@ -39,6 +46,7 @@ def write_miniature(
         num_validation: records a dataset for choosing settings on.
         num_test: test records a dataset.
         seed: chooses pictures and questions.
+        benchmark: whose; the name of its catalog.
 
     Raises:
         UserError: a count is not positive, `root` holds something else, or it cannot be written.
@@ -48,13 +56,19 @@ def write_miniature(
         if count < 1:
             raise UserError(f"num_{split}: {count}; must be at least 1")
     root = Path(os.path.realpath(root))
-    manifest = {"generator": GENERATOR_VERSION, "seed": seed, **{f"num_{split}": n for split, n in counts.items()}}
+    manifest: dict[str, Any] = {
+        "generator": GENERATOR_VERSION,
+        "seed": seed,
+        **{f"num_{split}": n for split, n in counts.items()},
+    }
+    if benchmark != "fcit":
+        manifest["benchmark"] = benchmark
     try:
         if _is_there(root, manifest):
             log.info("%s already holds this miniature", root)
         else:
-            _write_whole(root, manifest, counts, seed)
-            log.info("wrote %d datasets to %s", len(TASKS), root)
+            _write_whole(root, manifest, counts, seed, benchmark)
+            log.info("wrote %d datasets to %s", len(BENCHMARKS[benchmark]), root)
     except OSError as error:
         raise UserError(f"root: {root} cannot be written: {disk_reason(error, root)}") from error
 
@@ -91,14 +105,17 @@ def examples(task: Task, split: str, count: int, seed: int, seen: set[tuple[byte
     return found
 
 
-def _write_whole(root: Path, manifest: dict[str, Any], counts: Mapping[Split, int], seed: int) -> None:
+def _write_whole(
+    root: Path, manifest: dict[str, Any], counts: Mapping[Split, int], seed: int, benchmark: Benchmark
+) -> None:
     _remove_leftovers(root)
     partial = root.with_name(f"{_partial_prefix(root)}{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        for task in TASKS.values():
-            _write_task(partial, task, counts, seed)
+        collection = Collection.of_catalog(str(partial), benchmark)
+        for task in BENCHMARKS[benchmark].values():
+            _write_task(collection, task, counts, seed)
         _dump(partial / MANIFEST, manifest)
         try:
             partial.rename(root)
@@ -150,19 +167,19 @@ def _is_alive(process: int) -> bool:
     return True
 
 
-def _write_task(root: Path, task: Task, counts: Mapping[Split, int], seed: int) -> None:
-    collection = Collection.of_catalog(str(root))
-    (root / "instructions" / task.name).mkdir(parents=True)
+def _write_task(collection: Collection, task: Task, counts: Mapping[Split, int], seed: int) -> None:
+    root, kind = Path(collection.root), collection[task.name].answer.kind
     seen: set[tuple[bytes, str]] = set()
     for split, count in counts.items():
         records = []
-        references: list[tuple[str, str, tuple[str, ...]]] = []
+        answered: list[tuple[str, str, Example]] = []
         for index, example in enumerate(examples(task, split, count, seed, seen)):
             number = _FIRST_NUMBER[split] + index
             folder_of_label = example.turns[0][1].replace(" ", "_")
             image = task.image.format(
-                split=task.held_out if split == "test" else "train", number=number, label=folder_of_label
-            )
+                split=task.held_out if split == "test" else "train", number=number, label=folder_of_label,
+                source=example.source,
+            )  # fmt: skip
             path = root / collection[task.name].images / image
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -170,12 +187,12 @@ def _write_task(root: Path, task: Task, counts: Mapping[Split, int], seed: int) 
             else:
                 assert task.shared_images, f"{image} is written twice"
             identity = f"{split}-{number}"
-            records.append(_record(collection[task.name].answer.kind, split, identity, image, example))
-            references.append((identity, image, example.references))
+            records.append(_record(kind, split, identity, image, example))
+            answered.append((identity, image, example))
         [source] = collection.sources(task.name, split)
         _dump(root / source.name, records)
         if name := collection.references(task.name, split):
-            _dump(root / name, coco(references))
+            _dump(root / name, _votes(answered) if kind == "soft_vote" else coco(answered))
 
 
 def _record(kind: str, split: str, identity: str, image: str, example: Example) -> dict[str, Any]:
@@ -196,15 +213,26 @@ def _record(kind: str, split: str, identity: str, image: str, example: Example) 
     return record
 
 
-def coco(references: list[tuple[str, str, tuple[str, ...]]]) -> dict[str, Any]:
-    """Reference captions in COCO's caption format, from (question_id, image path, captions); the id is the image's."""
+def coco(answered: list[tuple[str, str, Example]]) -> dict[str, Any]:
+    """Reference captions in COCO's caption format, from (question_id, image path, example); the id is the image's."""
     annotations: list[dict[str, Any]] = []
-    for identity, _, captions in references:
-        for caption in captions:
+    for identity, _, example in answered:
+        for caption in example.references:
             annotations.append({"image_id": identity, "id": len(annotations), "caption": caption})
-    images = [{"id": identity, "file_name": PurePosixPath(image).name} for identity, image, _ in references]
+    images = [{"id": identity, "file_name": PurePosixPath(image).name} for identity, image, _ in answered]
     return {"images": images, "annotations": annotations}
 
 
+def _votes(answered: list[tuple[str, str, Example]]) -> dict[str, Any]:
+    """What people answered, in TextVQA's format."""
+    return {
+        "data": [
+            {"question_id": identity, "question": example.turns[0][0], "answers": list(example.votes)}
+            for identity, _, example in answered
+        ]
+    }
+
+
 def _dump(path: Path, value: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")

@@ -192,12 +192,11 @@ def _record_rows(root: str, source: str, references: bool) -> Iterator[Row]:
             identity = next(
                 (_text(item[key]) for key in ("question_id", "id") if item.get(key) not in (None, "")), None
             )
-            image = item.get("image")
             yield {
                 "index": index,
                 "part": "records",
                 "id": identity,
-                "image": _text(image) if isinstance(image, str) else None,
+                "image": _images(item),
                 "record": _json(item),
             }
         return
@@ -210,6 +209,14 @@ def _record_rows(root: str, source: str, references: bool) -> Iterator[Row]:
 
 def _text(value: Any) -> str | None:
     return None if value is None else printable(str(value))
+
+
+def _images(item: Any) -> str | None:
+    """What a record names as its picture under LLaVA's keys, for whoever looks; of several the list as JSON."""
+    found = item.get("image") or item.get("images")
+    if isinstance(found, list):
+        return _json(found) if len(found) > 1 else _text(found[0])
+    return _text(found) if isinstance(found, str) else None
 
 
 def _filler(rows: Sequence[Row]) -> Callable[[HashingFile], None]:

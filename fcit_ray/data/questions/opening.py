@@ -18,6 +18,7 @@ from fcit_ray.data.questions.spans import find_spans
 from fcit_ray.data.records.faults import NUM_SHOWN
 from fcit_ray.data.records.fields import printable
 from fcit_ray.data.records.images import fault_of, opened
+from fcit_ray.data.records.pictures import KEYS, MISSPELT
 from fcit_ray.errors import DataError, disk_reason
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
@@ -124,12 +125,13 @@ def _of_parquet(path: Path, files: Sequence[Path], images: str) -> Input:
 
 
 def _columns(file: Path, names: Sequence[str]) -> tuple[str, ...]:
-    if "image" not in names or not any(name in names for name in TEXTS):
+    misspelt = not any(name in names for name in KEYS) and any(name in names for name in MISSPELT)
+    if misspelt or not any(name in names for name in TEXTS):
         raise DataError(
-            f"{file}: its columns are {', '.join(names)}; expected `image` (bytes, paths, or both as the datasets "
-            f"library has them) and one of {', '.join(TEXTS)}"
+            f"{file}: its columns are {', '.join(names)}; expected one of {', '.join(TEXTS)}, and for pictures `image` "
+            f"(bytes, paths, or both as the datasets library has them)"
         )
-    return tuple(name for name in ("image", *TEXTS, *IDS) if name in names)
+    return tuple(name for name in (*KEYS, *TEXTS, *IDS) if name in names)
 
 
 def _of_pictures(path: Path, ask: str | None) -> Input:
@@ -192,8 +194,10 @@ def _look(found: Input) -> None:
 def _fault(question: Question) -> str:
     if question.fault:
         return question.fault
-    try:
-        with question.open() as file, opened(file):
-            return ""
-    except Exception as error:  # Pillow's readers raise nearly anything on broken files
-        return f"image {question.record.images[0]}: {fault_of(error)}"
+    for number, image in enumerate(question.record.images):
+        try:
+            with question.open(number) as file, opened(file):
+                pass
+        except Exception as error:  # Pillow's readers raise nearly anything on broken files
+            return f"image {image}: {fault_of(error)}"
+    return ""

@@ -103,9 +103,9 @@ class PicturesPiece:
                 text = self.ask if self.ask is not None else _text_beside(picture)
             except DataError as error:
                 record = Record("", name, (name,), (), source=source, index=index)
-                questions.append(Question(record, str(picture), str(error)))
+                questions.append(Question(record, (str(picture),), str(error)))
             else:
-                questions.append(ask_about(picture, text, source, index, name))
+                questions.append(ask_about([picture], text, source, index, [name]))
         return questions
 
 

@@ -1,10 +1,10 @@
-"""One question to a trained model: read from whatever a user has, with its place and its picture.
+"""One question to a trained model: read from whatever a user has, with its place and its pictures, none or several.
 
 A value that cannot be asked keeps its place and says why, so that the others are answered.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -15,6 +15,7 @@ from fcit_ray.data.loading.tokens import Sample
 from fcit_ray.data.records.fields import check_characters, is_text_or_number, printable, shown, text_of
 from fcit_ray.data.records.images import PictureError
 from fcit_ray.data.records.parsing import Record
+from fcit_ray.data.records.pictures import check_marks, named
 from fcit_ray.errors import DataError
 from fcit_ray.models.prompt import IMAGE_TOKEN, Turn
 from fcit_ray.storage.files import NUM_BYTES, misfit, misfit_content
@@ -22,10 +23,6 @@ from fcit_ray.storage.files import NUM_BYTES, misfit, misfit_content
 TEXTS = ("text", "question", "prompt", "conversations")
 """Keys under which a question may stand, in the order in which they are looked for."""
 IDS = ("question_id", "id")
-NO_PICTURE = (
-    "names no picture: these models are asked about one, and text alone is not answered; expected `image`, a path or "
-    "the picture's bytes"
-)
 
 
 @dataclass(frozen=True)
@@ -34,22 +31,22 @@ class Question:
 
     Attributes:
         record: the question with its place; `images` as the input names them.
-        picture: the picture's bytes, or its path; None where `record.images` lie in the data root.
+        pictures: bytes or path of each of `record.images`; None where these lie in the data root.
         fault: why it cannot be asked, in words that follow its place; empty if nothing is known against it.
     """
 
     record: Record
-    picture: bytes | str | None = None
+    pictures: tuple[bytes | str, ...] | None = None
     fault: str = ""
 
-    def open(self) -> IO[bytes]:
-        """The picture that it brings, open for reading.
+    def open(self, number: int) -> IO[bytes]:
+        """One of the pictures that it brings, open for reading.
 
         Raises:
             PictureError, OSError: it cannot be used.
         """
-        assert self.picture is not None, "its picture lies in a data root"
-        return _Picture(self.picture)("", self.record.images[0])
+        assert self.pictures is not None, "its pictures lie in a data root"
+        return _open(self.pictures[number])
 
     def encode(self, encoder: SampleEncoder) -> Sample:
         """The sample that a model takes.
@@ -59,34 +56,38 @@ class Question:
         """
         if self.fault:
             raise DataError(f"{self.record.where}: {self.fault}")
-        if self.picture is not None:
-            encoder = replace(encoder, open_image=_Picture(self.picture))
+        if self.pictures is not None:
+            encoder = replace(encoder, open_image=_Brought(dict(zip(self.record.images, self.pictures, strict=True))))
         return encoder.encode_test(self.record)
 
 
 @dataclass(frozen=True)
-class _Picture:
-    """Opens the one picture that a question brings, in the place of the data root's."""
+class _Brought:
+    """Opens the pictures that a question brings, by what it calls them, in the place of the data root's."""
 
-    picture: bytes | str
+    pictures: Mapping[str, bytes | str]
 
     def __call__(self, root: str, image: str) -> IO[bytes]:
-        if isinstance(self.picture, bytes):
-            if reason := misfit_content(self.picture[:NUM_BYTES]):
-                raise PictureError(reason)
-            return BytesIO(self.picture)
-        if reason := misfit(self.picture):  # before it is opened: a named pipe would never be
+        return _open(self.pictures[image])
+
+
+def _open(picture: bytes | str) -> IO[bytes]:
+    if isinstance(picture, bytes):
+        if reason := misfit_content(picture[:NUM_BYTES]):
             raise PictureError(reason)
-        return Path(self.picture).open("rb")
+        return BytesIO(picture)
+    if reason := misfit(picture):  # before it is opened: a named pipe would never be
+        raise PictureError(reason)
+    return Path(picture).open("rb")
 
 
 def read_question(item: Any, source: str, index: int, images: str) -> Question:
     """A question of a JSON value or a row of a table.
 
     Args:
-        item: with a text under one of `TEXTS`, a picture under `image` (a path, bytes, or the mapping of `bytes` and
-            `path` that the datasets library writes), and perhaps an id under one of `IDS`. Of `conversations` the last
-            human message is asked, and what was said before it stands before it.
+        item: with a text under one of `TEXTS`, perhaps a picture under `image` or `images` (a path, bytes, the mapping
+            of `bytes` and `path` that the datasets library writes, or a list of such), and perhaps an id under one of
+            `IDS`. Of `conversations` the last human message is asked, and what was said before it stands before it.
         source: the input's file, for messages and for the answer's line.
         index: position in that file, from 0.
         images: folder that relative paths of pictures start from.
@@ -96,28 +97,34 @@ def read_question(item: Any, source: str, index: int, images: str) -> Question:
     try:
         name = _id(item, name)
         record = replace(record, id=name)
-        shown_as, picture = _picture(item, images, index)
-        record = replace(record, images=(shown_as,))
-        return Question(replace(record, turns=_turns(item)), picture)
+        found = _pictures(item, images, index)
+        record = replace(record, images=tuple(shown_as for shown_as, _ in found))
+        turns = _turns(item)
+        check_marks([turn.question for turn in turns], len(found))
+        return Question(replace(record, turns=turns), tuple(picture for _, picture in found))
     except DataError as error:
         return Question(record, fault=str(error))
 
 
-def ask_about(picture: Path, text: str, source: str, index: int, name: str) -> Question:
-    """A question in words about a picture's file.
+def ask_about(pictures: Sequence[Path], text: str, source: str, index: int, names: Sequence[str]) -> Question:
+    """A question in words about the files of pictures, or about none.
 
     Args:
-        picture: its path.
+        pictures: their paths.
         text: what is asked.
         source: the input, for messages.
         index: position in it.
-        name: the question's id; the picture's name is the same.
+        names: what the pictures are called; the first is the question's id, without any its position.
     """
-    record = Record("", printable(name), (printable(name),), (), source=source, index=index)
+    called = tuple(printable(name) for name in names)
+    record = Record("", called[0] if called else str(index), called, (), source=source, index=index)
+    paths = tuple(map(str, pictures))
     try:
-        return Question(replace(record, turns=(Turn(checked_text(text)),)), str(picture))
+        record = replace(record, turns=(Turn(checked_text(text)),))
+        check_marks([text], len(paths))
+        return Question(record, paths)
     except DataError as error:
-        return Question(record, str(picture), str(error))
+        return Question(record, paths, str(error))
 
 
 def checked_text(text: str) -> str:
@@ -129,8 +136,6 @@ def checked_text(text: str) -> str:
     check_characters("the question", text)
     if not text.replace(IMAGE_TOKEN, "").strip():
         raise DataError(f"empty question ({text!r:.80}); expected words")
-    if text.count(IMAGE_TOKEN) > 1:
-        raise DataError(f"{text.count(IMAGE_TOKEN)} {IMAGE_TOKEN} in one question; expected one picture a question")
     return text
 
 
@@ -145,20 +150,30 @@ def _id(item: Any, default: str) -> str:
     return default
 
 
-def _picture(item: Mapping[str, Any], images: str, index: int) -> tuple[str, bytes | str]:
-    """What the picture is called, and its bytes or its path."""
-    value = item.get("image")
+def _pictures(item: Mapping[str, Any], images: str, index: int) -> list[tuple[str, bytes | str]]:
+    """What each picture is called, and its bytes or its path."""
+    values = named(item)
+    unnamed = f"picture {index}" if len(values) == 1 else f"picture {index}."
+    found: dict[str, bytes | str] = {}
+    shown: list[str] = []
+    for number, value in enumerate(values):
+        shown_as, picture = _picture(value, images, f"{unnamed}{number}" if len(values) > 1 else unnamed)
+        if found.setdefault(shown_as, picture) != picture:  # other bytes of the same name
+            found[shown_as := f"{shown_as} ({number})"] = picture
+        shown.append(shown_as)
+    return [(name, found[name]) for name in shown]
+
+
+def _picture(value: Any, images: str, unnamed: str) -> tuple[str, bytes | str]:
     if isinstance(value, Mapping):
         content, path = value.get("bytes"), value.get("path")
         if isinstance(content, bytes):
-            return printable(str(path)) if path else f"picture {index}", content
+            return printable(str(path)) if path else unnamed, content
         value = path
     if isinstance(value, bytes):
-        return f"picture {index}", value
-    if value in (None, ""):
-        raise DataError(NO_PICTURE)
-    if not isinstance(value, str):
-        raise DataError(f"'image' is {shown(value)}; expected one path, or the picture's bytes")
+        return unnamed, value
+    if not isinstance(value, str) or not value:
+        raise DataError(f"'image' is {shown(value)}; expected a path, a picture's bytes, or a list of these")
     check_characters("'image'", value)
     if "\0" in value:
         raise DataError(f"image {value!r} holds a NUL character; expected a path")
@@ -178,7 +193,7 @@ def _turns(item: Mapping[str, Any]) -> tuple[Turn, ...]:
     if not messages or roles != ["human", *["gpt", "human"] * (len(messages) // 2)]:
         raise DataError(f"roles are {printable(', '.join(map(str, roles))) or 'none'}; expected human, gpt in turn")
     texts = [text_of(message, "value") for message in messages]
-    if sum(text.count(IMAGE_TOKEN) for text in texts) > 1:
-        raise DataError(f"several {IMAGE_TOKEN} in the conversation; expected one picture a question")
+    if odd := next((text for text in texts[1::2] if IMAGE_TOKEN in text), None):
+        raise DataError(f"{IMAGE_TOKEN} in an answer ({odd!r:.80}); expected it in the questions only")
     before = zip(texts[:-1:2], texts[1::2], strict=True)
     return (*(Turn(question, answer.strip()) for question, answer in before), Turn(checked_text(texts[-1])))

@@ -3,24 +3,25 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
-from fcit_ray.config.datasets import Answer
 from fcit_ray.data.records.images import fault_of, picture_size
-from fcit_ray.data.records.parsing import Record, parse_box
-from fcit_ray.data.records.references import Captions
+from fcit_ray.data.records.parsing import Record, parse_box, references_of
+from fcit_ray.data.records.references import Captions, Votes, most_common
 from fcit_ray.errors import DataError
 from fcit_ray.models.prompt import Turn
 
 
-def as_question(root: str, record: Record, answer: Answer, captions: Captions | None) -> Record:
+def as_question(root: str, record: Record, item: Any, kind: str, beside: Captions | Votes | None) -> Record:
     """The question of a training record: its last one, what was said before it standing before it.
 
     Args:
         root: data root.
         record: a training record.
-        answer: what its dataset's answers are. A caption without references of its own is its only one; a box is taken
-            from the answer and the size of its picture from the picture.
-        captions: reference captions of the validation records, if there is a file of them.
+        item: the same in LLaVA's shape: captions and votes may stand in it under `answers`.
+        kind: of its dataset's answers. A caption without references is its only one; a box is taken from the answer
+            and the size of its picture from the picture.
+        beside: what the file of references of the validation records holds, if there is one.
 
     Raises:
         DataError: it cannot be asked.
@@ -28,11 +29,12 @@ def as_question(root: str, record: Record, answer: Answer, captions: Captions | 
     *before, last = record.turns
     wanted = last.answer or ""
     asked = replace(record, turns=(*before, Turn(last.question)), answer=wanted)
-    if answer.kind == "caption":
+    if kind in ("caption", "soft_vote"):
         first = record.images[0] if record.images else ""
-        references = captions.of(record.id, first) if captions else (wanted,)
-        return replace(asked, references=references, answer=references[0])
-    if answer.kind == "box":
+        references, votes = references_of({**item, "answer": wanted}, kind, beside, record.id, first)
+        answer = references[0] if references else most_common(votes)
+        return replace(asked, references=references, votes=votes, answer=answer)
+    if kind == "box":
         box = parse_box(wanted)
         if box is None or not (box[0] < box[2] and box[1] < box[3]):
             raise DataError(f"its answer is {wanted!r:.80}; expected [x1, y1, x2, y2], x1 < x2, y1 < y2")

@@ -25,8 +25,9 @@ from fcit_ray.data.records.raw import (
     read_captions,
     read_items,
     read_json,
+    read_references,
 )
-from fcit_ray.data.records.references import Captions
+from fcit_ray.data.records.references import Captions, Votes
 from fcit_ray.errors import DataError
 from fcit_ray.seeds import derive_seed
 from fcit_ray.storage.location import file_in
@@ -45,6 +46,7 @@ __all__ = [
     "read_captions",
     "read_items",
     "read_json",
+    "read_references",
     "training_records",
 ]
 
@@ -165,7 +167,8 @@ def load_test(
     """Read a dataset's test records, in file order; those in quarantine are left out, and the log says so.
 
     Reference captions come from the dataset's COCO file: a record's image is found there by file name, or else its
-    `question_id`, or else the image's name without suffix, is the COCO image id.
+    `question_id`, or else the image's name without suffix, is the COCO image id. What people answered comes from a file
+    by `question_id`. Without such a file both are a record's own, under `answers`.
 
     Args:
         collection: of the dataset.
@@ -178,11 +181,11 @@ def load_test(
     """
     if split not in ("test", "validation"):
         raise DataError(f"split {split!r}: expected 'test' or 'validation'")
-    root, references = collection.root, collection.references(dataset, split)
+    root, answer = collection.root, collection[dataset].answer
     check_root(root)
-    captions = read_captions(root, references) if references else None
+    beside = read_references(root, collection.references(dataset, split), answer.kind)
     if split == "validation" and collection[dataset].held_out:
-        return _load_held_out(collection, dataset, captions)[:limit]
+        return _load_held_out(collection, dataset, beside)[:limit]
     records: list[Record] = []
     for source in collection.sources(dataset, split):
         items = read_items(root, source.name)
@@ -190,23 +193,25 @@ def load_test(
         shape = collection.shape(dataset, source.name, asked=True)
         path = file_in(root, source.name)
         shape.check(path, items)
-        found, faults = parse_test(place, source.name, items, collection[dataset].answer, captions, shape)
+        found, faults = parse_test(place, source.name, items, answer, beside, shape)
         refuse(path, faults, len(items))
         records += found
     _refuse_twice(records)
     return records[:limit]
 
 
-def _load_held_out(collection: Collection, dataset: str, captions: Captions | None) -> list[Record]:
+def _load_held_out(collection: Collection, dataset: str, beside: Captions | Votes | None) -> list[Record]:
     """The training records that are held out, as questions."""
     records: list[Record] = []
     for number, source in enumerate(collection.sources(dataset, "train")):
         away = set(held_out_of(collection, dataset, number, source.name))
         items = [(index, item) for index, item in read_items(collection.root, source.name) if index in away]
         faults = []
+        shape, given = collection.shape(dataset, source.name, asked=False), dict(items)
         for record in _trained(collection, dataset, source, items):
             try:
-                records.append(as_question(collection.root, record, collection[dataset].answer, captions))
+                item = shape(record.index, given[record.index])
+                records.append(as_question(collection.root, record, item, collection[dataset].answer.kind, beside))
             except DataError as error:
                 faults.append(Fault(record.index, record.id, str(error)))
         refuse(file_in(collection.root, source.name), faults, len(items))

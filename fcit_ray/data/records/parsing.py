@@ -17,8 +17,9 @@ from fcit_ray.data.records.fields import (
     shown,
     text_of,
 )
-from fcit_ray.data.records.place import Place, picture_name
-from fcit_ray.data.records.references import Captions
+from fcit_ray.data.records.pictures import check_marks, pictures_of
+from fcit_ray.data.records.place import Place
+from fcit_ray.data.records.references import Captions, Votes, listed_answers, most_common
 from fcit_ray.errors import DataError
 from fcit_ray.models.prompt import IMAGE_TOKEN, Turn
 
@@ -41,13 +42,15 @@ class Record:
     Attributes:
         dataset: its name.
         id: `question_id` or `id` of the file, `printable`; for a training record without either, its position.
-        images: its pictures, in the order of their marks: paths relative to the root, absolute ones, or URIs.
+        images: its pictures, in the order in which they are read: paths relative to the root, absolute ones, or URIs;
+            () is none.
         turns: the conversation; the last turn of a test record, mostly its only one, has no answer.
         answer: what a test question is scored against, for captions the first reference; None in training records,
             whose answers are in the turns.
         references: every reference caption, for captions only.
         box: the region asked for, for Grounding's test records only.
         size: width and height of the image in pixels, for Grounding's test records only.
+        votes: what several people answered, for soft votes only.
         source: the file: relative to the root, absolute, or a URI.
         index: position in that file, from 0.
     """
@@ -60,6 +63,7 @@ class Record:
     references: tuple[str, ...] = ()
     box: Box | None = None
     size: tuple[int, int] | None = None
+    votes: tuple[str, ...] = ()
     source: str = ""
     index: int = -1
 
@@ -92,7 +96,8 @@ def parse_train(
             item = shape(index, given)
             name = _name(item, default=str(index))
             _check_id(item)
-            images, turns = (_image_path(item),), _conversation(item)
+            images = pictures_of(item)
+            turns = _conversation(item, len(images))
             place = place_of(images, turns, item)
             at = tuple(map(place.at, images))
             records.append(Record(place.dataset, name, at, turns, source=source, index=index))
@@ -106,7 +111,7 @@ def parse_test(
     source: str,
     items: Items,
     answer: Answer,
-    captions: "Captions | None",
+    beside: Captions | Votes | None,
     shape: Callable[[int, Any], Any] = lambda index, item: item,
 ) -> tuple[list[Record], list[Fault]]:
     """As `parse_train`, for test records.
@@ -116,7 +121,7 @@ def parse_test(
         source: the file, as its records name it.
         items: the file's records.
         answer: of the dataset, as it is declared.
-        captions: the reference captions, for captions only.
+        beside: what the dataset's file of references holds, if it has one.
         shape: as in `parse_train`.
     """
     records: list[Record] = []
@@ -132,15 +137,15 @@ def parse_test(
                 raise DataError("has neither question_id nor id; expected one of them, to match its prediction")
             if first_with.setdefault(name, index) != index:
                 raise DataError(f"has the id of record {first_with[name]}; expected ids to differ within a test file")
-            image = _image_path(item)
-            turns = (*_earlier(item), Turn(_question(text_of(item, "text"))))
-            references = captions.of(name, image) if captions else ()
+            images = pictures_of(item)
+            before = item.get("before")
+            turns = (*(_turns({"conversations": before}) if before else ()), Turn(_question(text_of(item, "text"))))
+            check_marks([turn.question for turn in turns], len(images))
+            references, votes = references_of(item, answer.kind, beside, name, images[0] if images else "")
             box, size = _region(item) if answer.kind == "box" else (None, None)
-            wanted = references[0] if references else _reference_answer(item, answer.kind)
-            at = (place.at(image),)
-            records.append(
-                Record(place.dataset, name, at, turns, wanted, references, box, size, source=source, index=index)
-            )
+            wanted = references[0] if references else _reference_answer(item, answer.kind, votes)
+            at = tuple(map(place.at, images))
+            records.append(Record(place.dataset, name, at, turns, wanted, references, box, size, votes, source, index))
         except DataError as error:
             faults.append(Fault(index, name, str(error)))
     return records, faults
@@ -180,15 +185,9 @@ def _check_id(item: Any) -> None:
         check_text_or_number(key, value)
 
 
-def _image_path(item: Any) -> str:
-    return picture_name(text_of(item, "image"))
-
-
 def _question(text: str) -> str:
     if not text.replace(IMAGE_TOKEN, "").strip():
         raise DataError(f"empty question ({text!r}); expected words beside {IMAGE_TOKEN}")
-    if text.count(IMAGE_TOKEN) > 1:
-        raise DataError(f"{text.count(IMAGE_TOKEN)} {IMAGE_TOKEN} in one question; expected one image a record")
     return text
 
 
@@ -200,7 +199,13 @@ def _answer(text: str) -> str:
     return text.strip()
 
 
-def _conversation(item: Any) -> tuple[Turn, ...]:
+def _conversation(item: Any, num_images: int) -> tuple[Turn, ...]:
+    turns = _turns(item)
+    check_marks([turn.question for turn in turns], num_images)
+    return turns
+
+
+def _turns(item: Any) -> tuple[Turn, ...]:
     if not isinstance(item, Mapping):
         raise DataError(f"is a JSON {type(item).__name__}; expected an object")
     messages = item.get("conversations")
@@ -221,18 +226,27 @@ def _conversation(item: Any) -> tuple[Turn, ...]:
             values.append(_answer(value) if position % 2 else _question(value))
         except DataError as error:
             raise DataError(f"message {position}: {error}") from None
-    if sum(value.count(IMAGE_TOKEN) for value in values) > 1:
-        raise DataError(f"several {IMAGE_TOKEN} in the conversation; expected one image a record")
     return tuple(Turn(question, answer) for question, answer in zip(values[::2], values[1::2], strict=True))
 
 
-def _earlier(item: Any) -> tuple[Turn, ...]:
-    """What was said before the question of a test record."""
-    before = item.get("before")
-    return _conversation({"conversations": before}) if before else ()
+def references_of(
+    item: Any, kind: str, beside: Captions | Votes | None, name: str, image: str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The reference captions of a record and what people answered: of a file beside, or the record's own."""
+    if kind == "caption":
+        if isinstance(beside, Captions):
+            return beside.of(name, image), ()
+        if "answers" in item:
+            return tuple(_answer(text) for text in listed_answers(item)), ()
+        return (_answer(text_of(item, "answer")),), ()
+    if kind == "soft_vote":
+        return (), beside.of(name) if isinstance(beside, Votes) else listed_answers(item)
+    return (), ()
 
 
-def _reference_answer(item: Any, kind: str) -> str:
+def _reference_answer(item: Any, kind: str, votes: Sequence[str] = ()) -> str:
+    if votes and "answer" not in item:
+        return most_common(votes)
     key = "answer_bbox" if kind == "box" and "answer" not in item else "answer"
     if kind == "box" and isinstance(item[key], list):
         if not all(map(is_number, item[key])):

@@ -4,12 +4,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from fcit_ray.config.catalogs import catalog_names
 from fcit_ray.data.formats.kinds import content_of, first_bytes
 from fcit_ray.data.formats.reading import not_there, read_file
 from fcit_ray.data.parquet.place import parquet_at
 from fcit_ray.data.records import quarantine
 from fcit_ray.data.records.parsing import Items
-from fcit_ray.data.records.references import Captions
+from fcit_ray.data.records.references import Captions, Votes
 from fcit_ray.errors import DataError
 from fcit_ray.storage.files import parse_json
 from fcit_ray.storage.location import file_in, is_complete, is_folder, redact
@@ -84,6 +85,21 @@ def read_captions(root: Path | str, source: str) -> Captions:
     return Captions(place, parquet.json(source) if parquet else read_json(place))
 
 
+def read_references(root: Path | str, source: str | None, kind: str) -> Captions | Votes | None:
+    """What a dataset's file of references holds: captions, or for soft votes what people answered; None without one.
+
+    Raises:
+        DataError: no such file, or not one of the format of that kind.
+    """
+    if source is None:
+        return None
+    if kind != "soft_vote":
+        return read_captions(root, source)
+    parquet = parquet_at(root)
+    place = file_in(root, source)
+    return Votes(place, parquet.json(source) if parquet else read_json(place))
+
+
 def read_json(path: Path | str) -> Any:
     """What a JSON file holds.
 
@@ -104,7 +120,9 @@ def read_json(path: Path | str) -> Any:
 
 def _remedy(root: Path | str) -> str:
     """What to do about a root that is not there."""
-    if Path(root).name == "miniature":
-        out = "" if Path(root) == Path("data/miniature") else f" --out {root}"
-        return f"`fcit-ray prepare miniature{out}` draws it, in seconds"
+    name = Path(root).name
+    if name == "miniature" or name.removeprefix("miniature_") in catalog_names():
+        whose = "" if name == "miniature" else f" --benchmark {name.removeprefix('miniature_')}"
+        out = "" if Path(root) == Path("data") / name else f" --out {root}"
+        return f"`fcit-ray prepare miniature{whose}{out}` draws it, in seconds"
     return "expected the folder from which the paths of its datasets lead to their files"

@@ -1,14 +1,14 @@
-"""Reference captions of a test set, from the COCO-format file that the authors ship."""
+"""What a test record is held against beside its answer: reference captions, and what several people answered.
+
+Either stands in a file of its own, in COCO's caption format or TextVQA's, or in the record, as a list `answers`.
+"""
 
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fcit_ray.data.records.faults import refuse
-from fcit_ray.data.records.fields import (
-    check_text_or_number,
-    text_of,
-)
+from fcit_ray.data.records.fields import check_characters, check_text_or_number, is_text_or_number, shown, text_of
 from fcit_ray.errors import DataError
 
 
@@ -53,13 +53,13 @@ class Captions:
         refuse(path, problems, len(data["annotations"]) + len(images), what="annotations and images")
 
     def of(self, name: str, image: str) -> tuple[str, ...]:
-        """The captions of a test record.
+        """The captions of a test record, by its first picture (empty if it has none).
 
         Raises:
             DataError: there is none, or one of them cannot be used.
         """
         file_name = posixpath.basename(image)
-        candidates = [name, posixpath.splitext(file_name)[0]]
+        candidates = [name, *filter(None, [posixpath.splitext(file_name)[0]])]
         if file_name in self.id_of_file:
             candidates = [self.id_of_file[file_name]]
         for candidate in candidates:
@@ -68,6 +68,78 @@ class Captions:
             if candidate in self.by_image:
                 return tuple(self.by_image[candidate])
         raise DataError(f"{self.name} has no caption for it; expected image id {' or '.join(map(repr, candidates))}")
+
+
+class Votes:
+    """What people answered, from a file with a list of questions, each with `question_id` and `answers`.
+
+    The list is the file itself, or stands in it under `data` (TextVQA) or `annotations` (VQA).
+
+    Args:
+        path: of the file, for error messages.
+        data: what it holds.
+
+    Raises:
+        DataError: it is no such file.
+    """
+
+    def __init__(self, path: str, data: Any):
+        self.name = posixpath.basename(path)
+        questions = data
+        if isinstance(data, Mapping):
+            questions = data.get("data", data.get("annotations"))
+        if not isinstance(questions, list):
+            raise DataError(
+                f"{path}: no list of questions, nor one under 'data' or 'annotations'; expected question_id and answers"
+            )
+        self._votes: dict[str, tuple[str, ...]] = {}
+        problems = []
+        for index, item in enumerate(questions):
+            try:
+                self._votes[_coco_id(item, "question_id", "question_id and answers")] = listed_answers(item)
+            except DataError as error:
+                problems.append(f"question {index}: {error}")
+        refuse(path, problems, len(questions), what="questions")
+
+    def of(self, name: str) -> tuple[str, ...]:
+        """What was answered to a question.
+
+        Raises:
+            DataError: it is not in the file.
+        """
+        if name not in self._votes:
+            raise DataError(f"{self.name} has no answers to it; expected question_id {name!r}")
+        return self._votes[name]
+
+
+def listed_answers(item: Any) -> tuple[str, ...]:
+    """The list `answers` of a record: texts or numbers, or objects with a text `answer`, as VQA has them.
+
+    Blank ones are kept: there were people who answered nothing.
+
+    Raises:
+        DataError: there is none, or it holds something else.
+    """
+    given = item.get("answers") if isinstance(item, Mapping) else None
+    if not isinstance(given, list) or not given:
+        raise DataError(f"'answers' is {shown(given)}; expected a list of what several people answered")
+    texts = []
+    for each in given:
+        value = each.get("answer") if isinstance(each, Mapping) else each
+        if not is_text_or_number(value):
+            raise DataError(f"'answers' holds {shown(each)}; expected texts, or objects with a text 'answer'")
+        check_characters("'answers'", str(value))
+        texts.append(str(value).strip())
+    return tuple(texts)
+
+
+def most_common(votes: Sequence[str]) -> str:
+    """What most people answered, apart from case; of equally frequent answers the first, as it is written there."""
+    counts: dict[str, int] = {}
+    for vote in votes:
+        counts[vote.casefold()] = counts.get(vote.casefold(), 0) + 1
+    best = max(counts, key=lambda answer: counts[answer])  # the first of equals
+    return next(vote for vote in votes if vote.casefold() == best)
 
 
 def _coco_id(item: Any, key: str, expected: str) -> str:

@@ -6,10 +6,13 @@ of what is behind a figure that cannot be reproduced.
 
 import re
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from functools import partial
 
 from fcit_ray.config.datasets import Dataset
 from fcit_ray.data.records.layout import Record, parse_box
+from fcit_ray.data.scoring import words
+from fcit_ray.data.scoring.votes import folded
 
 MAX_CLOSED = 256
 """Distinct answers that may still be a closed set, such as the 200 classes of ImageNet-R."""
@@ -31,9 +34,10 @@ def diagnose(texts: Sequence[str], records: Sequence[Record], dataset: Dataset) 
     - `blank_frac`: empty.
     - `format_frac`: of the form that all answers of these records have (see `answer_format`); absent if they have
       none in common.
-    - `near_frac`: wrong as a whole answer, but the same once these are set aside: a leading article, a final full
-      stop, commas between thousands, signs of currency and percent, small numbers as words, and, where the answers
-      are option letters, what stands around the letter (`(B)`, `B. 42`). Absent for boxes and captions.
+    - `near_frac`: wrong by the strict rule of the kind, but the same as the answer (of soft votes, as any of them) once
+      these are set aside: a leading article, a final full stop, commas between thousands, signs of currency and
+      percent, small numbers as words, and, where the answers are option letters, what stands around the letter (`(B)`,
+      `B. 42`). Absent for boxes, captions and rules of one's own.
     - `off_by_one_frac`: of the records whose answer is an integer, those whose prediction is it plus or minus one;
       for datasets that count only, absent if no answer is an integer.
 
@@ -48,12 +52,17 @@ def diagnose(texts: Sequence[str], records: Sequence[Record], dataset: Dataset) 
     fits = answer_format(records, dataset)
     if fits is not None:
         parts["format_frac"] = sum(map(fits, texts)) / len(texts)
-    if dataset.answer.kind != "exact":
+    right = _strictly_right(dataset)
+    if right is None:
         return parts
     answers = [str(record.answer).strip() for record in records]
     letters = all(map(_LETTER.fullmatch, answers))
     pairs = list(zip(texts, answers, strict=True))
-    near = [t.casefold() != a.casefold() and _loose(t, letters) == _loose(a, letters) for t, a in pairs]
+    all_wanted = [record.votes or (answer,) for record, answer in zip(records, answers, strict=True)]
+    near = [
+        not any(right(text, each) for each in wanted) and _loose(text, letters) in {_loose(a, letters) for a in wanted}
+        for text, wanted in zip(texts, all_wanted, strict=True)
+    ]
     parts["near_frac"] = sum(near) / len(texts)
     if dataset.counts:
         counted = [(_integer(text), number) for text, answer in pairs if (number := _integer(answer)) is not None]
@@ -69,14 +78,20 @@ def answer_format(records: Sequence[Record], dataset: Dataset) -> Callable[[str]
     In this order: a box; one of two answers (yes and no, 1 and 0); an integer; a number; one of the single capital
     letters seen; one of a closed set of answers (class names). A closed set, of two too, has at most `MAX_CLOSED`
     answers that occur `MIN_REPEATS` times each on average. Case does not count, as it does not for the score: every
-    right answer has the form. None for captions and for mixed answers.
+    right answer has the form. Of numbers any number has it, of options any letter that is an answer, alone or with what
+    its rule forgives. None for captions, votes, what an answer need only contain, and mixed answers.
     """
     kind = dataset.answer.kind
     if kind == "box":
         return lambda text: parse_box(text) is not None
-    if kind == "caption":
+    if kind in ("caption", "soft_vote", "contains"):
         return None
     answers = [str(record.answer).strip() for record in records]
+    if kind == "number":
+        return _is_number if all(map(_is_number, answers)) else None
+    if kind == "choice":
+        options = {words.option_letter(answer) for answer in answers}
+        return None if None in options else lambda text: words.option_letter(text) in options
     seen = {answer.casefold() for answer in answers}
     closed = len(seen) <= MAX_CLOSED and len(answers) >= MIN_REPEATS * len(seen)
     if not (closed and len(seen) <= 2):
@@ -88,19 +103,36 @@ def answer_format(records: Sequence[Record], dataset: Dataset) -> Callable[[str]
     return None
 
 
+def _strictly_right(dataset: Dataset) -> Callable[[str, str], bool] | None:
+    """Whether a prediction is an answer by the strict rule of its kind; None where that says nothing of form."""
+    tolerance = Decimal(repr(dataset.answer.tolerance))
+    rules: dict[str, Callable[[str, str], bool]] = {
+        "exact": words.whole,
+        "number": lambda text, answer: words.number(text, answer, tolerance),
+        "choice": words.choice,
+        "contains": words.contains,
+        "soft_vote": lambda text, answer: folded(text) == folded(answer),
+    }
+    return rules.get(dataset.answer.kind)
+
+
+def _is_number(text: str) -> bool:
+    return words.read_number(text) is not None
+
+
 def _has(form: re.Pattern[str], text: str) -> bool:
     return form.fullmatch(text) is not None
 
 
 def _loose(text: str, letters: bool) -> str:
     """What is left of an answer once its form is set aside; an empty text stays apart from every other."""
-    words = text.casefold().strip()
-    if letters and (match := _OPTION.fullmatch(words)):
+    rest = text.casefold().strip()
+    if letters and (match := _OPTION.fullmatch(rest)):
         return match.group(1)
-    words = re.sub(r"[$€£%]", "", words.removesuffix(".")).strip()
-    words = re.sub(r"^(?:a|an|the)\s+", "", words)
-    words = re.sub(r"(?<=\d),(?=\d{3}(?:\D|$))", "", words)
-    return _WORDS.get(words, words) or text
+    rest = re.sub(r"[$€£%]", "", rest.removesuffix(".")).strip()
+    rest = re.sub(r"^(?:a|an|the)\s+", "", rest)
+    rest = re.sub(r"(?<=\d),(?=\d{3}(?:\D|$))", "", rest)
+    return _WORDS.get(rest, rest) or text
 
 
 def _integer(text: str) -> int | None:

@@ -31,7 +31,7 @@ def rule_of(dataset: Dataset, scoring: Scoring = "strict", captions: Captions | 
     answer = dataset.answer
     if answer.kind == "caption":
         if scoring == "released":
-            return Rule("caption_released", dataset)
+            return Rule(answer.released or "caption_released", dataset)
         return Rule("caption_full" if captions == "full" else "caption", dataset)
     return Rule((answer.released if scoring == "released" else None) or answer.kind, dataset)
 
@@ -44,6 +44,6 @@ def rule_for(config: Config, dataset: str) -> Rule:
 def scored_by(config: Config, datasets: Iterable[str]) -> dict[str, str]:
     """What results say of how they were scored: `scoring`, and `captions` where one of the datasets has captions."""
     names = [rule_for(config, each).name for each in datasets]
-    rules = {name for name in names if name.startswith("caption")}
+    rules = {"caption", "caption_full", "caption_released"} & set(names)
     said = {"scoring": config.evaluation.scoring}
     return said | ({"captions": "portable" if rules == {"caption"} else "full"} if rules else {})

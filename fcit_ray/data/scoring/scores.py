@@ -1,17 +1,22 @@
 """How answers are scored: one function a rule. Which dataset goes by which rule its declaration says."""
 
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import partial
 
 import numpy as np
 
+from fcit_ray.config.datasets import is_function
 from fcit_ray.data.records.layout import Box, Record, parse_box
+from fcit_ray.data.scoring import neighbours, words
+from fcit_ray.data.scoring.boxes import box_scores, released_box
 from fcit_ray.data.scoring.captions import CaptionMetrics, full_metrics, portable_metrics, split_words
 from fcit_ray.data.scoring.formats import diagnose
+from fcit_ray.data.scoring.own import score_by_own
 from fcit_ray.data.scoring.rules import Rule
+from fcit_ray.data.scoring.votes import folded, soft_vote
 from fcit_ray.types import Prediction
 
 
@@ -21,8 +26,8 @@ class Scores:
 
     Attributes:
         percent: the task's score, 0..100; above it only where `caption_released` counts CIDEr in full.
-        per_sample: every record's own score, 0..1, in the records' order; 0 or 1 unless captions. Under
-            `caption_released` up to 16/7.
+        per_sample: every record's own score, 0..1, in the records' order; 0 or 1 unless captions, votes, lists of
+            states or a rule of one's own. Under `caption_released` up to 16/7.
         parts: what else there is to know, by name: the diagnostics of `formats.diagnose`, and what the rule adds.
             Which names there are depends on the rule and the records only, never on the predictions.
     """
@@ -40,6 +45,10 @@ def score(rule: Rule, predictions: Sequence[Prediction], records: Sequence[Recor
     - `exact`: the whole answer, apart from case. Nothing else is forgiven, as in the released code: `A.` is not `A`,
       `4656` not `4,656`, `three` not `3`. A looser rule would have to know what a full stop or a comma means in each
       dataset (`3.` for `3`, `Washington D.C.`); `near_frac` says how much there would be to gain by one.
+    - `number`: equal as numbers, give or take the dataset's `tolerance`; `words.number` says what a number is.
+    - `choice`: the option's letter alone, apart from case, brackets and a full stop; see `words.choice`.
+    - `contains`: the answer stands in the prediction as whole words; see `words.contains`. It rewards saying much.
+    - `soft_vote`: what people answered, apart from case and space; a third for each of them, see `votes.soft_vote`.
     - `substring` (released, for DVQA and FigureQA): the prediction is found in the answer, apart from case. An empty
       prediction is found everywhere, hence right.
     - `box`: IoU > 0.5, both boxes scaled by the image's longer side. What does not parse as one box is wrong. Parts
@@ -53,6 +62,8 @@ def score(rule: Rule, predictions: Sequence[Prediction], records: Sequence[Recor
       Not the number the paper reports for Flickr30k, though it ranks alike.
     - `caption_full`: the same with METEOR too, and over Penn Treebank words. Needs Java.
     - `caption_released`: the mean of the seven metrics of `caption_full`, CIDEr in full. Needs Java.
+    - `coin_...`, `hide_...`, `mllm_dcl_...` (released): those of `neighbours`, by name.
+    - `module:function`, `file.py:function`: one's own, see `own`.
 
     Args:
         rule: as `rules.rule_of` gives it.
@@ -60,11 +71,14 @@ def score(rule: Rule, predictions: Sequence[Prediction], records: Sequence[Recor
         records: test records of one dataset.
 
     Raises:
-        ValueError: unknown rule, no records, or predictions that are not one a record.
+        ValueError: unknown rule, no records, predictions that are not one a record, or records without what the rule
+            needs.
+        ConfigError: a rule of one's own cannot be imported.
+        RunFailed: it failed on a record, or returned what is no score.
         JavaError: Java is not there or fails, under the rules that need it.
     """
-    if rule.name not in _RULES:
-        raise ValueError(f"rule {rule.name!r}: expected {', '.join(_RULES)}")
+    if rule.name not in _RULES and not is_function(rule.name):
+        raise ValueError(f"rule {rule.name!r}: expected {', '.join(_RULES)}, or module:function")
     if not records:
         raise ValueError("no records to score; expected at least one")
     answers = {prediction.question_id: prediction.prediction.strip() for prediction in predictions}
@@ -75,7 +89,7 @@ def score(rule: Rule, predictions: Sequence[Prediction], records: Sequence[Recor
             f"{len(predictions)} predictions for {len(records)} records, unmatched ids {odd}; expected one a record"
         )
     texts = [answers[name] for name in wanted]
-    percent, per_sample, parts = _RULES[rule.name](texts, records)
+    percent, per_sample, parts = _RULES.get(rule.name, _own)(texts, records, rule)
     said = diagnose(texts, records, rule.dataset)
     return Scores(float(percent), tuple(map(float, per_sample)), {**said, **parts})
 
@@ -101,57 +115,40 @@ def majority_score(rule: Rule, train: Sequence[Record], test: Sequence[Record]) 
 
 
 _Result = tuple[float, Sequence[float], dict[str, float]]
+_Apply = Callable[[Sequence[str], Sequence[Record], Rule], _Result]
 
 
-def _words(texts: Sequence[str], records: Sequence[Record], right: Callable[[str, str], bool]) -> _Result:
-    marks = []
-    for text, record in zip(texts, records, strict=True):
-        assert record.answer is not None, "test records carry their answer; load_test checks it"
-        marks.append(float(right(text.casefold(), record.answer.strip().casefold())))
-    return 100 * float(np.mean(marks)), marks, {}
+def _by_answer(right: Callable[[str, str], bool]) -> _Apply:
+    """A rule that needs no more of a record than its answer."""
+    return _by_record(lambda text, record: float(right(text, str(record.answer).strip())))
 
 
-def _released_box(text: str) -> Box | None:
-    numbers = text.replace("[", "").replace("]", "")[1:-1].split(",")
-    try:
-        left, top, right, bottom = map(float, numbers)
-    except ValueError:  # no number, or not four of them
-        return None
-    # Python's float takes "nan" and "inf" too. Neither overlaps anything by half; here they count as no box at all.
-    return (left, top, right, bottom) if all(map(math.isfinite, (left, top, right, bottom))) else None
+def _by_record(value: Callable[[str, Record], float]) -> _Apply:
+    def apply(texts: Sequence[str], records: Sequence[Record], rule: Rule) -> _Result:
+        marks = [value(text, record) for text, record in zip(texts, records, strict=True)]
+        return 100 * float(np.mean(marks)), marks, {}
+
+    return apply
 
 
-def _box(texts: Sequence[str], records: Sequence[Record], parse: Callable[[str], Box | None]) -> _Result:
-    boxes = [parse(text) for text in texts]
-    overlaps = []
-    for box, record in zip(boxes, records, strict=True):
-        assert record.box is not None, "Grounding's test records carry it; load_test checks it"
-        assert record.size is not None, "Grounding's test records carry it; load_test checks it"
-        side = max(record.size)
-        overlaps.append(iou(_scaled(box, side), _scaled(record.box, side)) if box else 0.0)
-    right = [float(overlap > 0.5) for overlap in overlaps]
-    parts = {"mean_iou": float(np.mean(overlaps)), "unparsed_frac": sum(box is None for box in boxes) / len(boxes)}
+def _number(texts: Sequence[str], records: Sequence[Record], rule: Rule) -> _Result:
+    tolerance = Decimal(repr(rule.dataset.answer.tolerance))
+    return _by_answer(lambda text, answer: words.number(text, answer, tolerance))(texts, records, rule)
+
+
+def _votes(text: str, record: Record) -> float:
+    return soft_vote(folded(text), [folded(vote) for vote in record.votes])
+
+
+def _box(texts: Sequence[str], records: Sequence[Record], rule: Rule, parse: Callable[[str], Box | None]) -> _Result:
+    right, parts = box_scores(texts, records, parse)
     return 100 * float(np.mean(right)), right, parts
-
-
-def _scaled(box: Box, side: int) -> Box:
-    left, top, right, bottom = box
-    return left * side, top * side, right * side, bottom * side
-
-
-def iou(first: Box, second: Box) -> float:
-    """Intersection over union of two boxes; 0 if either has no area (a corner on the wrong side included)."""
-    width = min(first[2], second[2]) - max(first[0], second[0])
-    height = min(first[3], second[3]) - max(first[1], second[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (first, second)]
-    return width * height / (sum(areas) - width * height)
 
 
 def _caption(
     texts: Sequence[str],
     records: Sequence[Record],
+    rule: Rule,
     measure: Callable[[Sequence[str], Sequence[Sequence[str]]], CaptionMetrics],
     cap: float,
 ) -> _Result:
@@ -163,12 +160,31 @@ def _caption(
     return percent, np.minimum(metrics.captions, cap).mean(0).tolist(), metrics.corpus
 
 
-_RULES: dict[str, Callable[[Sequence[str], Sequence[Record]], _Result]] = {
-    "exact": partial(_words, right=str.__eq__),
-    "substring": partial(_words, right=lambda text, answer: text in answer),
+def _own(texts: Sequence[str], records: Sequence[Record], rule: Rule) -> _Result:
+    marks = score_by_own(rule.name, texts, records)
+    return 100 * float(np.mean(marks)), marks, {}
+
+
+_RULES: dict[str, _Apply] = {
+    "exact": _by_answer(words.whole),
+    "number": _number,
+    "choice": _by_answer(words.choice),
+    "contains": _by_answer(words.contains),
+    "soft_vote": _by_record(_votes),
     "box": partial(_box, parse=parse_box),
-    "box_released": partial(_box, parse=_released_box),
     "caption": partial(_caption, measure=portable_metrics, cap=1.0),
     "caption_full": partial(_caption, measure=full_metrics, cap=1.0),
     "caption_released": partial(_caption, measure=full_metrics, cap=np.inf),
+    "substring": _by_answer(words.part),
+    "box_released": partial(_box, parse=released_box),
+    "coin_scienceqa": _by_record(neighbours.coin_scienceqa),
+    "hide_scienceqa": _by_record(neighbours.hide_scienceqa),
+    "coin_textvqa": _by_record(neighbours.coin_textvqa),
+    "coin_imagenet": _by_record(neighbours.coin_imagenet),
+    "coin_gqa": _by_record(neighbours.coin_gqa),
+    "coin_ocrvqa": _by_record(neighbours.coin_ocrvqa),
+    "mllm_dcl_rs": _by_record(neighbours.mllm_dcl_rs),
+    "mllm_dcl_med": _by_record(neighbours.mllm_dcl_med),
+    "mllm_dcl_sci": _by_record(neighbours.mllm_dcl_sci),
+    "mllm_dcl_fin": _by_record(neighbours.mllm_dcl_fin),
 }
