@@ -125,4 +125,4 @@ def _remedy(root: Path | str) -> str:
         whose = "" if name == "miniature" else f" --benchmark {name.removeprefix('miniature_')}"
         out = "" if Path(root) == Path("data") / name else f" --out {root}"
         return f"`fcit-ray prepare miniature{whose}{out}` draws it, in seconds"
-    return "expected the folder in which the datasets' files lie"
+    return "expected the folder from which the paths of its datasets lead to their files"
