@@ -41,8 +41,9 @@ def load_config(files: Sequence[Path | str], overrides: Sequence[str] = ()) -> C
             continue
         if not isinstance(loaded, Mapping):
             raise ConfigError(f"{path}: expected keys and values, got {type(loaded).__name__}")
+        loaded = _with_scorers_beside(loaded, path.parent)
         _check_declared_once(declared, path, loaded)
-        merged = _merge(merged, _with_scorers_beside(loaded, path.parent))
+        merged = _merge(merged, loaded)
     given: dict[str, Any] = {}
     for override in overrides:
         given = _merge(given, _parse_override(override), by_name=False)

@@ -28,9 +28,11 @@ from fcit_ray.storage.location import file_in
 _TASK = re.compile(r"Task\d+")
 _CLIENT = re.compile(r"client_\d+\.json")
 
-Kind = Literal["file", "conversation", "image", "duplicate", "tokens", "format"]
-"""What is wrong. `file`: all of it; `tokens`: over the limit, or more than the model's processor takes; `format` is a
-warning, its record is used all the same."""
+Kind = Literal["file", "conversation", "image", "duplicate", "tokens", "format", "shared"]
+"""What is wrong. `file`: all of it; `tokens`: over the limit, or more than the model's processor takes; `shared`: a
+test record that is a training record too."""
+WARNINGS: tuple[Kind, ...] = ("format", "shared")
+"""Kinds of which the record is used all the same."""
 
 Split = Literal["train", "test", "validation", "partition"]
 
@@ -81,6 +83,7 @@ class FileFindings:
         images: the images of every sound record, by position.
         ids: of these records.
         questions: a hash of image and question for every turn, to find test questions in the training data.
+        answered: the position of the first record of every hash of image, question and answer.
     """
 
     piece: Piece
@@ -90,6 +93,7 @@ class FileFindings:
     images: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     ids: Mapping[int, str] = field(default_factory=dict)
     questions: tuple[bytes, ...] = ()
+    answered: Mapping[bytes, int] = field(default_factory=dict)
 
 
 def look_at_file(root: str, piece: Piece, honour_quarantine: bool) -> FileFindings:
@@ -102,6 +106,7 @@ def look_at_file(root: str, piece: Piece, honour_quarantine: bool) -> FileFindin
     offences = [Offence(piece.source, fault.index, fault.id, "conversation", fault.reason) for fault in faults]
     first: dict[Any, int] = {}
     questions: list[bytes] = []
+    answered: dict[bytes, int] = {}
     for record in records:
         same = first.setdefault((record.images, record.turns, record.answer), record.index)
         if same != record.index:
@@ -110,7 +115,11 @@ def look_at_file(root: str, piece: Piece, honour_quarantine: bool) -> FileFindin
         if piece.split != "partition":
             if odd := odd_answer(record, piece.dataset):
                 offences.append(Offence(piece.source, record.index, record.id, "format", odd))
-            questions += [_question_hash(record.images, instruction_text([turn])) for turn in record.turns]
+            for turn in record.turns:
+                asked = instruction_text([turn])
+                questions.append(_hash(record.images, asked))
+                answer = turn.answer or record.answer or ""
+                answered.setdefault(_hash((*record.images, answer), asked), record.index)
     return FileFindings(
         piece,
         num_records=len(everything),
@@ -119,6 +128,7 @@ def look_at_file(root: str, piece: Piece, honour_quarantine: bool) -> FileFindin
         images={record.index: record.images for record in records},
         ids={record.index: record.id for record in records},
         questions=tuple(questions),
+        answered=answered,
     )
 
 
@@ -173,9 +183,10 @@ def _of_partition(collection: Collection, images: Sequence[str], turns: Sequence
     return place_of(collection, images, turns, item)
 
 
-def _question_hash(images: Sequence[str], question: str) -> bytes:
-    text = re.sub(r"\s+", " ", question).strip().casefold()
-    return hashlib.blake2b("\n".join((*images, text)).encode(errors="surrogatepass"), digest_size=8).digest()
+def _hash(exact: Sequence[str], text: str) -> bytes:
+    """Of words that must be the same letter by letter, and a text that may differ in case and space."""
+    folded = re.sub(r"\s+", " ", text).strip().casefold()
+    return hashlib.blake2b("\n".join((*exact, folded)).encode(errors="surrogatepass"), digest_size=8).digest()
 
 
 def pieces_in(collection: Collection, datasets: Sequence[str]) -> tuple[list[Piece], list[str]]:
@@ -205,7 +216,7 @@ def pieces_in(collection: Collection, datasets: Sequence[str]) -> tuple[list[Pie
             group = file.parents[1].relative_to(root).as_posix()
             pieces.append(Piece(group, "partition", file.relative_to(root).as_posix(), collection))
     if not pieces:
-        raise DataError(f"{root}: none of the datasets that are known here; expected {collection.example}")
+        raise DataError(f"{collection.root}: none of the datasets that are known here; {collection.remedy}")
     return pieces, absent
 
 

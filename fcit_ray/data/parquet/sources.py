@@ -45,7 +45,7 @@ def datasets_in(collection: Collection) -> list[str]:
     """
     there = [name for name in collection.datasets if collection.is_there(name)]
     if not there:
-        raise DataError(f"{collection.root}: none of the datasets that are known here; expected {collection.example}")
+        raise DataError(f"{collection.root}: none of the datasets that are known here; {collection.remedy}")
     return there
 
 

@@ -69,7 +69,7 @@ def write_parquet(
     if rows_per_file < 1:
         raise DataError(f"rows_per_file={rows_per_file}: expected at least 1")
     if is_uri(root) or parquet_at(root) or not is_folder(root):
-        raise DataError(f"{root}: expected a folder in the authors' layout, with instructions/ and datasets/ in it")
+        raise DataError(f"{root}: expected a folder that holds the datasets' files as they were made")
     store = Store(out)
     if store.folder == Path(os.path.realpath(root)):
         raise DataError(f"{out}: is the data root itself; expected another place")

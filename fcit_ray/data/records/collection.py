@@ -136,6 +136,12 @@ class Collection:
         return any((Path(self.root) / source.name).parent.is_dir() for source in self.sources(name, split))
 
     @property
+    def remedy(self) -> str:
+        """What to do where none of the datasets is there, for messages."""
+        own = "data of your own is declared in a configuration, which `fcit-ray prepare init PATH` writes"
+        return f"expected {self.example}; {own}"
+
+    @property
     def example(self) -> str:
         """Where one of the datasets would be, for messages."""
         name = next(iter(self.datasets))
