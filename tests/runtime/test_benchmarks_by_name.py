@@ -119,3 +119,23 @@ def test_a_kind_that_does_not_fit_its_answers_is_told_when_a_run_is_opened(tmp_p
     [said] = [record.message for record in caplog.records if "do not fit" in record.message]
     # Answers are yes, no, 2 and 3, as often as each other.
     assert said.startswith("Meters: 2 of 4 records (50 %) do not fit the kind of answers that is declared, 'number': ")
+
+
+def test_unseen_data_need_only_a_test_file(tmp_path):
+    write_miniature(tmp_path / "unseen", num_train=2, num_validation=2, num_test=3, benchmark="coin")
+    unseen = {
+        "Signs": {
+            "test": f"{tmp_path}/unseen/Instructions_Original/TextVQA/val.json",
+            "images": f"{tmp_path}/unseen/cl_dataset",
+            "answer": {
+                "kind": "soft_vote",
+                "references": f"{tmp_path}/unseen/cl_dataset/TextVQA/TextVQA_0.5.1_val.json",
+            },
+        }
+    }
+    file = tmp_path / "unseen.yaml"
+    file.write_text(yaml.safe_dump({"benchmark": {"datasets": unseen, "transfer": ["Signs"]}}))
+    config = small(tmp_path, "mllm_dcl", file, overrides=("benchmark.tasks=[RS]", "method.num_subspaces=1"))
+    results = run(config, tmp_path / "run")
+    assert results["transfer"]["num_records"] == {"Signs": 3}
+    assert 0 <= results["transfer"]["scores"]["Signs"] <= 100
