@@ -11,11 +11,21 @@ import typer
 
 from fcit_ray.cli.arguments import Configs, ManyValues, split_overrides
 from fcit_ray.cli.common import console, exit_on_error, tell
+from fcit_ray.cli.declared import Catalog, Data, declared_data
+from fcit_ray.cli.prepare_init import init
 from fcit_ray.errors import UserError
 
-prepare = typer.Typer(help="Prepare data: draw the miniature, check a data root, convert or share it out.")
+prepare = typer.Typer(
+    help="Prepare data: declare your own, draw the miniature, look data over, convert or share it out."
+)
+prepare.command()(init)
 
-Root = Annotated[str, typer.Argument(help="Data root: a folder with instructions/ and datasets/.")]
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[NAME|KEY=VALUE]...", help="Only these datasets; overrides of a configuration.", show_default=False
+    ),
+]
 Datasets = Annotated[
     list[str] | None, typer.Option(metavar="NAME...", help="Only these (default: all there are).", show_default=False)
 ]
@@ -89,8 +99,10 @@ def partition(
 
 @prepare.command(cls=ManyValues)
 def check(
-    root: Root,
+    data: Data,
+    words: Words = None,
     datasets: Datasets = None,
+    catalog: Catalog = None,
     model: Annotated[
         str | None, typer.Option(help="Measure records in tokens of this model: `tiny`, a folder or a cached hub name.")
     ] = None,
@@ -105,15 +117,17 @@ def check(
     show: Annotated[int, typer.Option(help="Offenders to spell out a dataset.")] = 5,
     report: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Write every offender to this file.")] = None,
     quarantine: Annotated[
-        bool, typer.Option("--quarantine", help="Set what cannot be used aside, in ROOT/quarantine.json.")
+        bool, typer.Option("--quarantine", help="Set what cannot be used aside, in quarantine.json in the root.")
     ] = False,
 ) -> None:
-    """Look at every record and image of a data root, before anything expensive starts.
+    """Look at every record and image of declared data, before anything expensive starts.
 
-    Exits with 0 if all of it can be used, with 1 if something cannot (a record twice in a file counts), with 2 if
-    nothing could be looked at. Odd answers, and test questions that the training data asks too, are only reported.
+    DATA is a configuration, whose datasets are looked over, or the root of a known benchmark. Exits with 0 if all of it
+    can be used, with 1 if something cannot (a record twice in a file counts), with 2 if nothing could be looked at. Odd
+    answers, and test records that are in the training data too, are only reported.
 
     \b
+    fcit-ray prepare check mine.yaml
     fcit-ray prepare check data/FCIT
     fcit-ray prepare check data/FCIT --model models/llava-1.5-7b --max-length 2048 --quarantine
     """
@@ -125,18 +139,18 @@ def check(
                 raise UserError(f"--{name} {value}: expected at least {least}")
         if report and (report.is_dir() or not report.parent.is_dir()):
             raise UserError(f"--report {report}: expected a file in a folder that is there")
-        tell(f"looking over {root} ...")
+        tell(f"looking over {data} ...")
         from fcit_ray.data.checking.check import TokenLimit, check_data, emptied, set_aside
         from fcit_ray.data.checking.check_table import report_lines
         from fcit_ray.data.checking.processes import usable_cpus
         from fcit_ray.data.checking.report import report_file
-        from fcit_ray.data.records.collection import Collection
 
+        declared = declared_data(data, words or (), datasets or (), catalog)
         limit = TokenLimit(model, max_length, template) if model and max_length else None
         with _bars() as progress:
             found = check_data(
-                Collection.of_catalog(root),
-                datasets or (),
+                declared.collection,
+                declared.names,
                 limit=limit,
                 decode=decode,
                 jobs=jobs or usable_cpus(),
@@ -149,7 +163,7 @@ def check(
             report_file(report, found)
         usable = not found.errors
         if quarantine:
-            console.print(f"Set aside: {set_aside(found)} records, in {Path(root) / 'quarantine.json'}")
+            console.print(f"Set aside: {set_aside(found)} records, in {Path(found.root) / 'quarantine.json'}")
             # A whole file cannot be set aside, and something must be left of each.
             nothing_left = emptied(found)
             for source in nothing_left:
@@ -161,32 +175,36 @@ def check(
 
 @prepare.command(cls=ManyValues)
 def parquet(
-    root: Root,
+    data: Data,
     target: Annotated[
         str, typer.Argument(help="Folder, or URI that pyarrow knows (s3://bucket/fcit, gs://bucket/fcit).")
     ],
+    words: Words = None,
     datasets: Datasets = None,
+    catalog: Catalog = None,
     images: Annotated[
-        Literal["embed", "reference"], typer.Option(help="Put the image files into tables, or leave them below ROOT.")
+        Literal["embed", "reference"],
+        typer.Option(help="Put the image files into tables, or leave them where they are."),
     ] = "embed",
     rows_per_file: Annotated[int, typer.Option(help="Rows a file.")] = 5000,
 ) -> None:
-    """Convert a data root to sharded Parquet, for object stores.
+    """Convert declared data to sharded Parquet, for object stores.
 
-    Instruction files, reference captions and images become what benchmark.root takes like the root itself.
+    Files of records, reference captions and images become what benchmark.root takes like the root itself.
     Interrupted, it goes on when it is started again.
 
     \b
+    fcit-ray prepare parquet mine.yaml data/mine-parquet
     fcit-ray prepare parquet data/FCIT s3://bucket/fcit
     """
     with exit_on_error("start it again to go on"):
-        tell(f"converting {root} ...")
+        tell(f"converting {data} ...")
         from fcit_ray.data.parquet.writing import write_parquet
-        from fcit_ray.data.records.collection import Collection
 
+        declared = declared_data(data, words or (), datasets or (), catalog)
         with _bars() as progress:
             told = partial(progress, "files")
-            manifest = write_parquet(Collection.of_catalog(root), target, datasets or (), images, rows_per_file, told)
+            manifest = write_parquet(declared.collection, target, declared.names, images, rows_per_file, told)
         files = [file for table in manifest.tables.values() for file in table]
         size = sum(file.bytes for file in files)
         console.print(f"{len(files)} files, {size / 2**20:.1f} MiB: {target}")

@@ -61,7 +61,8 @@ class Benchmark(Section):
     """For `field`: the key of the training records whose values are dealt to the clients."""
     partition_files: Path | None = None
     """For `files`: the folder that holds `Task<k>/client_<i>.json` (k from 1, i from 0), relative to `root` or
-    absolute; in the authors' data `partitioned_data/Task-related/seq/<beta>`."""
+    absolute; in the authors' data `partitioned_data/Task-related/seq/<beta>`. Without it each training file of a
+    dataset of one's own is a client, in the order of its `train`, a folder's files as people count."""
     partition_tasks: tuple[int, ...] | None = None
     """For `files`: the k of each task's folder, in the order of `tasks`; null finds them by what the files hold."""
     max_test_records: int | None = Field(None, ge=1)
@@ -143,10 +144,13 @@ class Benchmark(Section):
         name = str(info.field_name)
         needed = {"partition_field": "field", "partition_files": "files"}.get(name)
         partition = info.data.get("partition")
-        if value is None and needed and partition == needed:
-            raise ValueError(f"needed by benchmark.partition={partition}")
+        if value is None and needed and partition == needed and not (name == "partition_files" and _own_alone(info)):
+            of_own = ", unless all tasks are of benchmark.datasets" if name == "partition_files" else ""
+            raise ValueError(f"needed by benchmark.partition={partition}{of_own}")
         if value is not None and partition not in (None, needed or "files"):
             raise ValueError(f"has no meaning with benchmark.partition={partition}")
+        if value is not None and name == "partition_tasks" and info.data.get("partition_files", "") is None:
+            raise ValueError("has no meaning without benchmark.partition_files: each training file is a client's")
         return value
 
     @field_validator("partition_tasks")
@@ -194,6 +198,12 @@ class Benchmark(Section):
     def evaluated_datasets(self) -> tuple[str, ...]:
         """Those of the tasks, then the unseen ones."""
         return (*(name for task in self.tasks for name in task.datasets), *self.transfer)
+
+
+def _own_alone(info: ValidationInfo) -> bool:
+    """Whether all that is trained on is declared here, so that files can be the clients'; or that is unknown."""
+    tasks, own = info.data.get("tasks"), info.data.get("datasets")
+    return tasks is None or own is None or all(name in own for task in tasks for name in task.datasets)
 
 
 def _check_known(names: Iterable[str], info: ValidationInfo) -> None:

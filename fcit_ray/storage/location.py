@@ -1,6 +1,7 @@
 """Where a data root is: a folder of this machine, or a URI of an object store (`s3://bucket/fcit`, `gs://…`)."""
 
 import os
+import posixpath
 import re
 from pathlib import Path
 
@@ -51,6 +52,31 @@ def is_folder(root: Path | str) -> bool:
     return not is_uri(root) and Path(root).is_dir()
 
 
+def is_complete(name: str) -> bool:
+    """Whether a name says where something is without a root: an absolute path or a URI."""
+    return is_uri(name) or posixpath.isabs(name)
+
+
 def file_in(root: Path | str, name: str) -> str:
-    """A file's path or URI, for messages."""
-    return f"{str(root).rstrip('/')}/{name}"
+    """A file's path or URI: below the root, unless its name is complete by itself."""
+    return name if is_complete(name) else child_of(str(root), name)
+
+
+def child_of(folder: str, name: str) -> str:
+    """What lies below a folder: a path, or a URI whose options (`?region=…`) stay behind it."""
+    if folder in ("", "."):
+        return name
+    base, mark, options = folder.partition("?") if is_uri(folder) else (folder, "", "")
+    return f"{base.rstrip('/')}/{name}{mark}{options}"
+
+
+def is_below(name: str, folder: str) -> bool:
+    """Whether a path or URI, `..` resolved, lies in a folder, by the names alone."""
+    if is_uri(name) != is_uri(folder):
+        return False
+    if is_uri(name):
+        name, folder = (place.partition("?")[0] for place in (name, folder))
+        if ".." in name.split("/"):
+            return False
+        return name.startswith(f"{folder.rstrip('/')}/")
+    return posixpath.normpath(name).startswith(f"{posixpath.normpath(folder).rstrip('/')}/")

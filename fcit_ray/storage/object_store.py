@@ -13,6 +13,7 @@ from pyarrow import fs
 from fcit_ray.errors import DataError, disk_reason
 from fcit_ray.storage import durable
 from fcit_ray.storage.location import check_uri, file_in, is_uri
+from fcit_ray.storage.remote import file_system, open_uri
 
 _CHUNK = 1 << 20
 
@@ -42,15 +43,10 @@ class Store:
         check_uri(location)
         self.location = location
         self._fs: Any
-        try:
-            if is_uri(location):
-                self._fs, self._base = fs.FileSystem.from_uri(location)
-            else:
-                self._fs, self._base = fs.LocalFileSystem(), os.path.realpath(location)
-        except (OSError, ValueError, pa.ArrowException) as error:
-            raise DataError(
-                f"{location}: {error}; expected a folder or a URI of s3://, gs://, hdfs:// or file://"
-            ) from error
+        if is_uri(location):
+            self._fs, self._base = file_system(location)
+        else:
+            self._fs, self._base = fs.LocalFileSystem(), os.path.realpath(location)
 
     @property
     def folder(self) -> Path | None:
@@ -133,6 +129,22 @@ class Store:
         """Remove a file if it is there."""
         if self._fs.get_file_info(self.path(name)).type == fs.FileType.File:
             self._fs.delete_file(self.path(name))
+
+
+def sha256_at(place: str) -> str:
+    """Of a file's bytes, in hexadecimal.
+
+    Args:
+        place: its path, or its URI.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open_uri(place) if is_uri(place) else open(place, "rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 class HashingFile:

@@ -114,7 +114,7 @@ def test_a_missing_data_root_is_named_with_what_to_do(refused, data):
     [
         ("data/miniature", "`fcit-ray prepare miniature` draws it"),
         ("elsewhere/miniature", "`fcit-ray prepare miniature --out elsewhere/miniature` draws it"),
-        ("data/fcit", "expected instructions/ and datasets/ in it"),
+        ("data/fcit", "expected the folder from which the paths of its datasets lead to their files"),
     ],
 )
 def test_a_miniature_that_was_not_drawn_yet_is_told_with_the_command(monkeypatch, refused, tmp_path, root, told):

@@ -58,6 +58,7 @@ EXPECTED = [
     (TRAIN, 2, "2", "conversation"),
     (TRAIN, 3, "3", "duplicate"),
     (TRAIN, 4, "4", "image"),
+    (TEST, 0, "0", "shared"),
     (TEST, 1, "1", "format"),
     (TEST, 2, "2", "conversation"),
 ]
@@ -75,8 +76,9 @@ def test_every_fault_is_found_once_and_placed(root):
     assert reasons[1] == "has no conversations; expected a list of human and gpt messages"
     assert reasons[2] == "the same image and conversation as record 0"
     assert reasons[3].startswith("image datasets/ImageNet-R/cut.png: ")
-    assert reasons[4].endswith("expected at most 20 words")
-    assert reasons[5] == "has no 'answer' (only question_id, image, text)"
+    assert reasons[4] == f"the same question, pictures and answer as record 0 of {TRAIN}, which is trained on"
+    assert reasons[5].endswith("expected at most 20 words")
+    assert reasons[6] == "has no 'answer' (only question_id, image, text)"
     train, test = report.rows
     assert (train.num_records, train.num_usable, train.num_in_train) == (6, 2, None)
     assert (test.num_records, test.num_usable, test.num_in_train) == (3, 2, 1)
@@ -111,9 +113,9 @@ def test_lengths_are_counted_as_the_encoder_counts_them(root, model):
     (root / TRAIN).write_text(json.dumps([training("0")]))
     (root / TEST).write_text(json.dumps([question("0")]))
     sound = check_data(fcit(root), limit=TokenLimit(model, 12, "bare"))
-    assert sound.offences == ()
+    assert sound.errors == []
     assert sound.checked_tokens
-    (long,) = check_data(fcit(root), limit=TokenLimit(model, 11, "bare")).offences
+    (long,) = check_data(fcit(root), limit=TokenLimit(model, 11, "bare")).errors
     assert (long.source, long.kind, long.reason) == (TRAIN, "tokens", "12 tokens, image included; the limit is 11")
     assert not check_data(fcit(root)).checked_tokens
 
@@ -130,7 +132,7 @@ def test_what_is_set_aside_is_left_out_by_the_loaders_and_said(root, caplog):
     assert record_sha256({"a": 1}) == "015abd7f5cc57a2dd94b7590f04ad8084273905ee33ec5cebeae62276a97f862"
     assert (entry.index, entry.id, entry.kind) == (1, "1", "image")
     again = check_data(fcit(root))
-    assert short(again) == [(TEST, 1, "1", "format")]
+    assert short(again) == [(TEST, 0, "0", "shared"), (TEST, 1, "1", "format")]
     assert [(row.num_records, row.num_set_aside, row.num_usable) for row in again.rows] == [(6, 4, 2), (3, 1, 2)]
 
 
@@ -147,7 +149,7 @@ def test_what_utf8_cannot_hold_is_one_broken_record_and_ids_are_written_escaped(
     root = write("train.json", items)
     write("test.json", [question("0")])
     report = check_data(fcit(root), honour_quarantine=False)
-    kinds = [(o.index, o.kind) for o in report.offences]
+    kinds = [(o.index, o.kind) for o in report.errors]
     assert kinds == [(1, "image"), (2, "conversation"), (3, "conversation"), (4, "conversation"), (5, "image")]
     assert report.offences[0].id == "cut \\ud83d"
     report_file(tmp_path / "report.json", report)
@@ -342,7 +344,7 @@ def test_a_user_sees_the_offenders_sets_them_aside_and_is_left_with_a_usable_roo
     found = prepare("check", root, "--jobs", 1, "--show", 2, "--report", root / "report.json")
     assert found.returncode == 1, found.stderr
     assert f"image: {TRAIN}: record 1 (id '1'): image datasets/ImageNet-R/gone.png: no such file" in found.stdout
-    assert "ImageNet-R: and 4 more" in found.stdout  # six offences, two of them shown
+    assert "ImageNet-R: and 5 more" in found.stdout  # seven offences, two of them shown
     assert "Not checked: records over the token limit" in found.stdout
     report = json.loads((root / "report.json").read_text())
     assert [(o["source"], o["index"], o["id"], o["kind"]) for o in report["offences"]] == EXPECTED
@@ -351,3 +353,24 @@ def test_a_user_sees_the_offenders_sets_them_aside_and_is_left_with_a_usable_roo
     assert mended.returncode == 0, mended.stderr
     assert "Set aside: 5 records" in mended.stdout
     assert len(load_train(fcit(root), "ImageNet-R")) == 2
+
+
+def test_test_records_that_are_trained_on_are_named_and_stand_out(write):
+    """The same question, pictures and answer: case and space of the question apart, the answer letter by letter."""
+    spaced = training("1", conversations=[{**asking("and  Shape ?")[0]}, {"from": "gpt", "value": "red"}])
+    write("train.json", [training("0"), spaced])
+    same, other = question("a", text="and shape ?", answer="red"), question("b", text="and shape ?", answer="blue")
+    root = write("test.json", [same, other, question("c", image="ImageNet-R/other.png")])
+    report = check_data(fcit(root))
+    assert [(o.index, o.id, o.reason) for o in report.offences if o.kind == "shared"] == [
+        (0, "a", f"the same question, pictures and answer as record 1 of {TRAIN}, which is trained on")
+    ]
+    assert [row.num_offences.get("shared") for row in report.rows] == [None, 1]
+    lines = [str(line) for line in report_lines(report, 9)]
+    assert (
+        f"shared: {TEST}: record 0 (id 'a'): the same question, pictures and answer as record 1 of {TRAIN}"
+        in "".join(lines)
+    )
+    (warning,) = [line for line in lines if line.startswith("Warning: ")]
+    assert warning.startswith("Warning: ImageNet-R: 1 of 3 test records are training records too")
+    assert not [offence for offence in report.errors if offence.kind == "shared"]  # nothing is set aside for it

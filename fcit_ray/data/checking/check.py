@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
 
 from fcit_ray.data.checking.check_file import (
+    WARNINGS,
     FileFindings,
     Kind,
     Offence,
@@ -70,7 +71,7 @@ def check_data(
     """
     root = collection.root
     if is_uri(root) or not is_folder(root):
-        raise DataError(f"{root}: no such folder; expected instructions/ and datasets/ in it")
+        raise DataError(f"{root}: no such folder; expected a data root, or the .yaml file of a configuration")
     if parquet_at(root):
         raise DataError(f"{root}: is Parquet, made of checked data; check the folder that it was made of")
     if limit:
@@ -102,6 +103,7 @@ def check_data(
                 for offence in offences:
                     long.setdefault(offence.source, []).append(offence)
             found = [_with(findings, long.get(findings.piece.source, ())) for findings in found]
+    found = list(_with_shared(found))
     return Report(
         root=root,
         rows=tuple(_rows(found)),
@@ -224,13 +226,33 @@ def _with(findings: FileFindings, offences: Iterable[Offence]) -> FileFindings:
     return replace(findings, offences=tuple(merged))
 
 
+def _with_shared(found: Sequence[FileFindings]) -> Iterator[FileFindings]:
+    """Test records that are training records of their dataset too."""
+    trained: dict[str, dict[bytes, tuple[str, int]]] = {}
+    for findings in found:
+        if findings.piece.split == "train":
+            held = trained.setdefault(findings.piece.group, {})
+            for answered, index in findings.answered.items():
+                held.setdefault(answered, (findings.piece.source, index))
+    for findings in found:
+        piece = findings.piece
+        held = trained.get(piece.group, {}) if piece.split in ("test", "validation") else {}
+        offences = []
+        for answered, index in findings.answered.items():
+            if answered in held:
+                source, position = held[answered]
+                reason = f"the same question, pictures and answer as record {position} of {source}, which is trained on"
+                offences.append(Offence(piece.source, index, findings.ids[index], "shared", reason))
+        yield _with(findings, offences)
+
+
 def _rows(found: Sequence[FileFindings]) -> Iterator[Row]:
     groups: dict[tuple[str, Split], list[FileFindings]] = {}
     for findings in found:
         groups.setdefault((findings.piece.group, findings.piece.split), []).append(findings)
     for (group, split), parts in groups.items():
         offences = [offence for findings in parts for offence in findings.offences]
-        unusable = {(o.source, o.index) for o in offences if o.kind != "format" and o.index >= 0}
+        unusable = {(o.source, o.index) for o in offences if o.kind not in WARNINGS and o.index >= 0}
         counts: dict[str, int] = {}
         for offence in offences:
             counts[offence.kind] = counts.get(offence.kind, 0) + 1

@@ -18,17 +18,21 @@ from fcit_ray.data.records import layout, quarantine
 from fcit_ray.data.records.belonging import place_of
 from fcit_ray.data.records.collection import Collection
 from fcit_ray.data.records.faults import Fault
-from fcit_ray.data.records.parsing import Items, Place, Record, parse_test, parse_train
+from fcit_ray.data.records.parsing import Items, Record, parse_test, parse_train
+from fcit_ray.data.records.place import Place
 from fcit_ray.data.records.quarantine import Entry
 from fcit_ray.errors import DataError
-from fcit_ray.models.prompt import instruction_text
+from fcit_ray.models.prompt import Turn, instruction_text
+from fcit_ray.storage.location import file_in
 
 _TASK = re.compile(r"Task\d+")
 _CLIENT = re.compile(r"client_\d+\.json")
 
-Kind = Literal["file", "conversation", "image", "duplicate", "tokens", "format"]
-"""What is wrong. `file`: all of it; `tokens`: over the limit, or more than the model's processor takes; `format` is a
-warning, its record is used all the same."""
+Kind = Literal["file", "conversation", "image", "duplicate", "tokens", "format", "shared"]
+"""What is wrong. `file`: all of it; `tokens`: over the limit, or more than the model's processor takes; `shared`: a
+test record that is a training record too."""
+WARNINGS: tuple[Kind, ...] = ("format", "shared")
+"""Kinds of which the record is used all the same."""
 
 Split = Literal["train", "test", "validation", "partition"]
 
@@ -41,19 +45,19 @@ class Piece:
         group: the dataset; of a partition its folder, relative to the root.
         split: what the file holds.
         source: the file, relative to the root.
-        images: where its pictures' paths start.
+        collection: what is declared.
+        images: where its pictures' paths start; a partition's file says that by its records.
         dataset: as it is declared; None of a partition's file.
         references: the file of its references (captions, votes), if it has one.
-        among: of a partition's file, the datasets that its records may be of.
     """
 
     group: str
     split: Split
     source: str
+    collection: Collection = field(compare=False, repr=False)
     images: str = ""
     dataset: Dataset | None = None
     references: str | None = None
-    among: Collection | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ class FileFindings:
         images: the images of every sound record, by position.
         ids: of these records.
         questions: a hash of image and question for every turn, to find test questions in the training data.
+        answered: the position of the first record of every hash of image, question and answer.
     """
 
     piece: Piece
@@ -88,6 +93,7 @@ class FileFindings:
     images: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     ids: Mapping[int, str] = field(default_factory=dict)
     questions: tuple[bytes, ...] = ()
+    answered: Mapping[bytes, int] = field(default_factory=dict)
 
 
 def look_at_file(root: str, piece: Piece, honour_quarantine: bool) -> FileFindings:
@@ -100,6 +106,7 @@ def look_at_file(root: str, piece: Piece, honour_quarantine: bool) -> FileFindin
     offences = [Offence(piece.source, fault.index, fault.id, "conversation", fault.reason) for fault in faults]
     first: dict[Any, int] = {}
     questions: list[bytes] = []
+    answered: dict[bytes, int] = {}
     for record in records:
         same = first.setdefault((record.images, record.turns, record.answer), record.index)
         if same != record.index:
@@ -108,7 +115,11 @@ def look_at_file(root: str, piece: Piece, honour_quarantine: bool) -> FileFindin
         if piece.split != "partition":
             if odd := odd_answer(record, piece.dataset):
                 offences.append(Offence(piece.source, record.index, record.id, "format", odd))
-            questions += [_question_hash(record.images, instruction_text([turn])) for turn in record.turns]
+            for turn in record.turns:
+                asked = instruction_text([turn])
+                questions.append(_hash(record.images, asked))
+                answer = turn.answer or record.answer or ""
+                answered.setdefault(_hash((*record.images, answer), asked), record.index)
     return FileFindings(
         piece,
         num_records=len(everything),
@@ -117,6 +128,7 @@ def look_at_file(root: str, piece: Piece, honour_quarantine: bool) -> FileFindin
         images={record.index: record.images for record in records},
         ids={record.index: record.id for record in records},
         questions=tuple(questions),
+        answered=answered,
     )
 
 
@@ -154,18 +166,27 @@ def _items(root: str, source: str, honour_quarantine: bool) -> tuple[Items, Item
 
 
 def _parse(root: str, piece: Piece, items: Items) -> tuple[list[Record], list[Fault]]:
-    if piece.among:
-        return parse_train(partial(place_of, piece.among), piece.source, items)
-    place = Place(piece.group, piece.images)
-    if piece.dataset is None or piece.split == "train":
-        return parse_train(lambda images, turns: place, piece.source, items)
+    collection = piece.collection
+    if piece.dataset is None:
+        return parse_train(partial(_of_partition, collection), piece.source, items)
+    place = collection.place(piece.group, piece.images, [piece.source])
+    shape = collection.shape(piece.group, piece.source, asked=piece.split != "train")
+    shape.check(file_in(root, piece.source), items)
+    if piece.split == "train":
+        return parse_train(lambda *_: place, piece.source, items, shape)
     beside = layout.read_references(root, piece.references, piece.dataset.answer.kind)
-    return parse_test(place, piece.source, items, piece.dataset.answer, beside)
+    return parse_test(place, piece.source, items, piece.dataset.answer, beside, shape)
 
 
-def _question_hash(images: Sequence[str], question: str) -> bytes:
-    text = re.sub(r"\s+", " ", question).strip().casefold()
-    return hashlib.blake2b("\n".join((*images, text)).encode(errors="surrogatepass"), digest_size=8).digest()
+def _of_partition(collection: Collection, images: Sequence[str], turns: Sequence[Turn], item: Any) -> Place:
+    """Of a record of a partition's file, whose task is not known."""
+    return place_of(collection, images, turns, item)
+
+
+def _hash(exact: Sequence[str], text: str) -> bytes:
+    """Of words that must be the same letter by letter, and a text that may differ in case and space."""
+    folded = re.sub(r"\s+", " ", text).strip().casefold()
+    return hashlib.blake2b("\n".join((*exact, folded)).encode(errors="surrogatepass"), digest_size=8).digest()
 
 
 def pieces_in(collection: Collection, datasets: Sequence[str]) -> tuple[list[Piece], list[str]]:
@@ -189,13 +210,13 @@ def pieces_in(collection: Collection, datasets: Sequence[str]) -> tuple[list[Pie
         for split in collection.splits(name):
             references = collection.references(name, split)
             for source in collection.sources(name, split):
-                pieces.append(Piece(name, split, source.name, source.images, collection[name], references))
+                pieces.append(Piece(name, split, source.name, collection, source.images, collection[name], references))
     if not datasets:
         for file in sorted(_client_files(Path(root)), key=_by_number):
             group = file.parents[1].relative_to(root).as_posix()
-            pieces.append(Piece(group, "partition", file.relative_to(root).as_posix(), among=collection))
+            pieces.append(Piece(group, "partition", file.relative_to(root).as_posix(), collection))
     if not pieces:
-        raise DataError(f"{root}: none of the datasets that are known here; expected {collection.example}")
+        raise DataError(f"{collection.root}: none of the datasets that are known here; {collection.remedy}")
     return pieces, absent
 
 

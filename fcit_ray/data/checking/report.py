@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fcit_ray.data.checking.check_file import (
+    WARNINGS,
     Offence,
     Piece,
     Split,
@@ -71,7 +72,7 @@ class Report:
     @property
     def errors(self) -> list[Offence]:
         """What makes a record unusable or redundant: all but warnings."""
-        return [offence for offence in self.offences if offence.kind != "format"]
+        return [offence for offence in self.offences if offence.kind not in WARNINGS]
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain values."""

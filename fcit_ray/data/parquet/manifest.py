@@ -28,6 +28,8 @@ def _table(name: str) -> str:
 
 
 Below = Annotated[str, AfterValidator(_below)]
+FILES = "records"
+"""Folder of the tables of files that do not lie in `instructions/`."""
 
 
 class TableFile(BaseModel):
@@ -50,9 +52,11 @@ class Plan(BaseModel):
         images: within the tables, or left where they are.
         image_root: the data root that holds referenced images.
         rows_per_file: rows of a table's file at most.
-        sources: SHA-256 of each file converted, by its name under the root.
+        sources: SHA-256 of each file converted, by its name: under the root, absolute, or a URI.
         set_aside: how many of a file's records are in quarantine, and hence not here.
         quarantine: SHA-256 of the quarantine file, if there was one.
+        parts: the files that a path of a declaration meant, by split and path, where it is not the one file's name.
+        read_from: the root that complete names of pictures lay below, where records have such names.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -61,9 +65,11 @@ class Plan(BaseModel):
     images: Literal["embed", "reference"]
     image_root: str | None
     rows_per_file: int
-    sources: dict[Below, str]
-    set_aside: dict[Below, int]
+    sources: dict[str, str]
+    set_aside: dict[str, int]
     quarantine: str | None
+    parts: dict[str, list[str]] = {}
+    read_from: str | None = None
 
 
 class Manifest(BaseModel):

@@ -2,12 +2,14 @@
 
     parquet.json                                     the manifest, written last
     instructions/<dataset>/<file>/00000.parquet …    the records of <file>.json, in their order
+    records/<file>/00000.parquet …                   those of files that lie elsewhere below the root
+    records/outside/<hash>-<file>/00000.parquet …    those of files outside of it, absolute or URIs
     images/00000.parquet …                           every image once, ordered by path (unless they are referenced)
 
-Columns of a record table: `index` (int64, position in the source file), `part` (string: `records`, or a key of a COCO
-file, `images` or `annotations`), `id` and `image` (string, null where the record has none; several pictures as a JSON
-list), `record` (string: the record as JSON, every field as it was). Columns of an image table: `path` (string, as
-records name it), `bytes` (binary: the file as it was, not encoded anew).
+Columns of a record table: `index` (int64, position in the source file), `part` (string: `records`; of references
+`images` or `annotations` of a COCO file, `data` of votes), `id` and `image` (string, null where the record has none;
+several pictures as a JSON list), `record` (string: the record as JSON, every field as it was). Columns of an image
+table: `path` (string, as records name it), `bytes` (binary: the file as it was, not encoded anew).
 
 What one image costs: its file and row group are found by bisection over the tables' statistics, then the group's
 `ROWS_PER_GROUP` images are read, about a megabyte, and the last group is kept. That is little beside decoding on a
@@ -82,6 +84,10 @@ class ParquetRoot:
     def embeds_images(self) -> bool:
         return self.manifest.plan.images == "embed"
 
+    def declared(self, path: str, split: str) -> list[str]:
+        """The files that a path of a declaration meant when they were converted."""
+        return self.manifest.plan.parts.get(f"{split}:{path}", [path])
+
     def items(self, source: str) -> Items:
         """A file's records as JSON, with their positions in the file that they came from.
 
@@ -91,7 +97,7 @@ class ParquetRoot:
         return [(row["index"], self._parsed(source, row)) for row in self._rows(source)]
 
     def json(self, source: str) -> dict[str, list[Any]]:
-        """The lists of a file of references, by name; the list that a file is by itself is `records`.
+        """The lists of a file of references, COCO's or what people answered.
 
         Raises:
             DataError: it was not converted, or cannot be read.

@@ -7,7 +7,6 @@ What is there is kept only if writing it now would give the same bytes. For reco
 files say so; images have no hash there, so their tables are put together again and compared, which reads every image.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,16 +21,16 @@ import pyarrow.parquet as pq
 from fcit_ray.data.parquet.manifest import IMAGES, MANIFEST, Manifest, Plan, TableFile, parse_manifest
 from fcit_ray.data.parquet.place import parquet_at
 from fcit_ray.data.parquet.reading import IMAGE_SCHEMA, RECORD_SCHEMA, ROWS_PER_GROUP, open_parquet
+from fcit_ray.data.parquet.sources import Sources, datasets_in, folder_of, look_through
 from fcit_ray.data.records import layout, quarantine
 from fcit_ray.data.records.collection import Collection
 from fcit_ray.data.records.faults import refuse
 from fcit_ray.data.records.fields import printable
 from fcit_ray.data.records.images import file_fault, image_faults, open_image
 from fcit_ray.data.records.parsing import Record
-from fcit_ray.data.records.pictures import named
 from fcit_ray.errors import DataError, disk_reason
 from fcit_ray.storage.location import absolute, check_uri, file_in, is_folder, is_uri
-from fcit_ray.storage.object_store import HashingFile, Store, Written
+from fcit_ray.storage.object_store import HashingFile, Store, Written, sha256_at
 
 JOURNAL = "parquet.partial.json"
 
@@ -70,19 +69,19 @@ def write_parquet(
     if rows_per_file < 1:
         raise DataError(f"rows_per_file={rows_per_file}: expected at least 1")
     if is_uri(root) or parquet_at(root) or not is_folder(root):
-        raise DataError(f"{root}: expected a folder in the authors' layout, with instructions/ and datasets/ in it")
+        raise DataError(f"{root}: expected a folder that holds the datasets' files as they were made")
     store = Store(out)
     if store.folder == Path(os.path.realpath(root)):
         raise DataError(f"{out}: is the data root itself; expected another place")
     root = absolute(str(root))
     collection = replace(collection, root=root)
     chosen = list(dict.fromkeys(datasets)) or datasets_in(collection)
-    sources, paths = _sources(collection, chosen)
+    found = look_through(collection, chosen)
     if images == "reference":
-        layout.check_images(root, paths.values())
-    plan = _plan(root, sources, images, rows_per_file)
+        layout.check_images(root, found.images.values())
+    plan = _plan(root, found, images, rows_per_file)
     try:
-        manifest = _Conversion(root, store, plan, progress).write(sources, sorted(paths), paths)
+        manifest = _Conversion(root, store, plan, progress).write(found)
     except (OSError, pa.ArrowException) as error:
         reason = disk_reason(error, error.filename or out) if isinstance(error, OSError) else error
         raise DataError(f"{out}: cannot be written: {reason}") from error
@@ -90,48 +89,17 @@ def write_parquet(
     return manifest
 
 
-def datasets_in(collection: Collection) -> list[str]:
-    """The datasets that are there.
-
-    Raises:
-        DataError: there is none.
-    """
-    there = [name for name in collection.datasets if collection.is_there(name)]
-    if not there:
-        raise DataError(f"{collection.root}: none of the datasets that are known here; expected {collection.example}")
-    return there
-
-
-def _sources(collection: Collection, datasets: Sequence[str]) -> tuple[list[str], dict[str, Record]]:
-    """The files to convert, all checked, and for every image one record that uses it."""
-    sources: list[str] = []
-    users: dict[str, Record] = {}
-    for dataset in datasets:
-        records: list[Record] = []
-        for split in collection.splits(dataset):
-            if split == "train":
-                records += layout.load_train(collection, dataset)
-            else:
-                records += layout.load_test(collection, dataset, split)
-            sources += [source.name for source in collection.sources(dataset, split)]
-            references = collection.references(dataset, split)
-            sources += [references] if references else []
-        for record in records:
-            for image in record.images:
-                users.setdefault(image, record)
-    return sources, users
-
-
-def _plan(root: str, sources: Sequence[str], images: Literal["embed", "reference"], rows_per_file: int) -> Plan:
-    hashes = {source: _sha256(Path(root) / source) for source in sources}
+def _plan(root: str, found: Sources, images: Literal["embed", "reference"], rows_per_file: int) -> Plan:
     away = quarantine.read_quarantine(root)
     return Plan(
         images=images,
         image_root=root if images == "reference" else None,
         rows_per_file=rows_per_file,
-        sources=hashes,
-        set_aside={source: len(away[source]) for source in sources if away.get(source)},
-        quarantine=_sha256(Path(root) / quarantine.QUARANTINE_FILE) if away else None,
+        sources={source: sha256_at(file_in(root, source)) for source in found.sources},
+        set_aside={source: len(away[source]) for source in found.sources if away.get(source)},
+        quarantine=sha256_at(str(Path(root) / quarantine.QUARANTINE_FILE)) if away else None,
+        parts=found.parts,
+        read_from=root if found.names_root else None,
     )
 
 
@@ -148,10 +116,15 @@ class _Conversion:
         files = self._old.tables.values() if self._old and same else ()
         self._reusable = {file.name: file for table in files for file in table}
 
-    def write(self, sources: Sequence[str], images: Sequence[str], users: dict[str, Record]) -> Manifest:
+    def write(self, found: Sources) -> Manifest:
         """Write every table that is not there yet, then the manifest."""
         size = self._plan.rows_per_file
-        pieces = {source: list(_pieces(list(_record_rows(self._root, source)), size)) for source in sources}
+        sources, users, references = found.sources, found.images, found.references
+        images = sorted(users)
+        pieces = {
+            source: list(_pieces(list(_record_rows(self._root, source, source in references)), size))
+            for source in sources
+        }
         if self._plan.images == "embed":
             pieces[IMAGES] = list(_pieces([{"path": image} for image in images], size))
         self._total = sum(map(len, pieces.values()))
@@ -160,7 +133,7 @@ class _Conversion:
             self._store.write_bytes(JOURNAL, _dump(self._old))
             self._store.delete(MANIFEST)
         for source in sources:
-            folder = source.removesuffix(".json")
+            folder = folder_of(source)
             for number, rows in enumerate(pieces.pop(source)):
                 self._keep_or_write(source, f"{folder}/{number:05}.parquet", len(rows), None, _filler(rows))
         for number, rows in enumerate(pieces.pop(IMAGES, [])):
@@ -212,10 +185,9 @@ def _rehearsed(fill: Callable[[HashingFile], None]) -> Written:
     return sink.written
 
 
-def _record_rows(root: str, source: str) -> Iterator[Row]:
-    """A file's rows; of a file of references its lists one after the other."""
-    content = layout.read_json(Path(root) / source)
-    if isinstance(content, list):
+def _record_rows(root: str, source: str, references: bool) -> Iterator[Row]:
+    """A file's rows; a file of references' lists one after the other."""
+    if not references:
         for index, item in layout.read_items(root, source):
             identity = next(
                 (_text(item[key]) for key in ("question_id", "id") if item.get(key) not in (None, "")), None
@@ -228,10 +200,13 @@ def _record_rows(root: str, source: str) -> Iterator[Row]:
                 "record": _json(item),
             }
         return
-    for part in ("images", "annotations", "data"):  # of COCO, VQA and TextVQA
-        for index, item in enumerate(content.get(part) or []):
+    content = layout.read_json(file_in(root, source))
+    lists = {"data": content} if isinstance(content, list) else content
+    for part in ("images", "annotations", "data"):  # of COCO's files, and of those of what people answered
+        for index, item in enumerate(lists.get(part) or []):
             row = {"index": index, "part": part, "record": _json(item)}
-            yield {**row, "id": _text(item.get("id")), "image": _text(item.get("file_name"))}
+            identity = _text(item.get("id", item.get("question_id")))
+            yield {**row, "id": identity, "image": _text(item.get("file_name"))}
 
 
 def _text(value: Any) -> str | None:
@@ -239,9 +214,11 @@ def _text(value: Any) -> str | None:
 
 
 def _images(item: Any) -> str | None:
-    """What a record names as its picture; of several the list as JSON."""
-    pictures = named(item)
-    return _json(pictures) if len(pictures) > 1 else _text(pictures[0]) if pictures else None
+    """What a record names as its picture under LLaVA's keys, for whoever looks; of several the list as JSON."""
+    found = item.get("image") or item.get("images")
+    if isinstance(found, list):
+        return _json(found) if len(found) > 1 else _text(found[0])
+    return _text(found) if isinstance(found, str) else None
 
 
 def _filler(rows: Sequence[Row]) -> Callable[[HashingFile], None]:
@@ -292,8 +269,3 @@ def _json(item: Any) -> str:
 
 def _dump(manifest: Manifest) -> bytes:
     return (manifest.model_dump_json(indent=1) + "\n").encode()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

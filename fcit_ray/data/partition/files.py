@@ -6,7 +6,7 @@ one their code trains in. It is found by what the files hold, or said by `benchm
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from typing import Any
 from fcit_ray.config.benchmark import Benchmark, Task
 from fcit_ray.data.records.belonging import place_of
 from fcit_ray.data.records.collection import Collection
-from fcit_ray.data.records.layout import Record, read_json, training_records
-from fcit_ray.data.records.parsing import Items, Place
+from fcit_ray.data.records.layout import Record, held_out_of, load_train_files, read_json, training_records
+from fcit_ray.data.records.parsing import Items, PlaceOf
+from fcit_ray.data.records.place import Place
 from fcit_ray.data.records.quarantine import PartitionQuarantine
 from fcit_ray.errors import DataError
 from fcit_ray.models.prompt import Turn
@@ -56,7 +57,8 @@ def load_partition(benchmark: Benchmark, collection: Collection) -> list[list[li
     made_of = {source: manifest.get("set_aside", {}).get(source, ()) for source in manifest.get("sources", ())}
     away = PartitionQuarantine(folder, benchmark.root, made_of)
     below = _below(folder, Path(benchmark.root))
-    numbers = benchmark.partition_tasks or _find_tasks(folder, found, benchmark.tasks, away, collection)
+    check_held_out(benchmark, collection, folder, manifest)
+    numbers = benchmark.partition_tasks or _find_tasks(folder, found, benchmark.tasks, away, collection, manifest)
     held = []
     for number, task in zip(numbers, benchmark.tasks, strict=True):
         if number not in found:
@@ -83,17 +85,82 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _only(collection: Collection, task: Task) -> Callable[[Sequence[str], Sequence[Turn]], Place]:
+def load_clients(benchmark: Benchmark, collection: Collection) -> list[list[list[Record]]]:
+    """Every client's records of every task, where each training file of a dataset is a client's.
+
+    Args:
+        benchmark: whose tasks.
+        collection: of their datasets.
+
+    Returns:
+        As `load_partition`.
+
+    Raises:
+        DataError: a file or record cannot be used, or there are more or fewer files than clients.
+    """
+    held = []
+    for task in benchmark.tasks:
+        parts: list[list[Record]] = [[] for _ in range(benchmark.num_clients)]
+        for name in task.datasets:
+            sources = collection.sources(name, "train")
+            if len(sources) != benchmark.num_clients:
+                first = ", ".join(source.name for source in sources[:3]) + (" ..." if len(sources) > 3 else "")
+                raise DataError(
+                    f"dataset {name!r} has {len(sources)} training files ({first}), "
+                    f"benchmark.num_clients is {benchmark.num_clients}; with benchmark.partition=files each file of "
+                    f"benchmark.datasets.{name}.train is a client's: set benchmark.num_clients={len(sources)}, or name "
+                    "the files"
+                )
+            for part, records in zip(parts, load_train_files(collection, name), strict=True):
+                part += records
+        if (empty := next((client for client, part in enumerate(parts) if not part), None)) is not None:
+            raise DataError(f"task {task.name!r}: client {empty} has no records; such a client cannot take part")
+        held.append(parts)
+    return held
+
+
+def _only(collection: Collection, task: Task) -> PlaceOf:
     """`place_of`, for records that must be of one task."""
 
-    def check(images: Sequence[str], turns: Sequence[Turn]) -> Place:
-        place = place_of(collection, images, turns)
+    def check(images: tuple[str, ...], turns: Sequence[Turn], item: Any) -> Place:
+        place = place_of(collection, images, turns, item, among=task.datasets)
         if place.dataset not in task.datasets:
-            of = place.dataset
-            raise DataError(f"is of {of} (image {images[0]!r}); task {task.name!r} is {', '.join(task.datasets)}")
+            shown = f"image {images[0]!r}" if images else "no picture"
+            raise DataError(f"is of {place.dataset} ({shown}); task {task.name!r} is {', '.join(task.datasets)}")
         return place
 
     return check
+
+
+def check_held_out(benchmark: Benchmark, collection: Collection, folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Refuse files of which nobody can tell whether they train on what this run holds out.
+
+    Raises:
+        DataError: the partition was made without it, or with another share or seed, or of other files.
+    """
+    known = manifest.get("held_out") or {}
+    for name in dict.fromkeys(name for task in benchmark.tasks for name in task.datasets):
+        if not (share := collection[name].held_out):
+            continue
+        key = f"benchmark.datasets.{name}.validation"
+        if not isinstance(found := known.get(name), Mapping):
+            raise DataError(
+                f"{folder}: does not say what was held out of {name}, and {key}={share} must not be trained on; write "
+                "the partition with `fcit-ray prepare partition` and this key, or name a file of validation records"
+            )
+        for what, ours in (("share", share), ("seed", collection.seed)):
+            if found.get(what) != ours:
+                said = f"{key}={share}" if what == "share" else f"seed={ours}"
+                raise DataError(
+                    f"{folder}: was made with the {what} {found.get(what)} for what is held out of {name}; this run "
+                    f"has {said}, and would train on records that it holds out: use that {what}, or write the "
+                    "partition again"
+                )
+        if benchmark.split == "validation":
+            sources = collection.sources(name, "train")
+            now = {s.name: held_out_of(collection, name, number, s.name) for number, s in enumerate(sources)}
+            if now != found.get("positions"):
+                raise DataError(f"{folder}: the training files of {name} have changed since; write the partition again")
 
 
 def _below(folder: Path, root: Path) -> str:
@@ -124,9 +191,16 @@ def _client_files(folder: Path, num_clients: int | None) -> list[Path]:
 
 
 def _find_tasks(
-    folder: Path, found: Mapping[int, Path], tasks: Sequence[Task], away: PartitionQuarantine, collection: Collection
+    folder: Path,
+    found: Mapping[int, Path],
+    tasks: Sequence[Task],
+    away: PartitionQuarantine,
+    collection: Collection,
+    manifest: Mapping[str, Any],
 ) -> list[int]:
     """The k of each task's folder, by the datasets of its first client's records."""
+    if untold := [name for task in tasks for name in task.datasets if collection[name].image_folder is None]:
+        return _told_tasks(folder, found, tasks, manifest, untold[0])
     holds = {}
     for number, path in sorted(found.items()):
         first = _client_files(path, None)[0]
@@ -151,6 +225,26 @@ def _find_tasks(
     return numbers
 
 
+def _told_tasks(
+    folder: Path, found: Mapping[int, Path], tasks: Sequence[Task], manifest: Mapping[str, Any], untold: str
+) -> list[int]:
+    """The k of each task's folder where pictures do not tell datasets: by a manifest of ours, or the only one."""
+    if len(found) == len(tasks) == 1:
+        return list(found)
+    by_name = {
+        str(task.get("name")): str(task.get("folder"))
+        for task in manifest.get("tasks", ())
+        if isinstance(task, Mapping)
+    }
+    folders = [_TASK.fullmatch(by_name.get(task.name, "")) for task in tasks]
+    if all(folders):
+        return [int(match[1]) for match in folders if match]
+    raise DataError(
+        f"{folder}: which Task<k> is which task cannot be told, as benchmark.datasets.{untold} declares no "
+        f"image_folder; say it with benchmark.partition_tasks, one of {_names(found)} a task"
+    )
+
+
 def _names(numbers: Sequence[int] | Mapping[int, Path]) -> str:
     return ", ".join(f"Task{number}" for number in sorted(numbers))
 
@@ -165,4 +259,6 @@ def _manifest(folder: Path) -> Mapping[str, Any] | None:
         raise DataError(f"{path}: no manifest of a partition; expected 'files' with a SHA-256 each")
     if not all(isinstance(manifest.get(key, {}), Mapping) for key in ("sources", "set_aside")):
         raise DataError(f"{path}: no manifest of a partition; expected 'sources' and 'set_aside' by file")
+    if not isinstance(manifest.get("held_out", {}), Mapping):
+        raise DataError(f"{path}: no manifest of a partition; expected 'held_out' by dataset")
     return manifest

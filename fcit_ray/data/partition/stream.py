@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fcit_ray.config.benchmark import Benchmark, Task
 from fcit_ray.config.schema import Config
-from fcit_ray.data.partition.files import load_partition
+from fcit_ray.data.partition.files import load_clients, load_partition
 from fcit_ray.data.partition.selection import Selection, released_schedule, seeded
 from fcit_ray.data.partition.splits import dirichlet_split, equal_split, group_split, label_split
 from fcit_ray.data.records.collection import Collection
@@ -104,7 +104,7 @@ def training_data(
             tuple(record for name in task.datasets for record in load_train(collection, name))
             for task in benchmark.tasks
         ], None
-    held = load_partition(benchmark, collection)
+    held = (load_partition if benchmark.partition_files else load_clients)(benchmark, collection)
     shards = []
     for parts in held:
         ends = np.cumsum([len(part) for part in parts])

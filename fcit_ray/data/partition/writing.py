@@ -16,9 +16,13 @@ from fcit_ray.config.schema import Config
 from fcit_ray.data.parquet.place import parquet_at
 from fcit_ray.data.partition.files import MANIFEST, sha256
 from fcit_ray.data.partition.stream import Stream, open_stream
-from fcit_ray.data.records.layout import positions_set_aside, read_items, read_json
+from fcit_ray.data.records.belonging import marked
+from fcit_ray.data.records.collection import Collection
+from fcit_ray.data.records.layout import held_out_of, positions_set_aside, read_items, read_json
 from fcit_ray.errors import ConfigError, DataError, UserError, disk_reason
 from fcit_ray.storage import durable
+from fcit_ray.storage.location import file_in
+from fcit_ray.storage.object_store import sha256_at
 
 FORMAT = "fcit_ray partition"
 
@@ -64,7 +68,8 @@ def write_partition(config: Config, out: Path, draw: Draw | None = None) -> dict
     """Split the training data as the configuration says and write `<out>/Task<k>/client_<i>.json`.
 
     `benchmark.partition=files` with `benchmark.partition_files=<out>` reads the same records back for every client, in
-    the same order. Items are written as they stand in the source files, a line each. Everything is written into a
+    the same order. Items are written as they stand in the source files, a line each; those of other formats than
+    LLaVA's in LLaVA's. Everything is written into a
     folder beside `out` that is renamed at the end: an interrupted call leaves no `out`, and another one completes it.
 
     Args:
@@ -121,20 +126,21 @@ def _write(config: Config, stream: Stream, folder: Path, draw: Draw | None) -> d
     files: dict[str, str] = {}
     sources: dict[str, str] = {}
     held_twice = missing = 0
+    collection = Collection.of(config.benchmark, config.seed)
     for number, (records, shards) in enumerate(zip(stream.records, stream.shards, strict=True), start=1):
         holders = np.bincount(np.concatenate(shards), minlength=len(records))  # (N,)
         held_twice += int((holders > 1).sum())
         missing += int((holders == 0).sum())
         assert holders.shape == (len(records),), "a shard names a record that is not there"
-        items: dict[str, Any] = {}
-        for source in dict.fromkeys(record.source for record in records):
-            items[source] = dict(read_items(config.benchmark.root, source, honour_quarantine=False))
+        items: dict[tuple[str, str], dict[int, Any]] = {}
+        for dataset, source in dict.fromkeys((record.dataset, record.source) for record in records):
+            items[dataset, source] = _written(collection, dataset, source)
             sources[source] = _source_sha256(config.benchmark.root, source)
         (folder / f"Task{number}").mkdir()
         for client, shard in enumerate(shards):
             chosen = [records[index] for index in shard]
             path = folder / f"Task{number}" / f"client_{client}.json"
-            lines = ",\n".join(json.dumps(items[record.source][record.index]) for record in chosen)
+            lines = ",\n".join(json.dumps(items[record.dataset, record.source][record.index]) for record in chosen)
             durable.write_text(path, f"[\n{lines}\n]\n")
             files[f"Task{number}/{path.name}"] = sha256(path)
         counts["tasks"][number - 1]["folder"] = f"Task{number}"
@@ -147,17 +153,47 @@ def _write(config: Config, stream: Stream, folder: Path, draw: Draw | None) -> d
     manifest = {"format": FORMAT, **counts, "checked": checked, "files": files, "sources": sources}
     if away := {source: at for source in sources if (at := positions_set_aside(config.benchmark.root, source))}:
         manifest["set_aside"] = away
+    if held_out := _held_out(config, collection):
+        manifest["held_out"] = held_out
     if draw:
         draw(counts, folder / "partition.png")
     durable.write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     return manifest
 
 
+def _written(collection: Collection, dataset: str, source: str) -> dict[int, Any]:
+    """A file's records by position as a client's file has them: as they stand there, if that says all.
+
+    Records of other keys or formats are written in LLaVA's; those whose dataset or pictures' place nothing else would
+    tell say it.
+    """
+    shape = collection.shape(dataset, source, asked=False)
+    declared = collection[dataset]
+    images = {each.name: each.images for each in collection.sources(dataset, "train")}[source]
+    told = declared.image_folder is not None and images == declared.images
+    written = {}
+    for index, item in read_items(collection.root, source):
+        shaped = shape(index, item)
+        written[index] = shaped if told else marked(shaped, dataset, images)
+    return written
+
+
+def _held_out(config: Config, collection: Collection) -> dict[str, Any]:
+    """What is in no client's file, as it is validation's: share, seed, and positions by file, of each dataset."""
+    found: dict[str, Any] = {}
+    for name in (name for task in config.benchmark.tasks for name in task.datasets):
+        if share := collection[name].held_out:
+            sources = collection.sources(name, "train")
+            positions = {s.name: held_out_of(collection, name, number, s.name) for number, s in enumerate(sources)}
+            found[name] = {"share": share, "seed": config.seed, "positions": positions}
+    return found
+
+
 def _source_sha256(root: str, source: str) -> str:
     """Of a source file; of one that was converted to Parquet, as it was before."""
     if parquet := parquet_at(root):
         return parquet.manifest.plan.sources[source]
-    return sha256(Path(root) / source)
+    return sha256_at(file_in(root, source))
 
 
 def _check_same(out: Path, manifest: Mapping[str, Any]) -> None:

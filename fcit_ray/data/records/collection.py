@@ -11,7 +11,13 @@ from fcit_ray.config.benchmark import Benchmark
 from fcit_ray.config.catalogs import catalog
 from fcit_ray.config.datasets import Dataset, Part
 from fcit_ray.config.mistakes import describe, nearest
+from fcit_ray.data.formats.files import files_of
+from fcit_ray.data.formats.kinds import KINDS, TABLES, ending
+from fcit_ray.data.formats.shape import Shape
+from fcit_ray.data.parquet.place import parquet_at
+from fcit_ray.data.records.place import Place
 from fcit_ray.errors import DataError
+from fcit_ray.storage.location import file_in, is_uri, spellings
 
 Split = Literal["train", "test", "validation"]
 
@@ -44,6 +50,7 @@ class Collection:
     datasets: Mapping[str, Dataset]
     seed: int = 0
     own: frozenset[str] = field(default_factory=frozenset)
+    _trained: dict[str, tuple[str, ...]] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def of(cls, benchmark: Benchmark, seed: int = 0) -> Self:
@@ -83,10 +90,10 @@ class Collection:
         return self.datasets[name]
 
     def sources(self, name: str, split: Split) -> list[Source]:
-        """The files of a split, in order.
+        """The files of a split, in order; of a share held out for validation those that it is held out of.
 
         Raises:
-            DataError: no such dataset or split, or none is declared.
+            DataError: no such dataset or split, none is declared, or what is declared holds no files.
         """
         dataset = self[name]
         if split not in ("train", "test", "validation"):
@@ -94,9 +101,19 @@ class Collection:
         parts = getattr(dataset, split)
         if isinstance(parts, float):
             parts = dataset.train
+            split = "train"
         if parts is None:
-            raise DataError(f"dataset {name!r} declares no {split} records; expected benchmark.datasets.{name}.{split}")
-        return [self._source(dataset, part) for part in parts]
+            raise DataError(_none_declared(name, split, isinstance(getattr(dataset, "validation", None), float)))
+        return [source for part in parts for source in self._of(dataset, part, split)]
+
+    def expanded(self, name: str, split: Split) -> dict[str, list[str]]:
+        """The files that each path of a split means, by split and path, where it is not the one file's name."""
+        dataset = self[name]
+        found = {
+            f"{split}:{part.path}": [source.name for source in self._of(dataset, part, split)]
+            for part in getattr(dataset, split) or ()
+        }
+        return {key: names for key, names in found.items() if names != [key.removeprefix(f"{split}:")]}
 
     def splits(self, name: str) -> list[Split]:
         """The splits that have files of their own. A catalog's validation records may be absent: authors ship none."""
@@ -119,6 +136,12 @@ class Collection:
         return any((Path(self.root) / source.name).parent.is_dir() for source in self.sources(name, split))
 
     @property
+    def remedy(self) -> str:
+        """What to do where none of the datasets is there, for messages."""
+        own = "data of your own is declared in a configuration, which `fcit-ray prepare init PATH` writes"
+        return f"expected {self.example}; {own}"
+
+    @property
     def example(self) -> str:
         """Where one of the datasets would be, for messages."""
         name = next(iter(self.datasets))
@@ -135,5 +158,61 @@ class Collection:
             return None
         return answer.validation_references if split == "validation" else answer.references
 
-    def _source(self, dataset: Dataset, part: Part) -> Source:
-        return Source(part.path, dataset.images if part.images is None else part.images)
+    def training_files(self, name: str) -> tuple[str, ...]:
+        """The files of a dataset's training records in which pictures may lie; none where none are declared."""
+        if name not in self._trained:
+            parts = self[name].train or ()
+            texts = set(KINDS) - set(TABLES)
+            tables = any(ending(part.path) not in texts for part in parts)  # or a folder, perhaps of tables
+            self._trained[name] = tuple(s.name for s in self.sources(name, "train")) if tables else ()
+        return self._trained[name]
+
+    def place(self, name: str, images: str, files: Iterable[str]) -> Place:
+        """Where the records of a dataset belong.
+
+        Args:
+            name: of the dataset.
+            images: where their pictures' paths start.
+            files: those in which their pictures may lie as rows.
+        """
+        tables = frozenset(file for file in files if ending(file) in TABLES)
+        return Place(name, images, self._homes(images), tables)
+
+    def shape(self, name: str, source: str, asked: bool) -> Shape:
+        """What puts the records of a dataset's file into LLaVA's shape."""
+        return Shape(source, self[name].keys, asked)
+
+    def _homes(self, images: str) -> tuple[str, ...]:
+        """A folder of pictures as complete paths or a URI."""
+        root: str | None = self.root
+        if parquet := parquet_at(self.root):
+            root = parquet.manifest.plan.read_from
+        if is_uri(images):
+            return (images,)
+        home = file_in(root, images) if root is not None else images
+        return (
+            tuple(dict.fromkeys(map(str, spellings(Path(home)))))
+            if root is not None or Path(home).is_absolute()
+            else ()
+        )
+
+    def _of(self, dataset: Dataset, part: Part, split: Split) -> list[Source]:
+        if parquet := parquet_at(self.root):
+            names = parquet.declared(part.path, split)
+        elif is_uri(self.root):
+            names = [part.path]
+        else:
+            names = files_of(self.root, part.path, split)
+        return [Source(name, dataset.images if part.images is None else part.images) for name in names]
+
+
+def _none_declared(name: str, split: Split, held_out: bool) -> str:
+    key = f"benchmark.datasets.{name}.{split}"
+    if split == "validation":
+        return (
+            f"dataset {name!r} has no validation records; name their file in {key}, or give the share of the training "
+            f"records to hold out, such as {key}=0.1"
+        )
+    if split == "train" and held_out:
+        return f"dataset {name!r} holds a share of its training records out and declares none; expected {key}"
+    return f"dataset {name!r} declares no {split} records; expected {key}"

@@ -9,8 +9,12 @@ from typing import IO
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from fcit_ray.data.formats.embedded import as_reference
 from fcit_ray.data.parquet.place import parquet_at
+from fcit_ray.errors import DataError
 from fcit_ray.storage.files import NUM_BYTES, misfit, misfit_content
+from fcit_ray.storage.location import is_uri
+from fcit_ray.storage.remote import open_uri
 
 MAX_PIXELS = 2**27
 """134 million, 0.4 GB as RGB: more than a photograph has. A few hundred bytes of PNG can claim any number."""
@@ -40,7 +44,7 @@ def open_image(root: str, image: str) -> IO[bytes]:
 
     Args:
         root: data root: a folder, or Parquet made of one.
-        image: as a record names it.
+        image: as a record names it: relative to the root, absolute, a URI, or a place in a table (`embedded`).
 
     Raises:
         PictureError: what is there is no file, or obviously none of a picture.
@@ -48,14 +52,25 @@ def open_image(root: str, image: str) -> IO[bytes]:
     """
     parquet = parquet_at(root)
     if parquet and parquet.embeds_images:
-        content = parquet.image(image)
-        if reason := misfit_content(content[:NUM_BYTES]):
-            raise PictureError(reason)
-        return BytesIO(content)
-    path = Path((parquet.manifest.plan.image_root if parquet else root) or "") / image
+        return _in_memory(parquet.image(image))
+    root = (parquet.manifest.plan.image_root if parquet else root) or ""
+    if found := as_reference(image):
+        from fcit_ray.data.formats.columns import embedded_picture  # pyarrow's tables, which other pictures do without
+
+        return _in_memory(embedded_picture(root, found))
+    if is_uri(image):
+        with open_uri(image) as remote:
+            return _in_memory(bytes(remote.read()))
+    path = Path(root) / image
     if reason := misfit(path):  # before it is opened: a named pipe would never be
         raise PictureError(reason)
     return path.open("rb")
+
+
+def _in_memory(content: bytes) -> IO[bytes]:
+    if reason := misfit_content(content[:NUM_BYTES]):
+        raise PictureError(reason)
+    return BytesIO(content)
 
 
 @contextmanager
@@ -160,7 +175,10 @@ def fault_of(error: Exception, kind: str = "") -> str:
     if isinstance(error, PictureError):
         return str(error)
     if isinstance(error, FileNotFoundError):
-        return "not in the image tables" if "image tables" in str(error) else "no such file"
+        told = str(error)
+        if "image tables" in told:
+            return "not in the image tables"
+        return f"not there: {error.strerror}" if "row" in told and "#" not in told else "no such file"
     return f"unreadable{f' as {kind}, cut short or broken' if kind else ''}: {error}"
 
 
@@ -168,5 +186,5 @@ def _fault_in(root: str, image: str, decode: bool) -> str | None:
     try:
         with open_image(root, image) as file:
             return file_fault(file, decode)
-    except (OSError, ValueError) as error:  # a path that the system takes for none is a ValueError
+    except (OSError, ValueError, DataError) as error:  # a path that the system takes for none is a ValueError
         return fault_of(error)

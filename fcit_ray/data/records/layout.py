@@ -9,19 +9,28 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from fcit_ray.config.catalogs import catalog_names
+import numpy as np
+
 from fcit_ray.data.parquet.place import parquet_at
-from fcit_ray.data.records import quarantine
-from fcit_ray.data.records.collection import Collection
-from fcit_ray.data.records.faults import refuse
+from fcit_ray.data.records.collection import Collection, Source
+from fcit_ray.data.records.faults import Fault, refuse
 from fcit_ray.data.records.fields import text_of
+from fcit_ray.data.records.held_out import as_question, with_own_ids
 from fcit_ray.data.records.images import image_faults
-from fcit_ray.data.records.parsing import Box, Items, Place, Record, parse_box, parse_test, parse_train
+from fcit_ray.data.records.parsing import Box, Items, PlaceOf, Record, parse_box, parse_test, parse_train
+from fcit_ray.data.records.raw import (
+    check_root,
+    num_set_aside,
+    positions_set_aside,
+    read_captions,
+    read_items,
+    read_json,
+    read_references,
+)
 from fcit_ray.data.records.references import Captions, Votes
 from fcit_ray.errors import DataError
-from fcit_ray.models.prompt import Turn
-from fcit_ray.storage import files
-from fcit_ray.storage.location import file_in, is_folder
+from fcit_ray.seeds import derive_seed
+from fcit_ray.storage.location import file_in
 
 __all__ = [
     "Box",
@@ -30,6 +39,7 @@ __all__ = [
     "check_images",
     "load_test",
     "load_train",
+    "load_train_files",
     "num_set_aside",
     "parse_box",
     "positions_set_aside",
@@ -53,16 +63,65 @@ def load_train(collection: Collection, dataset: str) -> list[Record]:
     Raises:
         DataError: names the file and every kind of offending record.
     """
-    records: list[Record] = []
-    for source in collection.sources(dataset, "train"):
+    return [record for part in load_train_files(collection, dataset) for record in part]
+
+
+def load_train_files(collection: Collection, dataset: str) -> list[list[Record]]:
+    """As `load_train`, file by file."""
+    check_root(collection.root)
+    parts: list[list[Record]] = []
+    for number, source in enumerate(collection.sources(dataset, "train")):
         items = read_items(collection.root, source.name)
-        place = Place(dataset, source.images)
-        records += training_records(file_in(collection.root, source.name), source.name, items, lambda *_, p=place: p)
-    return records
+        away = set(held_out_of(collection, dataset, number, source.name))
+        items = [(index, item) for index, item in items if index not in away]
+        parts.append(_trained(collection, dataset, source, items))
+    return parts
+
+
+def _trained(collection: Collection, dataset: str, source: Source, items: Items) -> list[Record]:
+    place = collection.place(dataset, source.images, [source.name])
+    shape = collection.shape(dataset, source.name, asked=False)
+    path = file_in(collection.root, source.name)
+    shape.check(path, items)
+    return training_records(path, source.name, items, lambda *_: place, shape)
+
+
+def held_out_of(collection: Collection, dataset: str, number: int, source: str) -> list[int]:
+    """Positions of the records of a training file that are held out for validation, in order.
+
+    Drawn by a seed of (run's seed, dataset, position of the file) among all records of the file, those in quarantine
+    too: setting one aside moves no other.
+
+    Args:
+        collection: of the dataset.
+        dataset: its name.
+        number: position of the file among the dataset's training files.
+        source: the file.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    if not (share := collection[dataset].held_out):
+        return []
+    count = _count(collection.root, source)
+    chosen = min(max(1, round(share * count)), count - 1)
+    draw = np.random.default_rng(derive_seed(collection.seed, "validation", dataset, number))
+    return sorted(int(index) for index in draw.choice(count, chosen, replace=False))
+
+
+def _count(root: str, source: str) -> int:
+    """Records of a file, those in quarantine included."""
+    if parquet := parquet_at(root):
+        return len(parquet.items(source)) + parquet.manifest.plan.set_aside.get(source, 0)
+    return len(read_items(root, source, honour_quarantine=False))
 
 
 def training_records(
-    path: Path | str, source: str, items: Items, place_of: Callable[[tuple[str, ...], Sequence[Turn]], Place]
+    path: Path | str,
+    source: str,
+    items: Items,
+    place_of: PlaceOf,
+    shape: Callable[[int, Any], Any] = lambda index, item: item,
 ) -> list[Record]:
     """Check and read the items of one file of training records, in file order.
 
@@ -70,12 +129,13 @@ def training_records(
         path: the file, for messages.
         source: what the records name as their file.
         items: as `read_items` gives them.
-        place_of: where a record belongs, by its pictures and conversation; a `DataError` of it counts as the record's.
+        place_of: where a record belongs; a `DataError` of it counts as the record's.
+        shape: puts a record into LLaVA's shape, given its position.
 
     Raises:
         DataError: names the file and every kind of offending record.
     """
-    records, faults = parse_train(place_of, source, items)
+    records, faults = parse_train(place_of, source, items, shape)
     refuse(str(path), faults, len(items))
     return records
 
@@ -122,15 +182,57 @@ def load_test(
     if split not in ("test", "validation"):
         raise DataError(f"split {split!r}: expected 'test' or 'validation'")
     root, answer = collection.root, collection[dataset].answer
+    check_root(root)
     beside = read_references(root, collection.references(dataset, split), answer.kind)
+    if split == "validation" and collection[dataset].held_out:
+        return _load_held_out(collection, dataset, beside)[:limit]
     records: list[Record] = []
     for source in collection.sources(dataset, split):
         items = read_items(root, source.name)
-        place = Place(dataset, source.images)
-        found, faults = parse_test(place, source.name, items, answer, beside)
-        refuse(file_in(root, source.name), faults, len(items))
+        place = collection.place(dataset, source.images, [source.name])
+        shape = collection.shape(dataset, source.name, asked=True)
+        path = file_in(root, source.name)
+        shape.check(path, items)
+        found, faults = parse_test(place, source.name, items, answer, beside, shape)
+        refuse(path, faults, len(items))
         records += found
+    _refuse_twice(records)
     return records[:limit]
+
+
+def _load_held_out(collection: Collection, dataset: str, beside: Captions | Votes | None) -> list[Record]:
+    """The training records that are held out, as questions."""
+    records: list[Record] = []
+    for number, source in enumerate(collection.sources(dataset, "train")):
+        away = set(held_out_of(collection, dataset, number, source.name))
+        items = [(index, item) for index, item in read_items(collection.root, source.name) if index in away]
+        faults = []
+        shape, given = collection.shape(dataset, source.name, asked=False), dict(items)
+        for record in _trained(collection, dataset, source, items):
+            try:
+                item = shape(record.index, given[record.index])
+                records.append(as_question(collection.root, record, item, collection[dataset].answer.kind, beside))
+            except DataError as error:
+                faults.append(Fault(record.index, record.id, str(error)))
+        refuse(file_in(collection.root, source.name), faults, len(items))
+    if not records:
+        share = collection[dataset].held_out
+        raise DataError(
+            f"dataset {dataset!r}: benchmark.datasets.{dataset}.validation={share} holds no record out: expected files "
+            "of two training records at least"
+        )
+    return with_own_ids(records)
+
+
+def _refuse_twice(records: Sequence[Record]) -> None:
+    """Several test files may not name a record alike: predictions are matched by id."""
+    first: dict[str, Record] = {}
+    for record in records:
+        if (other := first.setdefault(record.id, record)) is not record:
+            raise DataError(
+                f"{record.where}: has the id of record {other.index} of {other.source}; expected ids to differ within "
+                "a dataset's test files"
+            )
 
 
 def check_images(root: Path | str, records: Iterable[Record]) -> None:
@@ -150,110 +252,3 @@ def check_images(root: Path | str, records: Iterable[Record]) -> None:
     faults = image_faults(str(root), list(user))
     lines = [f"{user[image].where}: image {image}: {fault}" for image, fault in faults.items()]
     refuse(str(root), lines, len(user), what="images")
-
-
-def read_items(root: Path | str, source: str, honour_quarantine: bool = True) -> Items:
-    """A file's records as JSON, with their positions.
-
-    Args:
-        root: data root.
-        source: the file, relative to the root.
-        honour_quarantine: leave out what `quarantine.json` sets aside.
-
-    Raises:
-        DataError: no such file, not JSON, not a list, no record in it, or a quarantine that does not fit it.
-    """
-    if parquet := parquet_at(root):
-        return parquet.items(source)
-    if not is_folder(root):
-        raise DataError(f"benchmark.root={str(root)!r}: no such folder; {_remedy(root)}")
-    file = file_in(root, source)
-    items = read_json(Path(root) / source)
-    if not isinstance(items, list):
-        raise DataError(f"{file}: holds a JSON {type(items).__name__}; expected a list of records")
-    if not items:
-        raise DataError(f"{file}: holds no records")
-    numbered = list(enumerate(items))
-    return quarantine.keep(root, source, numbered) if honour_quarantine else numbered
-
-
-def num_set_aside(root: Path | str, sources: Iterable[str]) -> dict[str, int]:
-    """How many records of which of these files are in quarantine; files without any are left out.
-
-    Raises:
-        DataError: the quarantine, or the Parquet root, cannot be read.
-    """
-    parquet = parquet_at(root)
-    counts = (
-        parquet.manifest.plan.set_aside
-        if parquet
-        else {source: len(entries) for source, entries in quarantine.read_quarantine(root).items()}
-    )
-    return {source: counts[source] for source in sorted(set(sources)) if counts.get(source)}
-
-
-def positions_set_aside(root: Path | str, source: str) -> list[int]:
-    """Where a file's records in quarantine are, in order.
-
-    Raises:
-        DataError: the quarantine, or the Parquet root, cannot be read.
-    """
-    if not (parquet := parquet_at(root)):
-        return sorted(entry.index for entry in quarantine.read_quarantine(root).get(source, ()))
-    if not (count := parquet.manifest.plan.set_aside.get(source, 0)):
-        return []
-    there = {index for index, _ in parquet.items(source)}
-    return sorted(set(range(len(there) + count)) - there)
-
-
-def read_captions(root: Path | str, source: str) -> Captions:
-    """Reference captions of a COCO-format file.
-
-    Raises:
-        DataError: no such file, or not one of that format.
-    """
-    parquet = parquet_at(root)
-    return Captions(file_in(root, source), parquet.json(source) if parquet else read_json(Path(root) / source))
-
-
-def read_references(root: Path | str, source: str | None, kind: str) -> Captions | Votes | None:
-    """What a dataset's file of references holds: captions, or for soft votes what people answered; None without one.
-
-    Raises:
-        DataError: no such file, or not one of the format of that kind.
-    """
-    if source is None:
-        return None
-    if kind != "soft_vote":
-        return read_captions(root, source)
-    parquet = parquet_at(root)
-    return Votes(file_in(root, source), parquet.json(source) if parquet else read_json(Path(root) / source))
-
-
-def read_json(path: Path) -> Any:
-    """What a JSON file holds.
-
-    Raises:
-        DataError: names the file, and what lies beside it if it is not there.
-    """
-    try:
-        return files.read_json(path)
-    except FileNotFoundError:
-        folder = path.parent
-        there = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else None
-        found = f"the folder holds {', '.join(there) or 'nothing'}" if there is not None else "nor is its folder there"
-        raise DataError(f"{path}: no such file; {found}") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
-    except ValueError as error:
-        raise DataError(f"{path}: {error}") from None
-
-
-def _remedy(root: Path | str) -> str:
-    """What to do about a root that is not there."""
-    name = Path(root).name
-    if name == "miniature" or name.removeprefix("miniature_") in catalog_names():
-        whose = "" if name == "miniature" else f" --benchmark {name.removeprefix('miniature_')}"
-        out = "" if Path(root) == Path("data") / name else f" --out {root}"
-        return f"`fcit-ray prepare miniature{whose}{out}` draws it, in seconds"
-    return "expected instructions/ and datasets/ in it"

@@ -18,6 +18,7 @@ from fcit_ray.data.records.fields import (
     text_of,
 )
 from fcit_ray.data.records.pictures import check_marks, pictures_of
+from fcit_ray.data.records.place import Place
 from fcit_ray.data.records.references import Captions, Votes, listed_answers, most_common
 from fcit_ray.errors import DataError
 from fcit_ray.models.prompt import IMAGE_TOKEN, Turn
@@ -35,23 +36,6 @@ _BOX = re.compile(r"\[\s*" + r"\s*,\s*".join([f"({_NUMBER})"] * 4) + r"\s*\]")
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a record belongs.
-
-    Attributes:
-        dataset: its name.
-        images: where its pictures' paths start: a folder relative to the root, an absolute one, or a URI.
-    """
-
-    dataset: str
-    images: str = ""
-
-    def at(self, path: str) -> str:
-        """A picture's path from the root on."""
-        return f"{self.images.rstrip('/')}/{path}" if self.images not in ("", ".") else path
-
-
-@dataclass(frozen=True)
 class Record:
     """One training conversation or one test question.
 
@@ -60,14 +44,14 @@ class Record:
         id: `question_id` or `id` of the file, `printable`; for a training record without either, its position.
         images: its pictures, in the order in which they are read: paths relative to the root, absolute ones, or URIs;
             () is none.
-        turns: the conversation; the single turn of a test record has no answer.
+        turns: the conversation; the last turn of a test record, mostly its only one, has no answer.
         answer: what a test question is scored against, for captions the first reference; None in training records,
             whose answers are in the turns.
         references: every reference caption, for captions only.
         box: the region asked for, for Grounding's test records only.
         size: width and height of the image in pixels, for Grounding's test records only.
         votes: what several people answered, for soft votes only.
-        source: the file, relative to the root.
+        source: the file: relative to the root, absolute, or a URI.
         index: position in that file, from 0.
     """
 
@@ -89,26 +73,32 @@ class Record:
         return f"{self.source or self.dataset}: record {self.index} (id {self.id!r})"
 
 
+PlaceOf = Callable[[tuple[str, ...], Sequence[Turn], Any], Place]
+"""A training record's pictures' paths as its file has them, its conversation and all of it to where it belongs."""
+
+
 def parse_train(
-    place_of: Callable[[tuple[str, ...], Sequence[Turn]], Place], source: str, items: Items
+    place_of: PlaceOf, source: str, items: Items, shape: Callable[[int, Any], Any] = lambda index, item: item
 ) -> tuple[list[Record], list[Fault]]:
     """Training records of a file in their order, and what is wrong with those that are none.
 
     Args:
-        place_of: where a record belongs, by its pictures' paths as the file has them and its conversation; a
-            `DataError` of it counts as the record's.
-        source: the file, relative to the root.
+        place_of: where a record belongs; a `DataError` of it counts as the record's.
+        source: the file, as its records name it.
         items: the file's records.
+        shape: puts a record of other keys into LLaVA's shape, given its position; errors as `place_of`'s.
     """
     records: list[Record] = []
     faults: list[Fault] = []
-    for index, item in items:
-        name = _name(item, default=str(index))
+    for index, given in items:
+        name = _name(given, default=str(index))
         try:
+            item = shape(index, given)
+            name = _name(item, default=str(index))
             _check_id(item)
             images = pictures_of(item)
             turns = _conversation(item, len(images))
-            place = place_of(images, turns)
+            place = place_of(images, turns, item)
             at = tuple(map(place.at, images))
             records.append(Record(place.dataset, name, at, turns, source=source, index=index))
         except DataError as error:
@@ -117,32 +107,41 @@ def parse_train(
 
 
 def parse_test(
-    place: Place, source: str, items: Items, answer: Answer, beside: Captions | Votes | None
+    place: Place,
+    source: str,
+    items: Items,
+    answer: Answer,
+    beside: Captions | Votes | None,
+    shape: Callable[[int, Any], Any] = lambda index, item: item,
 ) -> tuple[list[Record], list[Fault]]:
     """As `parse_train`, for test records.
 
     Args:
         place: where the records belong.
-        source: the file, relative to the root.
+        source: the file, as its records name it.
         items: the file's records.
         answer: of the dataset, as it is declared.
         beside: what the dataset's file of references holds, if it has one.
+        shape: as in `parse_train`.
     """
     records: list[Record] = []
     faults: list[Fault] = []
     first_with: dict[str, int] = {}
-    for index, item in items:
-        name = _name(item, default="")
+    for index, given in items:
+        name = _name(given, default="")
         try:
+            item = shape(index, given)
+            name = _name(item, default="")
             _check_id(item)
             if not name:
                 raise DataError("has neither question_id nor id; expected one of them, to match its prediction")
             if first_with.setdefault(name, index) != index:
                 raise DataError(f"has the id of record {first_with[name]}; expected ids to differ within a test file")
             images = pictures_of(item)
-            turns = (Turn(_question(text_of(item, "text"))),)
-            check_marks([turns[0].question], len(images))
-            references, votes = _references(item, answer.kind, beside, name, images[0] if images else "")
+            before = item.get("before")
+            turns = (*(_turns({"conversations": before}) if before else ()), Turn(_question(text_of(item, "text"))))
+            check_marks([turn.question for turn in turns], len(images))
+            references, votes = references_of(item, answer.kind, beside, name, images[0] if images else "")
             box, size = _region(item) if answer.kind == "box" else (None, None)
             wanted = references[0] if references else _reference_answer(item, answer.kind, votes)
             at = tuple(map(place.at, images))
@@ -201,6 +200,12 @@ def _answer(text: str) -> str:
 
 
 def _conversation(item: Any, num_images: int) -> tuple[Turn, ...]:
+    turns = _turns(item)
+    check_marks([turn.question for turn in turns], num_images)
+    return turns
+
+
+def _turns(item: Any) -> tuple[Turn, ...]:
     if not isinstance(item, Mapping):
         raise DataError(f"is a JSON {type(item).__name__}; expected an object")
     messages = item.get("conversations")
@@ -221,11 +226,10 @@ def _conversation(item: Any, num_images: int) -> tuple[Turn, ...]:
             values.append(_answer(value) if position % 2 else _question(value))
         except DataError as error:
             raise DataError(f"message {position}: {error}") from None
-    check_marks(values[::2], num_images)
     return tuple(Turn(question, answer) for question, answer in zip(values[::2], values[1::2], strict=True))
 
 
-def _references(
+def references_of(
     item: Any, kind: str, beside: Captions | Votes | None, name: str, image: str
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The reference captions of a record and what people answered: of a file beside, or the record's own."""

@@ -1,10 +1,10 @@
 """Which pictures a record names, and whether its marks say where each of them is read: none, one or several."""
 
-import posixpath
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fcit_ray.data.records.fields import check_characters, is_text_or_number, shown
+from fcit_ray.data.records.place import picture_name
 from fcit_ray.errors import DataError
 from fcit_ray.models.prompt import IMAGE_TOKEN
 
@@ -26,10 +26,10 @@ MISSPELT = (
 
 
 def pictures_of(item: Any) -> tuple[str, ...]:
-    """Paths of a record's pictures relative to `datasets/`, in their order; () if it names none.
+    """A record's pictures as it names them, in their order; () if it names none.
 
     Raises:
-        DataError: something else than paths, or a path that leads out of the data root.
+        DataError: something else than paths, or a path that leads out of the folder of pictures.
     """
     return tuple(_path(value) for value in named(item))
 
@@ -86,9 +86,4 @@ def _path(value: Any) -> str:
         raise DataError(f"'image' is {shown(value)}; expected the path of a picture, or a list of paths")
     given = str(value)
     check_characters("'image'", given)
-    if "\0" in given:
-        raise DataError(f"image {given!r} holds a NUL character; expected a path")
-    path = posixpath.normpath(given)
-    if posixpath.isabs(path) or path.split("/")[0] == "..":
-        raise DataError(f"image {given!r} leaves the folder of pictures; expected a path inside it")
-    return path
+    return picture_name(given)
