@@ -12,7 +12,6 @@ from fcit_ray.config.reading import load_config, with_overrides
 from fcit_ray.config.schema import Config
 from fcit_ray.config.shipped import find_config
 from fcit_ray.data.miniature.writing import write_miniature
-from fcit_ray.data.scoring.own import load_scorer
 from fcit_ray.errors import ConfigError
 from fcit_ray.experiment.opening import open_experiment
 from fcit_ray.results.run_folder import RunFolder
@@ -80,7 +79,6 @@ def with_scorer(tmp_path: Path, body: str) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "meters.py").write_text(f"def score(prediction, record):\n    {body}\n")
     (folder / "meters.yaml").write_text(yaml.safe_dump(OWN))
-    load_scorer.cache_clear()
     return folder / "meters.yaml"
 
 
