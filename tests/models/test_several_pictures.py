@@ -34,7 +34,8 @@ SIZES = {"wide.png": (40, 18), "tall.png": (9, 30), "small.png": (3, 2)}
 
 
 def record(images: tuple[str, ...], *turns: Turn) -> Record:
-    return Record("DVQA", f"q{len(images)}", images, turns, source="instructions/DVQA/train.json", index=len(images))
+    at = tuple(f"datasets/{image}" for image in images)
+    return Record("DVQA", f"q{len(images)}", at, turns, source="instructions/DVQA/train.json", index=len(images))
 
 
 NONE = record((), Turn("hi ?", "red"), Turn("why ?", "so"))
