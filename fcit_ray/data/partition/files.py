@@ -83,8 +83,10 @@ def dataset_of(images: Sequence[str], turns: Sequence[Turn]) -> str:
     AOKVQA and Grounding share COCO's images; a record of Grounding names a box, in a question or an answer.
 
     Raises:
-        DataError: the folder is no dataset's.
+        DataError: the folder is no dataset's, or there is no picture.
     """
+    if not images:
+        raise DataError("has no picture, by whose folder its dataset could be told")
     image = images[0]
     folder = image.split("/")[0]
     datasets = [name for name, images in IMAGE_FOLDERS.items() if images == folder]
@@ -100,12 +102,19 @@ def _only(task: Task) -> Callable[[Sequence[str], Sequence[Turn]], str]:
     """`dataset_of`, for records that must be of one task."""
 
     def check(images: Sequence[str], turns: Sequence[Turn]) -> str:
+        if not images and len(task.datasets) == 1:
+            return task.datasets[0]
         dataset = dataset_of(images, turns)
         if dataset not in task.datasets:
             raise DataError(f"is of {dataset} (image {images[0]!r}); task {task.name!r} is {', '.join(task.datasets)}")
         return dataset
 
     return check
+
+
+def _of_picture(images: Sequence[str], turns: Sequence[Turn]) -> str:
+    """`dataset_of`, and nothing of a record without a picture."""
+    return dataset_of(images, turns) if images else ""
 
 
 def _below(folder: Path, root: Path) -> str:
@@ -141,8 +150,8 @@ def _find_tasks(folder: Path, found: Mapping[int, Path], tasks: Sequence[Task], 
     for number, path in sorted(found.items()):
         first = _client_files(path, None)[0]
         items = away.leave_out(first, f"{path.name}/{first.name}", _items(first))
-        records = training_records(first, first.name, items, dataset_of)
-        holds[number] = {record.dataset for record in records}
+        records = training_records(first, first.name, items, _of_picture)
+        holds[number] = {record.dataset for record in records if record.images}
     seen = "; ".join(f"Task{number}: {', '.join(sorted(datasets)) or 'nothing'}" for number, datasets in holds.items())
     numbers = []
     for task in tasks:
