@@ -94,15 +94,18 @@ def random_params(params: Params, seed: int = 0) -> dict[str, Tensor]:
     return {name: value + 0.3 * torch.randn(value.shape, generator=draw) for name, value in params.items()}
 
 
-def sample(seed: int, length: int = 5) -> Sample:
-    """`<s>`, the image, `length` words; in training the last three are the answer."""
+def sample(seed: int, length: int = 5, pictures: int = 1) -> Sample:
+    """`<s>`, the image, `length` words; in training the last three are the answer. A second image is behind a word."""
     draw = np.random.default_rng(seed)
     words = draw.integers(5, VOCABULARY, length)
-    ids = np.array([START, *[IMAGE] * 4, *words], dtype=np.int64)
+    ids = np.array([START, *[IMAGE] * 4 * min(pictures, 1), *words], dtype=np.int64)
+    if pictures > 1:
+        ids = np.insert(ids, 6, [IMAGE] * 4 * (pictures - 1))
     labels = np.full_like(ids, -100)
     labels[-3:] = ids[-3:]
+    pixels = draw.integers(0, 256, (pictures, 8, 8, 3), dtype=np.uint8)
     return {
-        "pixels": draw.integers(0, 256, (1, 8, 8, 3), dtype=np.uint8),
+        **({"pixels": pixels} if pictures else {}),
         "input_ids": ids,
         "labels": labels,
         "feature": draw.standard_normal(FEATURE_DIM).astype(np.float32),

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from fcit_ray.experiment.components import Axis
 
 SCHEMA_LINE = "# yaml-language-server: $schema="
-Kind = Literal["methods", "lora", "local", "server", "robust", "privacy", "configs", "sweeps", "benchmarks"]
+Kind = Literal["methods", "lora", "local", "server", "robust", "privacy", "configs", "sweeps", "benchmarks", "catalogs"]
 
 
 def list_names(
     kind: Annotated[Kind | None, typer.Argument(help="Only these (default: all).", show_default=False)] = None,
 ) -> None:
-    """List what a configuration can name: methods, rules, shipped configurations, sweeps, benchmarks.
+    """List what a configuration can name: methods, rules, shipped configurations, sweeps, benchmarks, their data sets.
 
     \b
     fcit-ray list
@@ -71,10 +71,11 @@ def _sections(kind: Kind) -> Iterator[tuple[str, list[tuple[str, str]]]]:
             "benchmarks: configurations of a stream of tasks",
             [(name, first_sentence(about(file))) for name, file in benchmarks.items()],
         )
+    elif kind == "catalogs":
         for each in catalog_names():
             yield (
                 f"data sets: what benchmark.tasks names with benchmark.catalog={each}, and how each is scored",
-                [(name, f"{dataset.answer.kind:8}{_files(dataset.train)}") for name, dataset in catalog(each).items()],
+                [(name, f"{dataset.answer.kind:9} {_files(dataset.train)}") for name, dataset in catalog(each).items()],
             )
     else:
         axis = AXES["method" if kind == "methods" else kind]

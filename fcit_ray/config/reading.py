@@ -33,6 +33,7 @@ def load_config(files: Sequence[Path | str], overrides: Sequence[str] = ()) -> C
         ConfigError: names every offending key.
     """
     merged: dict[str, Any] = {}
+    declared: dict[str, tuple[Path, Any]] = {}
     for file in files:
         path = Path(file)
         loaded = read_settings(path)
@@ -40,7 +41,9 @@ def load_config(files: Sequence[Path | str], overrides: Sequence[str] = ()) -> C
             continue
         if not isinstance(loaded, Mapping):
             raise ConfigError(f"{path}: expected keys and values, got {type(loaded).__name__}")
-        merged = _merge(merged, _with_scorers_beside(loaded, path.parent))
+        loaded = _with_scorers_beside(loaded, path.parent)
+        _check_declared_once(declared, path, loaded)
+        merged = _merge(merged, loaded)
     given: dict[str, Any] = {}
     for override in overrides:
         given = _merge(given, _parse_override(override), by_name=False)
@@ -48,6 +51,26 @@ def load_config(files: Sequence[Path | str], overrides: Sequence[str] = ()) -> C
     if not isinstance(tuned, Mapping) or not all(isinstance(keys, Mapping) for keys in tuned.values()):
         raise ConfigError("tuned: expected a mapping from run names to keys and their values")
     return parse_config(_merge(_merge(merged, tuned.get(str(merged.get("name")), {})), given))
+
+
+def _check_declared_once(declared: dict[str, tuple[Path, Any]], path: Path, loaded: Mapping[str, Any]) -> None:
+    """Refuse two files that declare datasets of one name differently: merged, they would be a third that nobody meant.
+
+    Args:
+        declared: by name the file and the declaration of those seen so far; the file's are added.
+        path: the file.
+        loaded: what it holds.
+    """
+    benchmark = loaded.get("benchmark")
+    datasets = benchmark.get("datasets") if isinstance(benchmark, Mapping) else None
+    for name, each in datasets.items() if isinstance(datasets, Mapping) else ():
+        other, before = declared.setdefault(str(name), (path, each))
+        if before != each:
+            raise ConfigError(
+                f"benchmark.datasets.{name}: two datasets of one name, declared differently in {other} and in {path}; "
+                f"give one of them another name, or change single keys on the command line "
+                f"(benchmark.datasets.{name}.<key>=...)"
+            )
 
 
 def with_overrides(config: Config, overrides: Sequence[str]) -> Config:

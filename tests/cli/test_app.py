@@ -11,7 +11,6 @@ import jsonschema
 import pytest
 import typer
 import yaml
-from fcit_layout import FCIT
 from hatchling.builders.wheel import WheelBuilder
 from repository import ROOT
 from typer.testing import CliRunner
@@ -20,6 +19,7 @@ import fcit_ray
 from fcit_ray.cli import app as cli
 from fcit_ray.cli.arguments import ManyValues, configs_like
 from fcit_ray.config import shipped
+from fcit_ray.config.catalogs import catalog, catalog_names
 from fcit_ray.config.shipped import find_config
 from fcit_ray.errors import ConfigError
 from fcit_ray.experiment.components import AXES
@@ -190,7 +190,7 @@ def test_all_that_is_listed_can_be_shown_and_says_what_it_is(command):
     listed = {name for name, _ in rows}
     parts = {name for axis in AXES.values() for name in axis.parts}
     configs = {name.removeprefix("methods/") for name in shipped.shipped()}
-    assert listed == parts | configs | FCIT.keys()
+    assert listed == parts | configs | {name for each in catalog_names() for name in catalog(each)}
     for name in listed:
         assert command("show", name)[0] == 0, name
 

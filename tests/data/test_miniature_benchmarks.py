@@ -11,6 +11,7 @@ from fcit_ray.config.shipped import find_config
 from fcit_ray.data.checking.check import check_data
 from fcit_ray.data.miniature.benchmarks import BENCHMARKS
 from fcit_ray.data.miniature.writing import write_miniature
+from fcit_ray.data.parquet.writing import write_parquet
 from fcit_ray.data.records.collection import Collection
 from fcit_ray.data.records.layout import load_test, load_train
 from fcit_ray.data.scoring.rules import rule_of
@@ -116,3 +117,10 @@ def test_a_root_that_is_not_there_says_how_to_draw_it(tmp_path, monkeypatch):
 
 def test_catalogs_are_listed_with_fcits_first():
     assert catalog_names() == ["fcit", "coin", "mllm_dcl", "ucit", "ucit_mcitlib"]
+
+
+def test_what_people_answered_survives_parquet(roots, tmp_path):
+    write_parquet(roots["coin"], str(tmp_path / "coin"), ["TextVQA"])
+    there = Collection.of_catalog(str(tmp_path / "coin"), "coin")
+    assert load_test(there, "TextVQA") == load_test(roots["coin"], "TextVQA")
+    assert load_test(there, "TextVQA", "validation") == load_test(roots["coin"], "TextVQA", "validation")

@@ -37,6 +37,8 @@ from fcit_ray.types import Assignment
 TOKENS = {"eos_token_id": END, "pad_token_id": PAD}
 FOUR = MODEL.model_copy(update={"rank": 8, "alpha": 16.0})  # four adapters of rank 2
 SAMPLES = [sample(index, 4 + index) for index in range(3)]
+MIXED = [sample(index, 4 + index, pictures) for index, pictures in enumerate((1, 0, 2))]
+WITHOUT = [sample(index, 4 + index, 0) for index in range(3)]
 
 
 def train_batch():
@@ -393,7 +395,8 @@ def test_a_one_hot_gate_is_that_adapter_alone(values, packed, adapter):
     assert (other - alone).abs().max() > 0.01  # the adapters do differ
 
 
-def test_every_layer_mixes_per_sample_as_the_formula_says(values, packed):
+@pytest.mark.parametrize("samples", [SAMPLES, MIXED, WITHOUT], ids=["one picture", "none, one, two", "no picture"])
+def test_every_layer_mixes_per_sample_as_the_formula_says(values, packed, samples):
     # y = W x + s * sum_k gate_k B_k A_k x, for every sample with its own gate, in float64 from the named factors;
     # s = alpha / rank = 16 / 8.
     gate = torch.tensor([[0.7, 0.1, 0.15, 0.05], [0.0, 0.0, 1.0, 0.0], [0.25, 0.25, 0.25, 0.25]])
@@ -409,7 +412,7 @@ def test_every_layer_mixes_per_sample_as_the_formula_says(values, packed):
     assert len(layers) == 6
     handles = [module.register_forward_hook(keep(name)) for name, module in layers.items()]
     try:
-        packed.generate(prompts(), gate, 1, **TOKENS)
+        packed.generate(prompts(samples), gate, 1, **TOKENS)
     finally:
         for handle in handles:
             handle.remove()
@@ -423,6 +426,32 @@ def test_every_layer_mixes_per_sample_as_the_formula_says(values, packed):
                 b = values[f"{path}.lora_B.s{k}.weight"].double()
                 expected = expected + 2.0 * gate[index, k].double() * (b @ (a @ x[index].double().T))
             torch.testing.assert_close(y[index].double(), expected.T, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("with_prompts", [False, True], ids=["", "prompts"])
+def test_a_batch_of_any_pictures_computes_what_its_samples_compute_alone(values, packed, with_prompts):
+    gate = torch.cat([one_hot(0), one_hot(3), torch.full((1, 4), 0.25)])
+    soft = torch.randn(3, 2, 16, generator=torch.Generator().manual_seed(0)) if with_prompts else None
+
+    def answer(rows):
+        with torch.inference_mode():
+            packed._gating.set(gate[rows])
+            batch = prompts([MIXED[row] for row in rows])
+            return packed.forward(batch, None if soft is None else soft[rows]).logits[:, -1]
+
+    try:
+        together, alone = answer([0, 1, 2]), torch.cat([answer([row]) for row in range(3)])
+    finally:
+        packed._gating.set(None)
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_a_picture_is_read_at_its_own_mark(packed):
+    # Of two, exchanged: the same tokens, other words.
+    [one] = [dict(MIXED[2])]
+    other = one | {"pixels": one["pixels"][::-1].copy()}
+    first, second = (logits(packed, prompts([each]), None) for each in (one, other))
+    assert (first - second).abs().max() > 0.01
 
 
 def test_samples_of_a_batch_are_gated_apart(packed):

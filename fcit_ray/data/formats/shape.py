@@ -136,8 +136,8 @@ def _conversation(made: dict[str, Any]) -> dict[str, Any]:
 def _picture(value: Any) -> Any:
     """A picture's path, or the list of them; None where there is none."""
     if isinstance(value, list | tuple):
-        found = [part for part in map(_picture, value) if part is not None]
-        return None if not found else found[0] if len(found) == 1 else found
+        found = list(map(_picture, value))
+        return None if not found else found[0] if len(found) == 1 and isinstance(found[0], str) else found
     if isinstance(value, Mapping):
         if not isinstance(value.get("path"), str):
             raise DataError(f"'image' is {shown(dict(value))}; expected a path: bytes are read from tables alone")

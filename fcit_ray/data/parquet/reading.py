@@ -6,10 +6,10 @@
     records/outside/<hash>-<file>/00000.parquet …    those of files outside of it, absolute or URIs
     images/00000.parquet …                           every image once, ordered by path (unless they are referenced)
 
-Columns of a record table: `index` (int64, position in the source file), `part` (string: `records`, or a key of a COCO
-file, `images` or `annotations`), `id` and `image` (string, null where the record has none; several pictures as a JSON
-list), `record` (string: the record as JSON, every field as it was). Columns of an image table: `path` (string, as
-records name it), `bytes` (binary: the file as it was, not encoded anew).
+Columns of a record table: `index` (int64, position in the source file), `part` (string: `records`; of references
+`images` or `annotations` of a COCO file, `data` of votes), `id` and `image` (string, null where the record has none;
+several pictures as a JSON list), `record` (string: the record as JSON, every field as it was). Columns of an image
+table: `path` (string, as records name it), `bytes` (binary: the file as it was, not encoded anew).
 
 What one image costs: its file and row group are found by bisection over the tables' statistics, then the group's
 `ROWS_PER_GROUP` images are read, about a megabyte, and the last group is kept. That is little beside decoding on a
@@ -97,7 +97,7 @@ class ParquetRoot:
         return [(row["index"], self._parsed(source, row)) for row in self._rows(source)]
 
     def json(self, source: str) -> dict[str, list[Any]]:
-        """A COCO file's lists.
+        """The lists of a file of references, COCO's or what people answered.
 
         Raises:
             DataError: it was not converted, or cannot be read.

@@ -186,7 +186,7 @@ def _rehearsed(fill: Callable[[HashingFile], None]) -> Written:
 
 
 def _record_rows(root: str, source: str, references: bool) -> Iterator[Row]:
-    """A file's rows; a COCO file's lists one after the other."""
+    """A file's rows; a file of references' lists one after the other."""
     if not references:
         for index, item in layout.read_items(root, source):
             identity = next(
@@ -201,10 +201,12 @@ def _record_rows(root: str, source: str, references: bool) -> Iterator[Row]:
             }
         return
     content = layout.read_json(file_in(root, source))
-    for part in ("images", "annotations"):
-        for index, item in enumerate(content.get(part) or []):
+    lists = {"data": content} if isinstance(content, list) else content
+    for part in ("images", "annotations", "data"):  # of COCO's files, and of those of what people answered
+        for index, item in enumerate(lists.get(part) or []):
             row = {"index": index, "part": part, "record": _json(item)}
-            yield {**row, "id": _text(item.get("id")), "image": _text(item.get("file_name"))}
+            identity = _text(item.get("id", item.get("question_id")))
+            yield {**row, "id": identity, "image": _text(item.get("file_name"))}
 
 
 def _text(value: Any) -> str | None:

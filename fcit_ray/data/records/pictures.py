@@ -26,10 +26,10 @@ MISSPELT = (
 
 
 def pictures_of(item: Any) -> tuple[str, ...]:
-    """Paths of a record's pictures relative to `datasets/`, in their order; () if it names none.
+    """A record's pictures as it names them, in their order; () if it names none.
 
     Raises:
-        DataError: something else than paths, or a path that leads out of the data root.
+        DataError: something else than paths, or a path that leads out of the folder of pictures.
     """
     return tuple(_path(value) for value in named(item))
 

@@ -121,8 +121,9 @@ def read_json(path: Path | str) -> Any:
 def _remedy(root: Path | str) -> str:
     """What to do about a root that is not there."""
     name = Path(root).name
-    if name == "miniature" or name.removeprefix("miniature_") in catalog_names():
-        whose = "" if name == "miniature" else f" --benchmark {name.removeprefix('miniature_')}"
+    _, prefix, benchmark = name.rpartition("miniature_")
+    if name == "miniature" or (prefix and benchmark in catalog_names()):
+        whose = "" if name == "miniature" else f" --benchmark {benchmark}"
         out = "" if Path(root) == Path("data") / name else f" --out {root}"
         return f"`fcit-ray prepare miniature{whose}{out}` draws it, in seconds"
     return "expected the folder from which the paths of its datasets lead to their files"

@@ -73,7 +73,8 @@ class Captions:
 class Votes:
     """What people answered, from a file with a list of questions, each with `question_id` and `answers`.
 
-    The list is the file itself, or stands in it under `data` (TextVQA) or `annotations` (VQA).
+    The list is the file itself (in Parquet its `records`), or stands in it under `data` (TextVQA) or `annotations`
+    (VQA).
 
     Args:
         path: of the file, for error messages.
@@ -87,7 +88,7 @@ class Votes:
         self.name = posixpath.basename(path)
         questions = data
         if isinstance(data, Mapping):
-            questions = data.get("data", data.get("annotations"))
+            questions = next((data[part] for part in ("data", "annotations", "records") if part in data), None)
         if not isinstance(questions, list):
             raise DataError(
                 f"{path}: no list of questions, nor one under 'data' or 'annotations'; expected question_id and answers"
