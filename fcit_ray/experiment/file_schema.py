@@ -3,9 +3,12 @@
 from typing import Any
 
 from fcit_ray.config.catalogs import catalog, catalog_names
+from fcit_ray.config.datasets import KINDS, RELEASED
 from fcit_ray.config.schema import Config
 from fcit_ray.config.sweep import Sweep
 from fcit_ray.experiment.components import AXES
+
+_FUNCTION = "^.+:[^:/.]+$"
 
 
 def config_file_schema() -> dict[str, Any]:
@@ -20,6 +23,7 @@ def config_file_schema() -> dict[str, Any]:
     # A plain string names a task of one dataset.
     tasks["items"] = {"anyOf": [{"enum": names}, {"type": "string"}, tasks["items"]]}
     definitions["Benchmark"]["properties"]["catalog"]["anyOf"][0] = {"enum": catalog_names()}
+    _take_plain_strings(definitions)
     for axis, choice in AXES.items():
         properties[axis]["properties"] = {
             "name": {
@@ -33,6 +37,23 @@ def config_file_schema() -> dict[str, Any]:
         "additionalProperties": {"$ref": "#"},
     }
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "fcit_ray configuration"}
+
+
+def _take_plain_strings(definitions: dict[str, Any]) -> None:
+    """What a dataset's declaration may say by a string alone: a file, a kind of answer."""
+    dataset, answer = definitions["Dataset"]["properties"], definitions["Answer"]["properties"]
+    part = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/Part"}]}
+    for split in ("train", "test", "validation"):
+        for choice in dataset[split]["anyOf"]:
+            if choice["type"] == "array":
+                choice.update(items=part)
+        dataset[split]["anyOf"] += part["anyOf"]
+    kind = {"anyOf": [{"enum": [*KINDS]}, {"type": "string", "pattern": _FUNCTION}]}
+    answer["kind"] |= kind
+    dataset["answer"]["anyOf"] = [*kind["anyOf"], {"$ref": dataset["answer"].pop("$ref")}]
+    answer["released"]["anyOf"] = [
+        {"enum": [*RELEASED]}, {"type": "string", "pattern": _FUNCTION}, {"type": "null"},
+    ]  # fmt: skip
 
 
 def sweep_file_schema() -> dict[str, Any]:

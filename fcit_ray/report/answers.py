@@ -12,7 +12,7 @@ from fcit_ray.report.reading import Told
 PER_DATASET = 12
 """Questions shown of a dataset."""
 RIGHT_FROM = 0.5
-"""Score of an answer that counts as right: captions have scores between 0 and 1, everything else has 0 or 1."""
+"""Score of an answer that counts as right: captions, votes and own scorers give parts of 1, everything else 0 or 1."""
 _GATES_SHOWN = 3
 _LONGEST = 2000
 """Letters of a text that are shown: a model that does not stop may write any number."""
@@ -20,7 +20,7 @@ _LONGEST = 2000
 NOTE = (
     f"Up to {PER_DATASET} questions of each dataset, after the last evaluation that asked them: right and wrong ones "
     "alike, spread over the test file, so their share says nothing about the score. Right: a score of at least "
-    f"{RIGHT_FROM} (only captions have scores between 0 and 1)."
+    f"{RIGHT_FROM} (captions, votes and scorers of one's own give parts of 1)."
 )
 
 

@@ -252,6 +252,18 @@ def test_a_shipped_file_names_a_schema_that_takes_it(name):
     jsonschema.validate(yaml.safe_load(file.read_text()), schema)
 
 
+@pytest.mark.parametrize("name", catalog_names())
+def test_the_schema_takes_what_a_dataset_says_by_a_string_alone(name):
+    schema = json.loads((ROOT / "configs/config.schema.json").read_text())
+    declared = yaml.safe_load((ROOT / f"configs/catalogs/{name}.yaml").read_text())
+    jsonschema.validate({"benchmark": {"datasets": declared}}, schema)
+    own = {"Mine": {"train": ["a.json", {"path": "b.json"}], "validation": 0.1, "answer": "mine:score"}}
+    jsonschema.validate({"benchmark": {"datasets": own}}, schema)
+    for wrong in ({"answer": "numbers"}, {"train": 3}, {"answer": {"kind": "exact", "released": "coin_gpa"}}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({"benchmark": {"datasets": {"Mine": wrong}}}, schema)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

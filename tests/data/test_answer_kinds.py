@@ -8,7 +8,7 @@ from fcit_ray.config.datasets import KINDS, RELEASED, Answer, Dataset
 from fcit_ray.data.checking.answer_formats import misfit, odd_answer
 from fcit_ray.data.records.layout import Record
 from fcit_ray.data.records.parsing import Place, parse_test
-from fcit_ray.data.records.references import Votes
+from fcit_ray.data.records.references import Captions, Votes
 from fcit_ray.data.scoring.formats import answer_format, diagnose
 from fcit_ray.data.scoring.rules import Rule, rule_of
 from fcit_ray.data.scoring.scores import score
@@ -222,6 +222,18 @@ def test_a_caption_without_a_file_holds_its_references_itself():
     several = item | {"answers": ["a red dog", "one dog"]}
     [record], [] = parse_test(Place("C"), "t.json", [(0, several)], Answer(kind="caption"), None)
     assert record.references == ("a red dog", "one dog")
+
+
+def test_captions_by_order_alone_are_refused_with_what_to_do():
+    # The released code pairs by position, from 1; ids from 0 would find their neighbour's captions, all but the first.
+    items = [(n, {"question_id": n, "image": f"{n}.png", "text": "a ?", "answer": "a dog"}) for n in range(3)]
+    data = {"annotations": [{"image_id": n, "caption": f"dog {n}"} for n in (1, 2, 3)]}
+    _, [fault] = parse_test(Place("C"), "t.json", items, Answer(kind="caption"), Captions("c.json", data))
+    assert fault.index == 0
+    assert "c.json has no caption for it; expected image id '0'. Its ids are 1 to 3" in fault.reason
+    named = data | {"images": [{"id": n + 1, "file_name": f"{n}.png"} for n in range(3)]}
+    records, [] = parse_test(Place("C"), "t.json", items, Answer(kind="caption"), Captions("c.json", named))
+    assert [record.answer for record in records] == ["dog 1", "dog 2", "dog 3"]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from fcit_ray.config.reading import load_config, with_overrides
 from fcit_ray.config.schema import Config
 from fcit_ray.config.shipped import find_config
 from fcit_ray.data.miniature.writing import write_miniature
-from fcit_ray.data.scoring.own import load_scorer
 from fcit_ray.errors import ConfigError
 from fcit_ray.experiment.opening import open_experiment
 from fcit_ray.results.run_folder import RunFolder
@@ -80,7 +79,6 @@ def with_scorer(tmp_path: Path, body: str) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "meters.py").write_text(f"def score(prediction, record):\n    {body}\n")
     (folder / "meters.yaml").write_text(yaml.safe_dump(OWN))
-    load_scorer.cache_clear()
     return folder / "meters.yaml"
 
 
@@ -119,3 +117,23 @@ def test_a_kind_that_does_not_fit_its_answers_is_told_when_a_run_is_opened(tmp_p
     [said] = [record.message for record in caplog.records if "do not fit" in record.message]
     # Answers are yes, no, 2 and 3, as often as each other.
     assert said.startswith("Meters: 2 of 4 records (50 %) do not fit the kind of answers that is declared, 'number': ")
+
+
+def test_unseen_data_need_only_a_test_file(tmp_path):
+    write_miniature(tmp_path / "unseen", num_train=2, num_validation=2, num_test=3, benchmark="coin")
+    unseen = {
+        "Signs": {
+            "test": f"{tmp_path}/unseen/Instructions_Original/TextVQA/val.json",
+            "images": f"{tmp_path}/unseen/cl_dataset",
+            "answer": {
+                "kind": "soft_vote",
+                "references": f"{tmp_path}/unseen/cl_dataset/TextVQA/TextVQA_0.5.1_val.json",
+            },
+        }
+    }
+    file = tmp_path / "unseen.yaml"
+    file.write_text(yaml.safe_dump({"benchmark": {"datasets": unseen, "transfer": ["Signs"]}}))
+    config = small(tmp_path, "mllm_dcl", file, overrides=("benchmark.tasks=[RS]", "method.num_subspaces=1"))
+    results = run(config, tmp_path / "run")
+    assert results["transfer"]["num_records"] == {"Signs": 3}
+    assert 0 <= results["transfer"]["scores"]["Signs"] <= 100

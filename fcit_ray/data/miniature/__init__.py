@@ -1,4 +1,4 @@
-"""The twelve FCIT datasets in miniature: drawn pictures in the authors' layout, for laptops and tests.
+"""The FCIT datasets and its neighbours' in miniature: drawn pictures in the authors' layouts, for laptops and tests.
 
 May import `records` beside it, and what `data` may; knows no model.
 """

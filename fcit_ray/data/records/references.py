@@ -5,6 +5,7 @@ Either stands in a file of its own, in COCO's caption format or TextVQA's, or in
 
 import posixpath
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from fcit_ray.data.records.faults import refuse
@@ -67,7 +68,18 @@ class Captions:
                 raise DataError(f"{self.name}: image id {candidate!r}, {self._broken[candidate]}")
             if candidate in self.by_image:
                 return tuple(self.by_image[candidate])
-        raise DataError(f"{self.name} has no caption for it; expected image id {' or '.join(map(repr, candidates))}")
+        wanted = " or ".join(map(repr, dict.fromkeys(candidates)))
+        raise DataError(f"{self.name} has no caption for it; expected image id {wanted}{self._by_position}")
+
+    @cached_property
+    def _by_position(self) -> str:
+        """What to do about a file that says by nothing but the order whose captions are whose; else nothing."""
+        if self.id_of_file or set(self.by_image) != set(map(str, range(1, len(self.by_image) + 1))):
+            return ""
+        return (
+            f". Its ids are 1 to {len(self.by_image)} and its images have no file_name: if the n-th record is image n, "
+            "as for the released code, give the images their file names, or write n as each record's question_id"
+        )
 
 
 class Votes:

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -13,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from fcit_ray.config.mistakes import nearest
 from fcit_ray.data.records.layout import Record
-from fcit_ray.errors import ConfigError, RunFailed, UserError, blaming
+from fcit_ray.errors import ConfigError, RunFailed, UserError, blaming, disk_reason
 
 Scorer = Callable[[str, Record], Any]
 """A prediction, without space around it, and its record: how right it is, 0..1."""
@@ -22,9 +24,8 @@ Scorer = Callable[[str, Record], Any]
 _EXPECTED = "expected `def score(prediction: str, record: Record) -> float`, 0..1"
 
 
-@functools.cache
 def load_scorer(rule: str) -> Scorer:
-    """The function that a rule names.
+    """The function that a rule names; a file that was changed meanwhile is read anew.
 
     Args:
         rule: `module:function`, of what Python can import, or `path/file.py:function`.
@@ -32,19 +33,32 @@ def load_scorer(rule: str) -> Scorer:
     Raises:
         ConfigError: no such module, file or function, or it cannot be imported.
     """
+    module = rule.rpartition(":")[0]
+    try:
+        state = Path(module).stat() if module.endswith(".py") else None
+    except OSError as error:
+        raise ConfigError(f"answer {rule!r}: {module}: {disk_reason(error, module)}") from None
+    return _loaded(rule, (state.st_mtime_ns, state.st_size, state.st_ino) if state else None)
+
+
+@functools.lru_cache(maxsize=64)
+def _loaded(rule: str, stamp: tuple[int, int, int] | None) -> Scorer:
+    """`load_scorer` of a file as it was at its stamp."""
     module, _, attribute = rule.rpartition(":")
     try:
-        found = getattr(_module_of_file(Path(module)) if module.endswith(".py") else importlib.import_module(module),
-                        attribute)  # fmt: skip
-    except FileNotFoundError:
-        raise ConfigError(f"answer {rule!r}: no such file {module}") from None
+        holder = _module_of_file(Path(module)) if stamp else importlib.import_module(module)
     except Exception as error:  # whatever a module raises while it is imported
         raise ConfigError(
             f"answer {rule!r}: cannot be imported: {type(error).__name__}: {error}; a file beside the configuration is "
             "found by its name without .py, any other module on the Python path (PYTHONPATH)"
         ) from error
+    found = getattr(holder, attribute, None)
     if not callable(found):
-        raise ConfigError(f"answer {rule!r}: {attribute} is a {type(found).__name__}; {_EXPECTED}")
+        there = [name for name, value in vars(holder).items() if inspect.isfunction(value)]
+        raise ConfigError(
+            f"answer {rule!r}: no function {attribute!r} in {module} (only {', '.join(there) or 'none'})"
+            f"{nearest(attribute, there)}; {_EXPECTED}"
+        )
     scorer: Scorer = found
     return scorer
 
@@ -87,8 +101,6 @@ def _module_of_file(path: Path) -> Any:
     """A file as a module, under a name of its own: files of one name in two folders are two modules."""
     path = path.resolve()
     name = f"fcit_ray_scorer_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    if not path.is_file():
-        raise FileNotFoundError(path)
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None, "a .py file"
     assert spec.loader is not None, "a .py file"
