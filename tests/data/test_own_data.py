@@ -349,6 +349,17 @@ def test_a_written_partition_of_any_format_is_read_back(tmp_path, kind):
         assert said(str(tmp_path), theirs.shard(0, client)) == expected
 
 
+def test_a_record_set_aside_since_is_missed_in_no_format(tmp_path):
+    declared = own_data.write(tmp_path, "csv")
+    write_partition(configure(tmp_path, declared, partition="equal"), tmp_path / "split")
+    (tmp_path / "pictures" / "3.png").write_bytes(b"no picture")
+    set_aside(check_data(collection_of(tmp_path, **declared), ["Shirts"], honour_quarantine=False))
+    with pytest.raises(
+        DataError, match=r"is record 3 \(id 'train-3'\) of train\.csv, which quarantine\.json sets aside"
+    ):
+        open_stream(configure(tmp_path, declared, partition="files", partition_files="split"))
+
+
 # As Parquet
 
 
