@@ -161,9 +161,12 @@ def test_complete_names_of_pictures_are_taken_below_the_folder_of_pictures_alone
 
 def test_a_place_that_does_not_answer_is_named_in_good_time(tmp_path):
     uri = "s3://bucket/train.json?endpoint_override=localhost:9&scheme=http&region=nowhere"
-    with pytest.raises(DataError) as caught:
-        load_train(collection_of(tmp_path, train=uri), "Shirts")
-    assert str(caught.value).startswith(f"{uri}: does not answer")
+    own_data.write(tmp_path, "json")
+    # A folder of pictures is asked once, not for each picture.
+    for declared in ({"train": uri}, {"train": "train.json", "images": uri}):
+        with pytest.raises(DataError) as caught:
+            load_train(collection_of(tmp_path, **declared), "Shirts")
+        assert str(caught.value).startswith(f"{uri}: does not answer")
     assert "is the address right, is it reached from here, and are its credentials in the environment" in str(
         caught.value
     )

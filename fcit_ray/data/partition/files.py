@@ -109,7 +109,7 @@ def load_clients(benchmark: Benchmark, collection: Collection) -> list[list[list
             if len(sources) != benchmark.num_clients:
                 first = ", ".join(source.name for source in sources[:3]) + (" ..." if len(sources) > 3 else "")
                 raise DataError(
-                    f"dataset {name!r} has {len(sources)} training files ({first}), "
+                    f"dataset {name!r} has {len(sources)} training file{'s' if len(sources) > 1 else ''} ({first}), "
                     f"benchmark.num_clients is {benchmark.num_clients}; with benchmark.partition=files each file of "
                     f"benchmark.datasets.{name}.train is a client's: set benchmark.num_clients={len(sources)}, or name "
                     "the files"
