@@ -35,7 +35,7 @@ def draw(colour: str, shape: str, place: random.Random) -> Image.Image:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Draw two JSON files of records and a folder of pictures.")
     parser.add_argument("folder", type=Path, help="to write into")
-    parser.add_argument("--num", type=int, default=240, help="records a file")
+    parser.add_argument("--num", type=int, default=120, help="records a file")
     arguments = parser.parse_args()
     (arguments.folder / "pictures").mkdir(parents=True, exist_ok=True)
     chance = random.Random(0)

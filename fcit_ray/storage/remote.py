@@ -10,6 +10,7 @@ from datetime import timedelta
 from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 from pyarrow import fs
@@ -29,7 +30,6 @@ _REMEDY = (
 _Answer = TypeVar("_Answer")
 
 
-@lru_cache(maxsize=64)
 def file_system(uri: str) -> tuple[Any, str]:
     """The file system that a URI names and the path in it.
 
@@ -37,6 +37,15 @@ def file_system(uri: str) -> tuple[Any, str]:
         DataError: no such kind of place, or none that answers.
     """
     check_uri(uri)
+    parts = urlsplit(uri)
+    if parts.scheme in ("s3", "gs", "gcs"):  # thousands of pictures of a bucket share its client
+        system, _ = _file_system(f"{parts.scheme}://{parts.netloc}{f'?{parts.query}' if parts.query else ''}")
+        return system, f"{parts.netloc.rpartition('@')[2]}{unquote(parts.path)}".rstrip("/")
+    return _file_system(uri)
+
+
+@lru_cache(maxsize=64)
+def _file_system(uri: str) -> tuple[Any, str]:
     try:
         found, path = in_time(uri, lambda: fs.FileSystem.from_uri(uri))
         return _impatient(found), path

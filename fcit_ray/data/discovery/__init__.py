@@ -1,4 +1,4 @@
 """Looking at files that nobody has declared: what they are, why, and the configuration that a run would need.
 
-May import `records` and `checking` beside it, and what `data` may.
+May import `formats`, `records` and `scoring` beside it, and what `data` may.
 """

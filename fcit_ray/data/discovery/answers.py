@@ -2,22 +2,23 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
 from fcit_ray.data.records.parsing import holds_box, parse_box
+from fcit_ray.data.scoring.words import option_letter, read_number
 
 _RULE = 0.95
 """The share of the answers that must be of a form to be taken for it: some files hold a few odd ones."""
-_LETTER = re.compile(r"\(?[A-Z]\)?\.?")
-_NUMBER = re.compile(r"[-+]?[$\u20ac\u00a3]?(\d+|\d{1,3}(,\d{3})+)?(\.\d+)?\s*%?\.?")
 _WHOLE = re.compile(r"[-+]?\d+\.?")
 _COUNTING = re.compile(
     r"\bhow many\b|\bnumber of\b|\bcount\b|\badd(ed)?\b|\bsubtract(ed)?\b|\bsum\b|\bremove\b|\bleft\b", re.IGNORECASE
 )
 _SENTENCE_WORDS = 5
 _FEW_WORDS = 5
+_MOST_LETTERS = 11
+"""Single letters that are options are few, and None of an odd answer."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,11 @@ def guess_kind(pairs: Sequence[tuple[str, str]], references: str | None = None) 
     total = len(answers)
     common = Counter(answers)
     boxes, letters, numbers = (
-        sum(map(holds, answers)) for holds in (lambda a: parse_box(a) is not None, _is(_LETTER), _is_number)
+        sum(found is not None for found in map(read, answers)) for read in (parse_box, option_letter, read_number)
     )
     if boxes >= _RULE * total:
         return AnswerGuess("box", False, f"{boxes} of {total} answers are boxes, as {_examples(common)}")
-    if letters >= _RULE * total and len({answer.strip("().").upper() for answer in answers}) <= 10:
+    if letters >= _RULE * total and len({option_letter(answer) for answer in answers}) <= _MOST_LETTERS:
         return AnswerGuess(
             "choice", False, f"{letters} of {total} answers are a single letter: {_most_frequent(common)}"
         )
@@ -83,14 +84,6 @@ def guess_kind(pairs: Sequence[tuple[str, str]], references: str | None = None) 
         f"{few} of {total} answers have at most {_FEW_WORDS} words; {len(common)} are different: "
         f"{_most_frequent(common)}",
     )
-
-
-def _is(form: re.Pattern[str]) -> Callable[[str], bool]:
-    return lambda answer: form.fullmatch(answer) is not None
-
-
-def _is_number(answer: str) -> bool:
-    return any(letter.isdigit() for letter in answer) and _NUMBER.fullmatch(answer) is not None
 
 
 def _most_frequent(common: Counter[str]) -> str:

@@ -118,7 +118,7 @@ def _rest(sizes: Sizes, model: str) -> Iterator[str]:
         yield f"  path: {_plain(model)}"
         yield f"  max_length: {sizes.max_length}"
     yield "evaluation:"
-    yield _line(f"  max_new_tokens: {sizes.max_new_tokens}", "the longest answer found")
+    yield _line(f"  max_new_tokens: {sizes.max_new_tokens}", "enough for the longest answer found")
     yield "runtime:"
     yield "  num_workers: 2"
     yield "  cpus_per_worker: 0.5"

@@ -7,6 +7,7 @@ import fnmatch
 import os
 import posixpath
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ _SHARD = re.compile(r"(\w+)-\d+-of-\d+\.\w+")
 """Of the hub: `train-00000-of-00002.parquet`."""
 _BESIDE = ("dataset_info.json", "state.json", "dataset_dict.json", "dataset_infos.json")
 """What the datasets library writes about its files."""
+
+
+_SHOWN = 10
 
 
 def natural(name: str) -> list[Any]:
@@ -99,9 +103,14 @@ def _in_folder(root: str, path: str, split: str) -> list[str]:
             raise DataError(f"{redact(place)}: holds the splits {held}; none is {split!r}, so name the files")
         data = [name for name in data if shards[name] == split]
     if not data:
-        there = ", ".join([*files, *(f"{name}/" for name in folders)]) or "nothing"
+        there = _several([*files, *(f"{name}/" for name in folders)])
         raise DataError(f"{redact(place)}: holds {there}; expected files of records ({EXPECTED})")
     return [child_of(path, name) for name in data]
+
+
+def _several(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{', '.join(names[:_SHOWN])}{more}" if names else "nothing"
 
 
 def _saved(state: str) -> list[str]:
