@@ -14,6 +14,7 @@ from fcit_ray.config.schema import Config, Train, with_absolute_paths
 from fcit_ray.data.checking.agreement import check_agreement
 from fcit_ray.data.checking.answer_formats import misfit
 from fcit_ray.data.checking.several import check_pictures
+from fcit_ray.data.checking.shared import shared_records
 from fcit_ray.data.checking.too_long import check_lengths
 from fcit_ray.data.loading.samples import SampleEncoder
 from fcit_ray.data.partition.selection import SELECTIONS
@@ -118,6 +119,8 @@ def open_experiment(config: Config, *, for_plan: bool = False) -> Experiment:
     tests = read_tests(config)
     everything = [record for records in (*stream.records, *tests.values()) for record in records]
     check_images(benchmark.root, everything)
+    for warning in shared_records((record for records in stream.records for record in records), tests):
+        _log.warning("%s", warning)
     if not for_plan:
         encoder = SampleEncoder(absolute(benchmark.root), model.path, model.prompt, model.max_length, model.identity)
         check_lengths(encoder, everything)

@@ -26,7 +26,7 @@ class Load:
     Attributes:
         batch: B, records of a training step that are in memory together.
         tokens: L, tokens of the longest record.
-        tiles: of a record's picture, or patches where the model takes these (see `Shapes.tower_tokens`).
+        tiles: of a record's pictures, or patches where the model takes these (see `Shapes.tower_tokens`).
         answer_tokens: positions of a sample with logits.
         trained: numbers of the LoRA factors, projector and all else that a client trains.
         held: numbers of all adapters, projector and method's own parameters on the device.

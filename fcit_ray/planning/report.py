@@ -131,8 +131,8 @@ def plan_basis(plan: Plan) -> list[str]:
         f"{lengths.mean_answer:.1f}"
         if lengths.sampled
         else f"tokens: {lengths.longest} a record, an upper bound",
-        f"vision tower: {plan.load.tiles * plan.run.shapes.tower_tokens:,.0f} tokens a picture"
-        + (" at most" if lengths.pixels else ", not measured: a picture of many tiles or patches has more"),
+        f"vision tower: {plan.load.tiles * plan.run.shapes.tower_tokens:,.0f} tokens a record"
+        + (", not measured: a picture of many tiles or patches has more" if lengths.pixels is None else " at most"),
         "memory: shapes of the model, formulas of fcit_ray/planning/memory.py; the CUDA context (1 GB) and fragments "
         "(5 %) are assumed",
         f"time: {plan.device.name}, {plan.device.peak / 1e12:.3g}e12 operations a second ({plan.device.basis}), "

@@ -104,9 +104,9 @@ def read_shapes(base: nn.Module, adapted: Mapping[str, tuple[int, int]], project
     )
 
 
-def tiles_of(shapes: Shapes, pixels: float) -> float:
-    """Tiles or patches that a picture of so many numbers is; one where that is not known (0)."""
-    return pixels / shapes.tower_pixels if pixels and shapes.tower_pixels else 1.0
+def tiles_of(shapes: Shapes, pixels: float | None) -> float:
+    """Tiles or patches that a record's pictures of so many numbers are; one where that is not known."""
+    return 1.0 if pixels is None or not shapes.tower_pixels else pixels / shapes.tower_pixels
 
 
 def _tile(vision: Any) -> tuple[int, int]:

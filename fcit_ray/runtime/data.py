@@ -147,12 +147,19 @@ class RayShards:
         return trained + [("test", name) for name in self._experiment.evaluated(stage)]
 
     def _size(self, unit: Unit) -> int:
-        """Bytes of a unit once prepared, from its first record: exact where a model's images are of one size."""
+        """Bytes of a unit once prepared, from its first record of each number of pictures.
+
+        Exact where a model's images are of one size and texts of one length.
+        """
         if unit not in self._bytes:
             pieces = self._pieces(unit)
             encode = self._encoder.encode_train if unit[0] == "train" else self._encoder.encode_test
-            first = next(record for piece in pieces for record in piece)
-            self._bytes[unit] = sum(map(len, pieces)) * sum(array.nbytes for array in encode(first).values())
+            alike: dict[int, list[Record]] = {}
+            for record in (record for piece in pieces for record in piece):
+                alike.setdefault(len(record.images), []).append(record)
+            self._bytes[unit] = sum(
+                len(records) * sum(array.nbytes for array in encode(records[0]).values()) for records in alike.values()
+            )
         return self._bytes[unit]
 
     def _execute(self, units: Sequence[Unit], part: Part) -> None:

@@ -217,6 +217,21 @@ def test_a_folder_that_is_not_there_or_holds_no_tasks_says_so(authors):
         open_stream(change(authors, partition_files="partitioned_data/Task-related/seq"))
 
 
+def test_a_record_without_a_picture_is_of_the_tasks_only_dataset(authors, tmp_path):
+    folder = tmp_path / "partitioned_data/Task-related/seq/1.0"
+    plain = {"id": "talk", "conversations": [{"from": "human", "value": "hi ?"}, {"from": "gpt", "value": "hi"}]}
+    two = {**pictures("OCR-VQA/images/a.jpg")[0], "id": "two", "image": ["OCR-VQA/images/a.jpg"] * 2}
+    two["conversations"] = [{"from": "human", "value": "same ?"}, {"from": "gpt", "value": "yes"}]
+    write_task(folder, 3, [[plain, two, *pictures("OCR-VQA/images/a.jpg")], pictures("OCR-VQA/images/b.jpg")])
+    shard = open_stream(authors).shard(0, 0)
+    assert [(record.dataset, len(record.images)) for record in shard] == [("OCRVQA", 0), ("OCRVQA", 2), ("OCRVQA", 1)]
+    joined = [{"name": "Text", "datasets": ["OCRVQA", "ArxivQA"]}, "ImageNet-R"]
+    with pytest.raises(
+        DataError, match=r"(?s)client_0\.json.*has no picture, by whose folder its dataset could be told"
+    ):
+        open_stream(change(authors, tasks=joined, partition_tasks=[3, 1]))
+
+
 def test_of_coco_the_records_with_a_box_are_groundings():
     asked = [Turn("Which region is it? [0.1, 0.2, 0.3, 0.4]", "a dog")]
     located = [Turn("Where is the dog?", "[0.1,0.2,0.3,0.4]")]

@@ -1,6 +1,7 @@
 """Prompts and labels as LLaVA-1.5 trains: texts and tokens by hand, labels also by its own arithmetic of lengths."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,23 @@ def test_the_image_comes_first_and_only_its_question_is_trimmed():
     assert text == f"{SYSTEM} USER: <image>\nwhich colour? ASSISTANT: red</s>USER:  what dog?  ASSISTANT: red</s>"
 
 
+def test_without_a_picture_the_text_is_that_of_llavas_code():
+    # Its preprocess_multimodal changes nothing where no <image> stands.
+    turns = [Turn("Tell a joke. ", "no"), Turn("why?", "so")]
+    expected = f"{SYSTEM} USER: Tell a joke.  ASSISTANT: no</s>USER: why? ASSISTANT: so</s>"
+    text, spans = render(turns, "vicuna_v1", "</s>", 0)
+    assert text == expected
+    assert [text[start:end] for start, end in spans] == [" no</s>", " so</s>"]
+
+
+def test_of_several_pictures_the_marks_stay_and_without_marks_all_come_first():
+    turns = [Turn(" is <image> as\n<image> ", "no"), Turn("and <image>?", "yes")]
+    text, _ = render(turns, "bare", "</s>", 3)
+    assert text == "USER: is <image> as\n<image> ASSISTANT: no</s>USER: and <image>? ASSISTANT: yes</s>"
+    text, _ = render([Turn(" which? ", "red"), Turn(" why? ", "so")], "bare", "</s>", 2)
+    assert text == "USER: <image>\n<image>\nwhich? ASSISTANT: red</s>USER:  why?  ASSISTANT: so</s>"
+
+
 def expand(ids: Sequence[int | str], image: int) -> list[int]:
     return [image if token == IMAGE else int(token) for token in ids]
 
@@ -129,6 +147,25 @@ def test_one_turn_by_hand(encoder, legacy):
     assert len(expected) == 1 + 29 + 4 + 4 + 7 + 3
     # The space after `ASSISTANT:` is part of _dark; the end is taught too.
     assert sample["labels"].tolist() == [-100] * 45 + [292, 293, 2]
+
+
+def test_no_picture_and_two_by_hand(encoder, legacy):
+    first = [1, *SYSTEM_IDS, 283, 284, 286]  # <s> system _US ER :
+    sample = encoder.encode_train(replace(record(("what dog?", "dark red")), images=()))
+    # _what _dog ? _ASSISTANT : | _dark _red </s>      as in a later question: no mark of a space by itself, no newline
+    assert sample["input_ids"].tolist() == [*first, 294, 296, 291, 288, 286, 292, 293, 2]
+    assert sample["labels"].tolist() == [-100] * 38 + [292, 293, 2]
+    assert "pixels" not in sample
+    two = replace(record(("<image> which <image> dog?", "red")), images=("a.png", "a.png"))
+    sample = encoder.encode_train(two)
+    # _ <image>*4 _ _which _ <image>*4 _ _dog ? _ASSISTANT : | _red </s>   What a space stands before is cut by itself.
+    image = len(llama_tokenizer(legacy))
+    before = llama_tokenizer(legacy)(" which ", add_special_tokens=False)["input_ids"]
+    after = llama_tokenizer(legacy)(" dog? ASSISTANT: red</s>", add_special_tokens=False)["input_ids"]
+    expected = expand([*first, 287, *[IMAGE] * 4, *before, *[IMAGE] * 4, *after], image)
+    assert sample["input_ids"].tolist() == expected
+    assert sample["labels"].tolist() == [*[-100] * (len(expected) - 2), 293, 2]
+    assert sample["pixels"].shape == (2, 8, 8, 3)
 
 
 def test_three_turns_by_hand(encoder, legacy):

@@ -121,6 +121,31 @@ def test_a_mixed_batch_computes_what_its_samples_compute_alone(stand):
     assert expected.std() > 0.1
 
 
+def test_prompts_behind_the_first_token_shift_no_picture(stand):
+    # Embeddings of words as prompts, and the same words as tokens: all else must shift alike in a mixed batch.
+    bank = stand.bank()
+    bank.activate(Assignment((0,)), with_projector=True)
+    bank.model.eval()
+    samples = [stand.encoder.encode_train(one) for one in ALL]
+    words = stand.processor.tokenizer("so it is", add_special_tokens=False, return_tensors="np")["input_ids"][0]
+    fill = {"input_ids": words, "labels": np.full(len(words), -100)}
+    longer = [
+        {
+            name: np.insert(value, 1, fill.get(name, np.zeros(len(words), dtype=value.dtype)))
+            if value.shape == sample["input_ids"].shape
+            else value
+            for name, value in sample.items()
+        }
+        for sample in samples
+    ]
+    batch, spelt = stand.collator.train(samples), stand.collator.train(longer)
+    with torch.no_grad():
+        embeddings = bank.model.get_input_embeddings()(torch.from_numpy(words))
+        got = bank.answer_logits(batch, bank.forward(batch, embeddings.expand(len(samples), *embeddings.shape)))
+        expected = bank.answer_logits(spelt, bank.forward(spelt))
+    torch.testing.assert_close(got, expected, atol=2e-4, rtol=2e-4)
+
+
 def test_exchanged_pictures_give_other_words(stand):
     bank = stand.bank()
     bank.activate(Assignment((0,)), with_projector=True)

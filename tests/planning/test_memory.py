@@ -204,7 +204,8 @@ def test_a_picture_costs_what_its_tiles_or_patches_do():
     # SigLIP's tiles of 384 pixels: 27 * 27 patches of 14, counted with a class token; it hands on all 26 layers.
     assert (shapes.tower_tokens, tiles_of(shapes, 7 * 3 * 384 * 384)) == (730, 7)
     assert shapes.tower_kept == onevision.config.vision_config.num_hidden_layers + 1
-    assert tiles_of(shapes, 0) == 1  # not known
+    assert tiles_of(shapes, None) == 1  # not known
+    assert tiles_of(shapes, 0) == 0  # no record has a picture
 
 
 def test_only_the_batch_that_does_not_fit_is_made_smaller(seven):

@@ -181,7 +181,7 @@ def test_a_micro_batch_is_called_one_and_the_vision_tower_that_was_not_looked_at
     whole = make_plan(parse_config({**given, "train": {"batch_size": 2}}), CARD, 1, None, None)
     assert "activations, batch of 2 records of" in table_text(whole)
     (line,) = (line for line in plan_basis(whole) if line.startswith("vision tower: "))
-    assert line.endswith("tokens a picture, not measured: a picture of many tiles or patches has more")
+    assert line.endswith("tokens a record, not measured: a picture of many tiles or patches has more")
 
 
 def test_an_unknown_gpu_is_named_with_those_that_are_known(monkeypatch, capsys):

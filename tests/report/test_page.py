@@ -255,6 +255,23 @@ def test_a_picture_that_does_not_decode_is_named(tmp_path):
     assert len([tag for tag, _ in page.tags if tag == "img"]) == answers.PER_DATASET
 
 
+def test_a_question_shows_the_first_of_its_pictures_and_says_where_it_has_none(tmp_path):
+    data = write_data(tmp_path / "data")
+    file = data / "instructions/ArxivQA/test_1w.json"
+    items = json.loads(file.read_text())
+    for item in items:
+        item["image"] = ["ArxivQA/one.png"] * 2
+        item["text"] = f"<image> or <image>? {item['text']}"
+    file.write_text(json.dumps(items))
+    file = data / "instructions/IconQA/val.json"
+    file.write_text(json.dumps([{**item, "image": None} for item in json.loads(file.read_text())]))
+    page = page_of(tmp_path, make_run(tmp_path / "run", root=data))
+    assert "[picture] or [picture]? What is it?" in page.text
+    assert "Its first picture, of 2" in page.text
+    assert "No picture: the question has none" in page.text
+    assert len([tag for tag, _ in page.tags if tag == "img"]) == answers.PER_DATASET
+
+
 def test_the_same_run_gives_the_same_page(tmp_path):
     run = make_run(tmp_path / "run", root=write_data(tmp_path / "data"))
     pages = [write_report(run.path, tmp_path / f"{n}.html").read_bytes() for n in range(2)]

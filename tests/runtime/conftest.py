@@ -1,6 +1,8 @@
 """One Ray cluster and one small generated benchmark for all tests of the runtime."""
 
+import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,28 @@ NAMED = ("method", "server", "local", "lora", "robust", "privacy")  # sections t
 def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("miniature") / "data"
     write_miniature(root, num_train=24, num_validation=2, num_test=6)
+    return root
+
+
+@pytest.fixture(scope="session")
+def mixed(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, but of three records one has no picture and one has two, in training and in the test."""
+    root = tmp_path_factory.mktemp("mixed") / "data"
+    shutil.copytree(miniature, root)
+    for file in (root / "instructions").rglob("*.json"):
+        records = json.loads(file.read_text())
+        if isinstance(records, dict):  # reference captions
+            continue
+        for number, record in enumerate(records):
+            message, key = (record["conversations"][0], "value") if "conversations" in record else (record, "text")
+            words = message[key].replace("<image>", "").strip()
+            if number % 3 == 0:
+                del record["image"]
+                message[key] = words
+            elif number % 3 == 1:
+                record["image"] = [record["image"]] * 2
+                message[key] = f"<image> or <image>? {words}"
+        file.write_text(json.dumps(records))
     return root
 
 

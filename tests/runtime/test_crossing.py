@@ -120,7 +120,8 @@ def test_all_of_a_method_travels_through_ray(configure: Configure, method: str) 
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_method_with_reports_and_knowledge_runs_on_ray(configure: Configure, tmp_path: Path) -> None:
-    config = configure(method={"name": "ewc"}, benchmark=SMALL, runtime={"num_workers": 1})
+def test_a_method_with_reports_and_knowledge_runs_on_ray(configure: Configure, mixed: Path, tmp_path: Path) -> None:
+    # Over records with no picture, one and two.
+    config = configure(method={"name": "ewc"}, benchmark={**SMALL, "root": str(mixed)}, runtime={"num_workers": 1})
     results = launch(config, open_run(tmp_path / "run", config, resume=False, overwrite=False))
     assert results["adapters_sha256"] == params_sha256(run(config)[0].params)

@@ -40,6 +40,7 @@ def test_samples_survive_the_table_also_in_slices_and_through_a_file(tmp_path: P
         }
         for number in (1, 2, 0)
     ]
+    del samples[2]["pixels"]  # of a record without a picture
     table = to_table(samples)
     assert_same(list(from_table(table)), samples)
     assert_same(list(from_table(table.slice(1, 1))), samples[1:2])
@@ -68,6 +69,24 @@ def test_cached_streamed_and_local_shards_are_the_same(configure: Configure) -> 
     assert_same(
         list(cached.test_shard("ArxivQA", 4, 6).read(order)), list(here.test_shard("ArxivQA", 4, 6).read(order))
     )
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_shard_of_records_with_none_one_and_two_pictures_is_the_same_and_has_the_size_it_was_given(
+    configure: Configure, mixed: Path
+) -> None:
+    experiment = open_experiment(configure(benchmark={"root": str(mixed)}))
+    here, cached = local(experiment), RayShards(experiment, 2**30)
+    cached.prepare(0)
+    total = 0
+    for client in range(3):
+        expected = here.train_shard(0, client)
+        order = np.arange(len(expected))
+        assert_same(list(cached.train_shard(0, client).read(order)), list(expected.read(order)))
+        assert bool((cached.feature(0, client) == here.feature(0, client)).all())
+        total += sum(array.nbytes for sample in expected.samples for array in sample.values())
+    # Pictures are most of it, and of one size; questions differ in length.
+    assert cached._size(("train", 0)) == pytest.approx(total, rel=0.02)
 
 
 @pytest.mark.usefixtures("cluster")

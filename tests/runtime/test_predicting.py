@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +169,10 @@ def test_the_subspaces_that_gave_an_answer_are_those_with_a_share_of_a_hundredth
 
 
 def questions(folder: Path, root: Path) -> Path:
-    """Nine questions of the miniature as JSONL: the third's picture does not decode, the fifth has none."""
+    """Nine questions of the miniature as JSONL: the third's picture does not decode, and the fifth's is no path.
+
+    The second has no picture, the sixth two.
+    """
     records = json.loads((root / "instructions/ArxivQA/test_1w.json").read_text())
     records += json.loads((root / "instructions/IconQA/val.json").read_text())[:3]
     for record in records:
@@ -177,10 +181,19 @@ def questions(folder: Path, root: Path) -> Path:
     content = Path(records[2]["image"]).read_bytes()
     broken.write_bytes(content[:60] + bytes(40) + content[100:])
     records[2]["image"] = str(broken)
-    del records[4]["image"]
+    del records[1]["image"]
+    records[4]["image"] = 3
+    records[5]["image"] = [records[5]["image"], records[6]["image"]]
     path = folder / "questions.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     return path
+
+
+def named(root: Path, places: Sequence[int]) -> list[str]:
+    """The pictures of these questions."""
+    records = json.loads((root / "instructions/ArxivQA/test_1w.json").read_text())
+    records += json.loads((root / "instructions/IconQA/val.json").read_text())[:3]
+    return [records[place]["image"] for place in places]
 
 
 class Cut(BaseException):
@@ -225,7 +238,9 @@ def test_an_actor_and_then_the_command_are_killed_and_the_bytes_are_those_of_thi
     assert out.read_text() == "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in here)
     assert [(line["index"], "error" in line) for line in here] == [(n, n in (2, 4)) for n in range(9)]
     assert "record 2 (id 'test-2'): image " in here[2]["error"]
-    assert "names no picture" in here[4]["error"]
+    assert "'image' is 3; expected a path, a picture's bytes, or a list of these" in here[4]["error"]
+    assert [type(line["image"]) for line in here[:2]] == [str, type(None)]
+    assert here[5]["image"] == [str(miniature / "datasets" / name) for name in named(miniature, (5, 6))]
     own = (folders["disco"] / "predictions/stage_0001/IconQA.jsonl").read_text().splitlines()[:3]
     assert [line["prediction"] for line in here[6:]] == [json.loads(line)["prediction"] for line in own]
 

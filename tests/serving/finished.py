@@ -107,7 +107,7 @@ class Finished:
     config: Config
     state: ServerState
 
-    def answers(self, pictures: Sequence[Path], questions: Sequence[str] = QUESTIONS) -> list[str]:
+    def answers(self, pictures: Sequence[Path | Sequence[Path]], questions: Sequence[str] = QUESTIONS) -> list[str]:
         """What the run answers, in its batches."""
         return answers_of(Trained(self.config, self.state, self.path), pictures, questions)
 
@@ -119,19 +119,29 @@ def finished(path: Path, method: dict[str, Any], spread: float = 1.0, **values: 
     return Finished(write_run(path, config, state), config, state)
 
 
-def answers_of(trained: Trained, pictures: Sequence[Path], questions: Sequence[str] = QUESTIONS) -> list[str]:
-    """As a worker answers."""
+def answers_of(
+    trained: Trained, pictures: Sequence[Path | Sequence[Path]], questions: Sequence[str] = QUESTIONS
+) -> list[str]:
+    """As a worker answers; a question is about a picture, or about as many as a list holds."""
     config = trained.config
     algorithm = make_algorithm(config)
     bank, method = make_bank(config, algorithm), algorithm.method
     processor = load_processor(config.model.path)
     stop = stop_tokens(processor, config.model.prompt, bank.model.generation_config)
     bank.pack(method.deploy(trained.state.params, trained.state.knowledge))
-    root = pictures[0].parent.parent
+    several = [[one] if isinstance(one, Path) else list(one) for one in pictures]
+    root = next(one[0] for one in several if one).parent.parent
     encoder = SampleEncoder(str(root), config.model.path, config.model.prompt, config.model.max_length)
     records = [
-        Record("DVQA", str(index), (f"datasets/{picture.name}",), (Turn(question),), source="test", index=index)
-        for index, (picture, question) in enumerate(zip(pictures, questions, strict=True))
+        Record(
+            "DVQA",
+            str(index),
+            tuple(f"datasets/{path.name}" for path in paths),
+            (Turn(question),),
+            source="test",
+            index=index,
+        )
+        for index, (paths, question) in enumerate(zip(several, questions, strict=True))
     ]
     samples = [encoder.encode_test(record) for record in records]
     knowledge, collator = trained.state.knowledge, Collator.from_processor(processor)

@@ -153,6 +153,23 @@ def test_the_shipped_loader_and_what_is_read_back_answer_as_the_run(method, pict
     assert answers_by_peft(out, pictures) != expected  # all count fully there: the gate is no decoration
 
 
+def mixed_pictures(pictures: list[Path]) -> list[Path | list[Path] | None]:
+    """None for the first two questions, two for the next, one for the last: in the run's batches of two."""
+    return [None, None, pictures[:2], pictures[2:4], pictures[4]]
+
+
+def test_the_loader_answers_without_a_picture_and_about_several_as_the_run(disco, exported, pictures):
+    gated, mixed = loader(exported).Gated(), mixed_pictures(pictures)
+    marked = [*QUESTIONS[:2], f"<image> or <image>: {QUESTIONS[2]}", *QUESTIONS[3:]]
+    for questions in (QUESTIONS, marked):
+        assert asked(gated, mixed, questions) == disco.answers([one or [] for one in mixed], questions)
+    assert gated.answer(mixed[1:3], QUESTIONS[1:3]) == [
+        gated.answer([one], [text])[0] for one, text in zip(mixed[1:3], QUESTIONS[1:3], strict=True)
+    ]
+    with pytest.raises(ValueError, match="1 <image> for 2 pictures; expected as many, or none"):
+        gated.answer([pictures[:2]], ["<image> is what?"])
+
+
 @pytest.mark.parametrize(
     ("name", "dtype"), [("Qwen2.5-VL", "float32"), ("LLaVA-OneVision", "bfloat16"), ("Gemma 3", "bfloat16")]
 )
@@ -163,9 +180,12 @@ def test_the_loader_asks_in_a_models_own_template(name, dtype, pictures, tmp_pat
     run = finished(tmp_path / "run", DISCO, model=model)
     out = export(run.path, tmp_path / "out")
     expected = run.answers(pictures)
-    assert asked(loader(out).Gated(), pictures) == expected
+    gated = loader(out).Gated()
+    assert asked(gated, pictures) == expected
     assert len(set(expected)) > 1
     assert not (out / "base").exists()
+    mixed = mixed_pictures(pictures)
+    assert asked(gated, mixed) == run.answers([one or [] for one in mixed])
 
 
 UNGATED = {

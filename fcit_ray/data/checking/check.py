@@ -213,12 +213,10 @@ def _measure(job: tuple[str, Piece, bool, TokenLimit, int]) -> list[Offence]:
 
 def _with_image_faults(findings: FileFindings, faults: dict[str, str]) -> FileFindings:
     source = findings.piece.source
-    found = [
-        Offence(source, index, findings.ids[index], "image", f"image {image}: {faults[image]}")
-        for index, images in findings.images.items()
-        for image in images
-        if image in faults
-    ]
+    found = []
+    for index, images in findings.images.items():
+        if said := [f"image {image}: {faults[image]}" for image in dict.fromkeys(images) if image in faults]:
+            found.append(Offence(source, index, findings.ids[index], "image", "; ".join(said)))
     return _with(findings, found)
 
 

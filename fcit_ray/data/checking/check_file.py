@@ -3,7 +3,6 @@
 Imports neither torch nor ray: a process that looks at files and images starts in a fraction of a second.
 """
 
-import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Any, Literal
 
 from fcit_ray.config.datasets import Dataset
 from fcit_ray.data.checking.answer_formats import odd_answer
+from fcit_ray.data.checking.shared import questions_of
 from fcit_ray.data.records import layout, quarantine
 from fcit_ray.data.records.belonging import place_of
 from fcit_ray.data.records.collection import Collection
@@ -22,7 +22,7 @@ from fcit_ray.data.records.parsing import Items, Record, parse_test, parse_train
 from fcit_ray.data.records.place import Place
 from fcit_ray.data.records.quarantine import Entry
 from fcit_ray.errors import DataError
-from fcit_ray.models.prompt import Turn, instruction_text
+from fcit_ray.models.prompt import Turn
 from fcit_ray.storage.location import file_in
 
 _TASK = re.compile(r"Task\d+")
@@ -115,11 +115,9 @@ def look_at_file(root: str, piece: Piece, honour_quarantine: bool) -> FileFindin
         if piece.split != "partition":
             if odd := odd_answer(record, piece.dataset):
                 offences.append(Offence(piece.source, record.index, record.id, "format", odd))
-            for turn in record.turns:
-                asked = instruction_text([turn])
-                questions.append(_hash(record.images, asked))
-                answer = turn.answer or record.answer or ""
-                answered.setdefault(_hash((*record.images, answer), asked), record.index)
+            for question, with_answer in questions_of(record):
+                questions.append(question)
+                answered.setdefault(with_answer, record.index)
     return FileFindings(
         piece,
         num_records=len(everything),
@@ -181,12 +179,6 @@ def _parse(root: str, piece: Piece, items: Items) -> tuple[list[Record], list[Fa
 def _of_partition(collection: Collection, images: Sequence[str], turns: Sequence[Turn], item: Any) -> Place:
     """Of a record of a partition's file, whose task is not known."""
     return place_of(collection, images, turns, item)
-
-
-def _hash(exact: Sequence[str], text: str) -> bytes:
-    """Of words that must be the same letter by letter, and a text that may differ in case and space."""
-    folded = re.sub(r"\s+", " ", text).strip().casefold()
-    return hashlib.blake2b("\n".join((*exact, folded)).encode(errors="surrogatepass"), digest_size=8).digest()
 
 
 def pieces_in(

@@ -1,6 +1,6 @@
 """How long records are in tokens, by looking at a sample of them: what a batch's memory and time follow from."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -21,7 +21,7 @@ class Lengths:
         mean_answer: answer tokens of a record.
         sampled: records looked at; 0 if there were none, and the others are upper bounds.
         pixels: numbers that the processor makes of a record's pictures, in all their tiles or patches, at most; 0 if no
-            record has any, or none was looked at.
+            record has any, None if that is not known.
         mean_pixels: over the sample.
     """
 
@@ -30,8 +30,8 @@ class Lengths:
     answer: int
     mean_answer: float
     sampled: int = 0
-    pixels: int = 0
-    mean_pixels: float = 0.0
+    pixels: int | None = None
+    mean_pixels: float | None = None
 
 
 class LengthEncoder(SampleEncoder):
@@ -54,7 +54,7 @@ def measure_lengths(encoder: SampleEncoder, stream: Stream, per_task: int = 16) 
     answers: list[int] = []
     pixels: list[int] = []
     spread: list[bool] = []
-    span = 0
+    span, unknown = 0, False
     for records in stream.records:
         chosen = np.linspace(0, len(records) - 1, min(per_task, len(records)), dtype=int).tolist()
         most = max(range(len(records)), key=lambda index: len(records[index].images))
@@ -65,6 +65,7 @@ def measure_lengths(encoder: SampleEncoder, stream: Stream, per_task: int = 16) 
             labelled = np.flatnonzero(labels != -100)
             totals.append(len(labels))
             pixels.append(sum(sample[name].size for name in ("pixels", "pixel_values") if name in sample))
+            unknown |= bool(records[index].images) and not pixels[-1]
             answers.append(len(labelled))
             firsts.append(int(labelled[0]) if len(labelled) else len(labels) - 1)
             spread.append(index in chosen)
@@ -74,7 +75,8 @@ def measure_lengths(encoder: SampleEncoder, stream: Stream, per_task: int = 16) 
         float(np.mean([value for value, even in zip(values, spread, strict=True) if even]))
         for values in (totals, answers, pixels)
     )
-    return Lengths(max(totals), tokens, span, answered, sum(spread), max(pixels), pictured)
+    lengths = Lengths(max(totals), tokens, span, answered, sum(spread))
+    return lengths if unknown else replace(lengths, pixels=max(pixels), mean_pixels=pictured)
 
 
 def assumed_lengths(config: Config) -> Lengths:

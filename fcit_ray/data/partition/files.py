@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fcit_ray.config.benchmark import Benchmark, Task
-from fcit_ray.data.records.belonging import place_of
+from fcit_ray.data.records.belonging import MARK, place_of
 from fcit_ray.data.records.collection import Collection
 from fcit_ray.data.records.layout import Record, held_out_of, load_train_files, read_json, training_records
 from fcit_ray.data.records.parsing import Items, PlaceOf
@@ -190,6 +190,11 @@ def _client_files(folder: Path, num_clients: int | None) -> list[Path]:
     return [files[client] for client in wanted]
 
 
+def _of_picture(collection: Collection, images: tuple[str, ...], turns: Sequence[Turn], item: Any) -> Place:
+    """`place_of`; a record without a picture tells nothing of its task."""
+    return place_of(collection, images, turns, item) if images or MARK in item else Place("")
+
+
 def _find_tasks(
     folder: Path,
     found: Mapping[int, Path],
@@ -205,8 +210,8 @@ def _find_tasks(
     for number, path in sorted(found.items()):
         first = _client_files(path, None)[0]
         items = away.leave_out(first, f"{path.name}/{first.name}", _items(first))
-        records = training_records(first, first.name, items, partial(place_of, collection))
-        holds[number] = {record.dataset for record in records}
+        records = training_records(first, first.name, items, partial(_of_picture, collection))
+        holds[number] = {record.dataset for record in records} - {""}
     seen = "; ".join(f"Task{number}: {', '.join(sorted(datasets)) or 'nothing'}" for number, datasets in holds.items())
     numbers = []
     for task in tasks:
