@@ -13,7 +13,6 @@ from fcit_ray.config.shipped import shipped
 from fcit_ray.errors import UserError
 
 if TYPE_CHECKING:
-    from fcit_ray.config.schema import Config
     from fcit_ray.data.records.collection import Collection
 
 Data = Annotated[
@@ -37,12 +36,12 @@ class Declared:
     Attributes:
         collection: the datasets and their root.
         names: those that are asked for; none means all that are there.
-        config: that declared them; None of a root.
+        partition: the folder of the clients' files that the configuration takes, where it takes such.
     """
 
     collection: "Collection"
     names: tuple[str, ...]
-    config: "Config | None" = None
+    partition: Path | None = None
 
 
 def declared_data(data: str, words: Sequence[str], datasets: Sequence[str], catalog: str | None) -> Declared:
@@ -77,7 +76,7 @@ def declared_data(data: str, words: Sequence[str], datasets: Sequence[str], cata
     meant = names or list(dict.fromkeys([*config.benchmark.evaluated_datasets, *config.benchmark.datasets]))
     # Each is expected to be there, also one that a catalog has.
     chosen = replace(everything, datasets={name: everything[name] for name in meant})
-    return Declared(chosen, tuple(meant), config)
+    return Declared(chosen, tuple(meant), None if names else config.benchmark.partition_files)
 
 
 def _is_config(data: str) -> bool:

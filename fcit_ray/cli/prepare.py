@@ -151,6 +151,7 @@ def check(
             found = check_data(
                 declared.collection,
                 declared.names,
+                partition=declared.partition,
                 limit=limit,
                 decode=decode,
                 jobs=jobs or usable_cpus(),

@@ -232,6 +232,36 @@ def test_reference_captions_beside_the_test_records_are_found(here):
     assert (dataset.answer.kind, dataset.references) == ("caption", {"test": Path("own/test_coco_type.json")})
 
 
+def test_boxes_in_test_records_need_the_sizes_that_score_them(here):
+    boxed = [{**row, "answer": "[0.1, 0.2, 0.5, 0.6]"} for row in rows(0, 36)]
+    put("own/train.json", boxed[:30])
+    put("own/test.json", boxed[30:])
+    with pytest.raises(DataError, match=r"6 of 6 records of own/test\.json lack .* 'answer_bbox' .* and 'size'"):
+        discover([Path("own")])
+    sized = [{**row, "answer_bbox": [0.1, 0.2, 0.5, 0.6], "size": [8, 8]} for row in boxed[30:]]
+    put("own/test.json", sized)
+    _, collection = declared(discover([Path("own")]))
+    assert load_test(collection, "own")[0].box == (0.1, 0.2, 0.5, 0.6)
+    Path("own/test.json").unlink()
+    _, collection = declared(discover([Path("own")]))
+    assert load_test(collection, "own", "validation")[0].size in ((8, 8), (9, 8), (10, 8))  # the pictures' own
+
+
+def test_what_several_people_answered_is_voted_on(here):
+    votes = [{**row, "answers": [row["answer"]] * 7 + ["grey"] * 3} for row in rows(30, 36)]
+    put("own/train.json", rows(0, 30))
+    put("own/test.json", [{key: value for key, value in row.items() if key != "answer"} for row in votes])
+    found = discover([Path("own")])
+    assert "6 of 6 records of own/test.json list what several people answered, 10 to 10" in "\n".join(
+        found_lines(found)
+    )
+    _, collection = declared(found)
+    assert [record.answer for record in load_test(collection, "own")] == ["red", "green", "blue"] * 2
+    put("own/train.json", Path("own/test.json").read_text())
+    with pytest.raises(DataError, match="none is the one to teach"):
+        discover([Path("own")])
+
+
 @pytest.mark.parametrize(
     ("row", "keys"),
     [

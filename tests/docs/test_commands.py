@@ -30,6 +30,10 @@ ELSEWHERE = {  # other tools' commands: the words that may begin them
 }  # fmt: skip
 
 
+OWN = ("signs.yaml", "mine.yaml")
+"""Configurations that the pages have their readers write by `fcit-ray prepare init`."""
+
+
 class _Parsed(Exception):
     """The real parser has taken the arguments; what they would start does not start."""
 
@@ -58,6 +62,19 @@ def exit_code(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int | str | N
     except SystemExit as exit:
         return exit.code or 0
     return 0
+
+
+@pytest.fixture(scope="session")
+def own_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what `prepare init` writes of the data that the tutorial draws."""
+    folder = tmp_path_factory.mktemp("own")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["draw.py", "signs", "--num", "20"])
+        runpy.run_path(str(ROOT / "examples/own_data/draw.py"), run_name="__main__")
+        for name in OWN:
+            assert exit_code(patch, "prepare", "init", "signs", "--out", name) == 0
+    return folder
 
 
 @pytest.fixture
@@ -124,7 +141,8 @@ def test_a_command_is_taken(command: Command, monkeypatch: pytest.MonkeyPatch, t
         monkeypatch.chdir(tmp_path)
         assert exit_code(monkeypatch, *arguments) == 0
         return
-    monkeypatch.chdir(ROOT)
+    own = any(word in OWN for word in arguments)
+    monkeypatch.chdir(request.getfixturevalue("own_data") if own else ROOT)
     values = request.getfixturevalue("taken")(arguments)
     check_meaning(arguments, values, "refused" in command.comment)
 

@@ -6,6 +6,7 @@ in the order of the files, so that any number of processes gives the same report
 
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from fcit_ray.data.checking.check_file import (
     WARNINGS,
@@ -47,6 +48,7 @@ def check_data(
     collection: Collection,
     datasets: Sequence[str] = (),
     *,
+    partition: Path | None = None,
     limit: TokenLimit | None = None,
     decode: bool = False,
     jobs: int = 1,
@@ -58,6 +60,7 @@ def check_data(
     Args:
         collection: what is declared, below a folder.
         datasets: which; none means all that are there, and the partitions below the root.
+        partition: the folder of a partition to look at too, relative to the root or absolute.
         limit: measure records against it; None leaves their length unchecked.
         decode: decode every image, rather than look at its header and end.
         jobs: processes; 1 works in this one.
@@ -77,7 +80,7 @@ def check_data(
     if limit:
         _check_model(limit)
     sound_records.cache_clear()  # files may have changed since an earlier check of this process
-    pieces, absent = pieces_in(collection, datasets)
+    pieces, absent = pieces_in(collection, datasets, partition)
     with Processes(jobs) as processes:
         found = processes.map(_look, [(root, piece, honour_quarantine) for piece in pieces], "files", progress)
         images = {image for findings in found for named in findings.images.values() for image in named}

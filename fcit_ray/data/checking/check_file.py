@@ -182,13 +182,16 @@ def _of_partition(collection: Collection, images: Sequence[str], turns: Sequence
     return place_of(collection, images, turns, item)
 
 
-def pieces_in(collection: Collection, datasets: Sequence[str]) -> tuple[list[Piece], list[str]]:
+def pieces_in(
+    collection: Collection, datasets: Sequence[str], partition: Path | None = None
+) -> tuple[list[Piece], list[str]]:
     """The files to look at, and the datasets that are absent.
 
     Args:
         collection: what may be there.
         datasets: those asked for: absent ones are looked at all the same, and found missing. None means all that
             are declared, whose absent ones are only named, and every partition below the root, the authors' or ours.
+        partition: the folder of one that is meant, relative to the root or absolute.
 
     Raises:
         DataError: no such dataset, or no dataset at all.
@@ -204,13 +207,19 @@ def pieces_in(collection: Collection, datasets: Sequence[str]) -> tuple[list[Pie
             references = collection.references(name, split)
             for source in collection.sources(name, split):
                 pieces.append(Piece(name, split, source.name, collection, source.images, collection[name], references))
-    if not datasets:
-        for file in sorted(_client_files(Path(root)), key=_by_number):
-            group = file.parents[1].relative_to(root).as_posix()
-            pieces.append(Piece(group, "partition", file.relative_to(root).as_posix(), collection))
+    above = Path(root) / partition if partition else Path(root)
+    if partition or not datasets:
+        for file in sorted(_client_files(above), key=_by_number):
+            pieces.append(Piece(_named_from(root, file.parents[1]), "partition", _named_from(root, file), collection))
+    if partition and not (pieces and pieces[-1].split == "partition"):
+        raise DataError(f"benchmark.partition_files: {above}: holds no Task<k>/client_<i>.json")
     if not pieces:
         raise DataError(f"{collection.root}: none of the datasets that are known here; {collection.remedy}")
     return pieces, absent
+
+
+def _named_from(root: str, path: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
 def _client_files(root: Path) -> Iterator[Path]:

@@ -114,10 +114,19 @@ def _dataset(group: Group, captions: Sequence[Path], paths: Sequence[Path], wish
     references = _references(group, captions)
     pairs = [pair for table in tables for pair in table.pairs]
     answer = guess_kind(pairs, str(next(iter(references.values()))) if references else None)
+    if group.parts["train"][0].votes:
+        raise DataError(
+            "its training records list what several people answered under 'answers', and none is the one to teach; put "
+            "it under a key of its own, and say which by --key answer=NAME"
+        )
+    if votes := next((table.votes for table in tables if table.votes), ""):
+        answer = AnswerGuess("soft_vote", False, votes)
     if wishes.answer:
         answer = AnswerGuess(wishes.answer, answer.counts and wishes.answer == "number", "as --answer says")
     if answer.kind is None:
         raise DataError(f"what kind its answers are cannot be told: {answer.why}; say it by --answer")
+    if answer.kind == "box":
+        _check_boxes(group)
     roots = [path for path in paths if path.is_dir()]
     train = group.parts["train"]
     names = [image for table in tables for record in table.seen for image in record.images]
@@ -129,6 +138,25 @@ def _dataset(group: Group, captions: Sequence[Path], paths: Sequence[Path], wish
             f"{tried}; name the folder below which they lie by --images"
         )
     return FoundDataset(group, answer, pictures, _keys(tables), references, in_both=_in_both(group))
+
+
+def _check_boxes(group: Group) -> None:
+    """Refuse test records of which a box could not be scored: those of a file say the size of their picture.
+
+    Raises:
+        DataError: how many do not, and what else could be done.
+    """
+    for split in ("test", "validation"):
+        for table in group.tables(split):
+            lacking = sum(
+                not (isinstance(row, Mapping) and {"answer_bbox", "size"} <= row.keys()) for row in table.rows
+            )
+            if lacking:
+                raise DataError(
+                    f"its answers are boxes, and {lacking} of {len(table.rows)} records of {table.path} lack what "
+                    "scoring them takes: 'answer_bbox' ([x1, y1, x2, y2]) and 'size' ([width, height] in pixels); "
+                    "without this file a share of the training records is held out, whose pictures say their sizes"
+                )
 
 
 def _keys(tables: Sequence[Table]) -> Mapping[str, str]:

@@ -96,7 +96,10 @@ def find_keys(rows: Sequence[Any], given: Mapping[str, str] | None = None) -> Fo
                 left.remove(asking[0])
         if "answer" not in keys and "question" in keys and len(left) == 1:
             keys["answer"], why[left[0]] = left[0], "no other key holds text"
+    votes = "answer" not in keys and "answers" in common and _share(rows, "answers", _is_votes) >= _MOST
     missing = [] if turns else [role for role in ("question", "answer") if role not in keys]
+    if votes and "answer" in missing:
+        missing.remove("answer")
     words = ""
     if missing:
         words = (
@@ -116,6 +119,10 @@ def _listed(counts: Counter[str], rows: Sequence[Any]) -> str:
 def _named(role: str, among: Iterable[str]) -> str | None:
     plain = {re.sub(r"[\s.\-_]", "", key).casefold(): key for key in reversed(list(among))}
     return next((plain[name] for name in (n.replace("_", "") for n in NAMES[role]) if name in plain), None)
+
+
+def _is_votes(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 1
 
 
 def _share(rows: Sequence[Any], key: str, holds: Callable[[Any], bool]) -> float:

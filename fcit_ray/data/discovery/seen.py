@@ -6,6 +6,8 @@ from typing import Any
 
 from fcit_ray.data.discovery.keys import TURNS, FoundKeys
 from fcit_ray.data.records.fields import is_text_or_number
+from fcit_ray.data.records.references import listed_answers, most_common
+from fcit_ray.errors import DataError
 from fcit_ray.models.prompt import IMAGE_TOKEN
 
 _ASKS = ("human", "user")
@@ -35,7 +37,12 @@ def seen_in(rows: Sequence[Any], found: FoundKeys) -> Iterator[Seen]:
 
 def _pairs(row: Mapping[str, Any], found: FoundKeys) -> Iterator[tuple[str, str]]:
     if found.turns is None:
-        question, answer = (row.get(found.keys[role]) for role in ("question", "answer"))
+        question, answer = row.get(found.keys["question"]), row.get(found.keys.get("answer", ""))
+        if "answer" not in found.keys:
+            try:
+                answer = most_common(listed_answers(row))
+            except DataError:
+                return
         if is_text_or_number(question) and is_text_or_number(answer) and str(answer).strip():
             yield _plain(str(question)), str(answer).strip()
         return

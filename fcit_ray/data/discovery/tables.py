@@ -65,6 +65,15 @@ class Table:
     seen: tuple[Seen, ...]
 
     @property
+    def votes(self) -> str:
+        """That its records list what several people answered, with how many; empty if they do not."""
+        if self.found.turns or "answer" in self.found.keys:
+            return ""
+        counts = [len(row["answers"]) for row in self.rows if isinstance(row, Mapping) and row.get("answers")]
+        listed = f"{len(counts)} of {len(self.rows)} records of {self.path} list what several people answered"
+        return f"{listed}, {min(counts)} to {max(counts)} of them"
+
+    @property
     def pairs(self) -> list[tuple[str, str]]:
         """Every question with its answer."""
         return [pair for record in self.seen for pair in record.pairs]
