@@ -56,14 +56,16 @@ def _items(place: str, name: str) -> Iterator[dict[str, Any]]:
             for group in range(file.num_row_groups):
                 leaves, unread = _leaves(file, group)
                 rows = file.metadata.row_group(group).num_rows
-                for batch in file.iter_batches(_ROWS, row_groups=[group], columns=leaves) if leaves else ():
-                    for row in batch.to_pylist():
-                        yield _item(row, schema, name, number, unread)
-                        number += 1
-                if leaves == []:
+                if not leaves:  # nothing but pictures
                     for _ in range(rows):
                         yield _item({}, schema, name, number, unread)
                         number += 1
+                    continue
+                for batch in file.iter_batches(_ROWS, row_groups=[group], columns=leaves):
+                    for row in batch.to_pylist():
+                        yield _item(row, schema, name, number, unread)
+                        number += 1
+            assert number == file.metadata.num_rows, "a row of the table was passed over"
         return
     table = _arrow(place)
     for batch in table.to_batches(max_chunksize=_ROWS):
@@ -72,17 +74,15 @@ def _items(place: str, name: str) -> Iterator[dict[str, Any]]:
             number += 1
 
 
-def _leaves(file: pq.ParquetFile, group: int) -> tuple[list[str] | None, tuple[str, ...]]:
+def _leaves(file: pq.ParquetFile, group: int) -> tuple[list[str], tuple[str, ...]]:
     """The columns of a row group that say all but the pictures' bytes; and those that are bytes alone, all there."""
     metadata = file.metadata.row_group(group)
     columns = [metadata.column(number) for number in range(metadata.num_columns)]
     paths = {column.path_in_schema for column in columns}
     if any("." in name for name in file.schema_arrow.names):
-        return None, ()  # a path would be ambiguous
+        return file.schema_arrow.names, ()  # the way to a part of one would be ambiguous
     full = {column.path_in_schema for column in columns if _has_all(column)}
-    alone = tuple(
-        field.name for field in file.schema_arrow if _is_binary(field.type) and field.name in full and len(paths) > 1
-    )
+    alone = tuple(field.name for field in file.schema_arrow if _is_binary(field.type) and field.name in full)
     beside = {
         path for path in full if path.endswith(".bytes") and f"{path.removesuffix('bytes')}path" in paths
     }  # their paths say which there are
@@ -130,8 +130,7 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 def _is_picture(kind: pa.DataType) -> bool:
-    names = {field.name for field in kind}
-    return "bytes" in names and names <= {"bytes", "path"} and _is_binary(kind.field("bytes").type)
+    return "bytes" in {field.name for field in kind} and _is_binary(kind.field("bytes").type)
 
 
 def _parquet(place: str) -> pq.ParquetFile:
