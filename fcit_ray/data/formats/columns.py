@@ -2,7 +2,7 @@
 
 A picture is a column of bytes, or of `{bytes, path}` as the datasets library writes it, or lists of these; it may lie
 in parts of messages too. Of Parquet whose statistics say that every row has its bytes, these are not read until a
-picture is wanted; then its row group is, and the last groups are kept, as records are mostly asked for in order.
+picture is wanted; then its row group is, and the last is kept, as records are mostly asked for in order.
 """
 
 import errno
@@ -26,7 +26,7 @@ from fcit_ray.storage.remote import open_uri
 
 _ROWS = 64
 """Rows in memory at a time, with their pictures where these must be read."""
-_OPEN_TABLES = 16
+_OPEN_TABLES = 8
 _NOT_READ: Any = object()
 
 
@@ -162,7 +162,7 @@ class Table:
             else [self._arrow.num_rows if self._arrow else 0]
         )
         self._ends = list(accumulate(sizes))
-        self._column = lru_cache(maxsize=2)(self._read_column)
+        self._column = lru_cache(maxsize=1)(self._read_column)
 
     def picture(self, row: int, at: tuple[str, ...]) -> bytes:
         """A picture's bytes.
