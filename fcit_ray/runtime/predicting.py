@@ -123,6 +123,16 @@ def answer_blocks(
 
 def _execute(trained: Trained, handle: Any, blocks: Sequence[Block], workers: int) -> Iterator[tuple[int, Lines]]:
     """One execution of Ray Data; `handle` is the model's."""
+    answered = answering(trained, handle, blocks, workers)
+    batches: Iterator[Any] = iter(answered.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
+    for table in batches:
+        for row in table.to_pylist():
+            _raise(row["failure"])
+            yield row["block"], json.loads(row["lines"])
+
+
+def answering(trained: Trained, handle: Any, blocks: Sequence[Block], workers: int) -> ray.data.Dataset:
+    """The dataset of answers, a row a block; nothing of it is executed yet."""
     gpu = trained.config.runtime.gpu
     # On CPUs Ray joins both maps in the actors; where these have GPUs, tasks encode what is answered next.
     items = [{"block": b.number, "view": b.view, "piece": piece_to_json(b.piece)} for b in blocks]
@@ -133,21 +143,16 @@ def _execute(trained: Trained, handle: Any, blocks: Sequence[Block], workers: in
         num_cpus=CPUS_PER_TASK,
         compute=ray.data.TaskPoolStrategy(size=workers),
     )
-    answered = encoded.map_batches(
+    return encoded.map_batches(
         _Answer,
         fn_constructor_args=(handle, trained.config.evaluation.batch_size),
-        batch_size=None,
+        batch_size=1 if gpu else None,  # a row is a block of questions; with GPUs Ray wants a number
         batch_format="pyarrow",
         num_cpus=CPUS_PER_ACTOR,
         num_gpus=1 if gpu else None,
         compute=ray.data.ActorPoolStrategy(size=workers),
         max_restarts=0,  # `answer_blocks` starts anew; Ray's core warns of restarts whatever keeps the arguments
     )
-    batches: Iterator[Any] = iter(answered.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
-    for table in batches:
-        for row in table.to_pylist():
-            _raise(row["failure"])
-            yield row["block"], json.loads(row["lines"])
 
 
 def _check_head(head: HeadWatch) -> None:
