@@ -70,7 +70,7 @@ class Benchmark(Section):
     transfer: tuple[str, ...] = ()
     """Datasets that nobody trains on, answered once at the end: zero-shot transfer to unseen tasks."""
     split: Literal["test", "validation"] = "test"
-    """What evaluation answers. Tune on `validation` (miniature only: the authors ship none)."""
+    """What evaluation answers. Tune on `validation`: of the miniature, or of one's own data (the authors ship none)."""
 
     @field_validator("root", mode="before")
     @classmethod

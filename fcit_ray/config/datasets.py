@@ -101,11 +101,12 @@ class Keys(Section):
     """Under which keys a record holds what, where its keys are named otherwise."""
 
     id: str | None = None
-    """Of what names a record."""
+    """Of what names a record. Of any of these four: a key, or a way into others with dots (`meta.name`,
+    `files.0.path`); one that no record of a file has is refused."""
     image: str | None = None
     """Of the picture, or the list of them."""
     question: str | None = None
-    """Of the question's text."""
+    """Of the question's text: with the answer it is a training record's one turn."""
     answer: str | None = None
     """Of the answer's text."""
 
@@ -114,7 +115,8 @@ class Part(Section):
     """Files of records. A plain string is their path."""
 
     path: str = Field(min_length=1)
-    """A file or a folder, relative to `benchmark.root` or absolute, or a URI."""
+    """A file, a folder of files, a pattern (`site_*.json`) or a URI (`s3://bucket/train.parquet`), relative to
+    `benchmark.root` or absolute."""
     images: str | None = None
     """Where its pictures' paths start, if elsewhere than the dataset's."""
 
@@ -133,15 +135,16 @@ class Dataset(Section):
     """One dataset."""
 
     train: Parts | None = None
-    """Training records: a file, a folder of files, a URI, or a list of these. With `benchmark.partition: files` and no
-    `partition_files` each file is a client."""
+    """Training records: a file of any format, a folder of files, a pattern, a URI, or a list of these. With
+    `benchmark.partition: files` and no `partition_files` each file is a client."""
     test: Parts | None = None
-    """Test records."""
+    """Test records, in the same words."""
     validation: float | Parts | None = None
-    """Validation records; or the share of the training records (0..1) that is held out for them, drawn by seed and
-    never trained on."""
+    """Validation records, in the same words; or the share of every training file (0..1) that is held out for them,
+    drawn by seed and never trained on."""
     images: str = ""
-    """The folder or URI at which the records' paths of pictures start, relative to `benchmark.root` or absolute."""
+    """The folder or URI at which the records' paths of pictures start, relative to `benchmark.root` or absolute.
+    Pictures outside of it are refused."""
     image_folder: str | None = None
     """The first folder of its pictures' paths, by which a record of a client's file is told to be of this dataset."""
     answer: Annotated[Answer, BeforeValidator(_named)] = Answer()

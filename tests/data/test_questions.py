@@ -18,6 +18,7 @@ from fcit_ray.data.questions.pieces import RecordsPiece, piece_from_json, piece_
 from fcit_ray.data.questions.question import Question, read_question
 from fcit_ray.data.records.layout import load_test
 from fcit_ray.errors import DataError
+from fcit_ray.models.prompt import Turn
 
 TEXTS = ["Which colour?", "Wie viele Würfel? 🙂", 'a "quoted" text\nof two lines', "D?", "E?", "F?", "G?"]
 
@@ -261,3 +262,12 @@ def test_records_of_a_benchmark_find_its_pictures_by_themselves(tmp_path: Path) 
     for question, record in zip(read(found, 1), records, strict=True):
         assert (question.record.id, question.record.turns) == (record.id, record.turns)
         assert question.pictures == (str((tmp_path / "data" / record.images[0]).resolve()),)
+
+
+def test_chat_messages_are_asked_as_a_data_sets_are_read():
+    parts = [{"type": "image", "image": {"bytes": b"0", "path": None}}, {"type": "text", "text": "How many?"}]
+    said = [{"role": "assistant", "content": "3"}, {"role": "user", "content": "And now?"}]
+    question = read_question({"id": "a", "messages": [{"role": "user", "content": parts}, *said]}, "a.parquet", 0, ".")
+    assert not question.fault
+    assert question.pictures == (b"0",)
+    assert question.record.turns == (Turn("<image>\nHow many?", "3"), Turn("And now?"))

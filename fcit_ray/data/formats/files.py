@@ -63,9 +63,7 @@ def _has_pattern(path: str) -> bool:
 
 def _matching(root: str, path: str) -> list[str]:
     """Files of one folder whose names fit: no pattern in the folder's own path."""
-    base, mark, options = path.partition("?") if is_uri(path) and "?" in path.partition("://")[2] else (path, "", "")
-    if mark and "=" not in options:  # a `?` of the pattern
-        base, mark, options = path, "", ""
+    base, mark, options = path.partition("?") if is_uri(path) else (path, "", "")  # of a URI the options
     folder, _, pattern = base.rpartition("/")
     if _PATTERN.search(folder):
         raise DataError(f"{redact(path)}: a pattern may stand in the name of the file, not of its folders")

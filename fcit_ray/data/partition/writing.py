@@ -19,6 +19,7 @@ from fcit_ray.data.partition.stream import Stream, open_stream
 from fcit_ray.data.records.belonging import marked
 from fcit_ray.data.records.collection import Collection
 from fcit_ray.data.records.layout import held_out_of, positions_set_aside, read_items, read_json
+from fcit_ray.data.records.quarantine import record_sha256
 from fcit_ray.errors import ConfigError, DataError, UserError, disk_reason
 from fcit_ray.storage import durable
 from fcit_ray.storage.location import file_in
@@ -174,7 +175,8 @@ def _written(collection: Collection, dataset: str, source: str) -> dict[int, Any
     written = {}
     for index, item in read_items(collection.root, source):
         shaped = shape(index, item)
-        written[index] = shaped if told else marked(shaped, dataset, images)
+        as_it_stands = told and shaped is item
+        written[index] = shaped if as_it_stands else marked(shaped, dataset, images, record_sha256(item))
     return written
 
 

@@ -10,6 +10,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
+from fcit_ray.data.formats.chat import from_messages
+from fcit_ray.data.formats.shape import QUESTIONS
 from fcit_ray.data.loading.samples import SampleEncoder
 from fcit_ray.data.loading.tokens import Sample
 from fcit_ray.data.records.fields import check_characters, is_text_or_number, printable, shown, text_of
@@ -20,7 +22,7 @@ from fcit_ray.errors import DataError
 from fcit_ray.models.prompt import IMAGE_TOKEN, Turn
 from fcit_ray.storage.files import NUM_BYTES, misfit, misfit_content
 
-TEXTS = ("text", "question", "prompt", "conversations")
+TEXTS = (*QUESTIONS, "conversations", "messages")
 """Keys under which a question may stand, in the order in which they are looked for."""
 IDS = ("question_id", "id")
 
@@ -87,7 +89,8 @@ def read_question(item: Any, source: str, index: int, images: str) -> Question:
     Args:
         item: with a text under one of `TEXTS`, perhaps a picture under `image` or `images` (a path, bytes, the mapping
             of `bytes` and `path` that the datasets library writes, or a list of such), and perhaps an id under one of
-            `IDS`. Of `conversations` the last human message is asked, and what was said before it stands before it.
+            `IDS`. Of `conversations`, or chat `messages` (`formats.chat`), the last question is asked, and what was
+            said before it stands before it.
         source: the input's file, for messages and for the answer's line.
         index: position in that file, from 0.
         images: folder that relative paths of pictures start from.
@@ -97,6 +100,8 @@ def read_question(item: Any, source: str, index: int, images: str) -> Question:
     try:
         name = _id(item, name)
         record = replace(record, id=name)
+        if next((key for key in TEXTS if item.get(key) is not None), "") == "messages":
+            item = from_messages(item)
         found = _pictures(item, images, index)
         record = replace(record, images=tuple(shown_as for shown_as, _ in found))
         turns = _turns(item)

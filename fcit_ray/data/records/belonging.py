@@ -6,18 +6,14 @@ from typing import Any
 from fcit_ray.data.formats.embedded import as_reference
 from fcit_ray.data.records.collection import Collection
 from fcit_ray.data.records.parsing import holds_box
-from fcit_ray.data.records.place import Place
+from fcit_ray.data.records.place import MARK, Place
 from fcit_ray.errors import DataError
 from fcit_ray.models.prompt import Turn
 
-MARK = "fcit_ray"
-"""Key of a written record under which its `dataset` stands, and where its pictures' paths start (`images`), where
-nothing else tells."""
 
-
-def marked(item: Mapping[str, Any], dataset: str, images: str) -> dict[str, Any]:
-    """A record that says where it belongs."""
-    return {**item, MARK: {"dataset": dataset, "images": images}}
+def marked(item: Mapping[str, Any], dataset: str, images: str, sha256: str) -> dict[str, Any]:
+    """A record that says where it belongs, and of which record it was made."""
+    return {**item, MARK: {"dataset": dataset, "images": images, "sha256": sha256}}
 
 
 def place_of(
@@ -48,7 +44,7 @@ def place_of(
     if not datasets:
         known = ", ".join(dict.fromkeys(filter(None, (each.image_folder for each in collection.datasets.values()))))
         if not images:
-            raise DataError("has no picture whose folder could tell its dataset; expected a task of one dataset")
+            raise DataError("has no picture, by whose folder its dataset could be told; expected a task of one dataset")
         raise DataError(f"image {images[0]!r} lies in no dataset's folder; known: {known}")
     boxed = any(holds_box(text) for turn in turns for text in (turn.question, turn.answer or ""))
     fitting = [name for name, each in datasets.items() if (each.answer.kind == "box") == boxed]

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fcit_ray.data.parquet.place import parquet_at
 from fcit_ray.data.records.collection import Collection, Source
 from fcit_ray.data.records.faults import Fault, refuse
 from fcit_ray.data.records.fields import text_of
@@ -72,7 +71,7 @@ def load_train_files(collection: Collection, dataset: str) -> list[list[Record]]
     parts: list[list[Record]] = []
     for number, source in enumerate(collection.sources(dataset, "train")):
         items = read_items(collection.root, source.name)
-        away = set(held_out_of(collection, dataset, number, source.name))
+        away = set(held_out_of(collection, dataset, number, source.name, items))
         items = [(index, item) for index, item in items if index not in away]
         parts.append(_trained(collection, dataset, source, items))
     return parts
@@ -86,7 +85,9 @@ def _trained(collection: Collection, dataset: str, source: Source, items: Items)
     return training_records(path, source.name, items, lambda *_: place, shape)
 
 
-def held_out_of(collection: Collection, dataset: str, number: int, source: str) -> list[int]:
+def held_out_of(
+    collection: Collection, dataset: str, number: int, source: str, items: Items | None = None
+) -> list[int]:
     """Positions of the records of a training file that are held out for validation, in order.
 
     Drawn by a seed of (run's seed, dataset, position of the file) among all records of the file, those in quarantine
@@ -97,23 +98,18 @@ def held_out_of(collection: Collection, dataset: str, number: int, source: str) 
         dataset: its name.
         number: position of the file among the dataset's training files.
         source: the file.
+        items: its records without those in quarantine, if they are at hand.
 
     Raises:
         DataError: the file cannot be read.
     """
     if not (share := collection[dataset].held_out):
         return []
-    count = _count(collection.root, source)
+    kept = read_items(collection.root, source) if items is None else items
+    count = len(kept) + num_set_aside(collection.root, [source]).get(source, 0)
     chosen = min(max(1, round(share * count)), count - 1)
     draw = np.random.default_rng(derive_seed(collection.seed, "validation", dataset, number))
     return sorted(int(index) for index in draw.choice(count, chosen, replace=False))
-
-
-def _count(root: str, source: str) -> int:
-    """Records of a file, those in quarantine included."""
-    if parquet := parquet_at(root):
-        return len(parquet.items(source)) + parquet.manifest.plan.set_aside.get(source, 0)
-    return len(read_items(root, source, honour_quarantine=False))
 
 
 def training_records(
@@ -204,8 +200,9 @@ def _load_held_out(collection: Collection, dataset: str, beside: Captions | Vote
     """The training records that are held out, as questions."""
     records: list[Record] = []
     for number, source in enumerate(collection.sources(dataset, "train")):
-        away = set(held_out_of(collection, dataset, number, source.name))
-        items = [(index, item) for index, item in read_items(collection.root, source.name) if index in away]
+        everything = read_items(collection.root, source.name)
+        away = set(held_out_of(collection, dataset, number, source.name, everything))
+        items = [(index, item) for index, item in everything if index in away]
         faults = []
         shape, given = collection.shape(dataset, source.name, asked=False), dict(items)
         for record in _trained(collection, dataset, source, items):

@@ -7,6 +7,10 @@ from fcit_ray.data.formats.embedded import as_reference
 from fcit_ray.errors import DataError
 from fcit_ray.storage.location import child_of, is_below, is_complete, is_uri, redact
 
+MARK = "fcit_ray"
+"""Key of a record that `prepare partition` wrote under which stands what nothing else tells: its `dataset`, where its
+pictures' paths start (`images`), and the `sha256` of the record that it was made of."""
+
 
 @dataclass(frozen=True)
 class Place:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fcit_ray.data.parquet.place import parquet_at
 from fcit_ray.data.records.parsing import Items
+from fcit_ray.data.records.place import MARK
 from fcit_ray.errors import DataError, disk_reason
 from fcit_ray.storage import durable
 from fcit_ray.storage.files import misfit
@@ -173,7 +174,7 @@ class PartitionQuarantine:
             home, folder = self._home
             items = keep(home, f"{folder}/{name}", items)
         for index, item in items if self._since else ():
-            if found := self._since.get(record_sha256(item)):
+            if found := self._since.get(_origin(item)):
                 source, entry = found
                 raise DataError(
                     f"{path}: record {index} is record {entry.index} (id {entry.id!r}) of {source}, which "
@@ -181,6 +182,12 @@ class PartitionQuarantine:
                     "the partition again, to another folder"
                 )
         return items
+
+
+def _origin(item: Any) -> str:
+    """SHA-256 of the record that a partition's was made of: its own where it stands there as it was."""
+    mark = item.get(MARK) if isinstance(item, Mapping) else None
+    return str(mark["sha256"]) if isinstance(mark, Mapping) and "sha256" in mark else record_sha256(item)
 
 
 def _above(folder: Path) -> tuple[Path, str] | None:
