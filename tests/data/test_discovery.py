@@ -306,6 +306,23 @@ def test_pictures_are_looked_for_and_missing_ones_said(here):
         discover([Path("away")], Wishes(images=Path("nowhere")))
 
 
+def test_records_without_a_picture_and_with_several_are_counted(here):
+    mixed = [
+        {**row, "image": [[], row["image"], ["red.png", "blue.png"]][number % 3]}
+        for number, row in enumerate(rows(0, 31))
+    ]
+    put("own/train.json", mixed)
+    found = discover([Path("own")])
+    said = "\n".join(found_lines(found))
+    assert "3 of 3 names are files below own/pictures/" in said
+    assert "; 11 of 31 records have none; 10 of 31 records have several" in said
+    _, collection = declared(found)
+    held = load_test(collection, "own", "validation")
+    assert len(held) == found.datasets[0].num_held_out
+    put("own/train.json", [{key: value for key, value in row.items() if key != "image"} for row in rows(0, 30)])
+    assert "Pictures    none: its records have no pictures" in "\n".join(found_lines(discover([Path("own")])))
+
+
 def test_test_records_that_are_trained_on_are_said(here):
     put("own/train.json", rows(0, 30))
     put("own/test.json", rows(0, 4))

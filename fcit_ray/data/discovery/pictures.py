@@ -100,7 +100,7 @@ def _is_file(folder: Path, name: str) -> bool:
 
 def _sizes(folder: Path, names: Sequence[str]) -> str:
     sizes = []
-    for name in names[:: -(-len(names) // _MOST_SIZES)]:
+    for name in names[:: max(1, len(names) // _MOST_SIZES)]:
         try:
             sizes.append(picture_size(str(folder), name))
         except (OSError, ValueError):
