@@ -302,6 +302,9 @@ def test_pictures_are_looked_for_and_missing_ones_said(here):
         discover([Path("away")])
     (dataset,) = discover([Path("away")], Wishes(images=Path("own/pictures"))).datasets
     assert dataset.pictures.found == 2
+    put("upwards/train.json", [{**row, "image": str(here / "own/pictures" / row["image"])} for row in rows(0, 30)])
+    with pytest.raises(DataError, match="named by paths that are absolute or lead upwards"):
+        discover([Path("upwards")])
     with pytest.raises(DataError, match="--images nowhere: no such folder"):
         discover([Path("away")], Wishes(images=Path("nowhere")))
 
@@ -397,6 +400,7 @@ def test_the_command_says_what_it_found_and_never_overwrites(here, monkeypatch, 
         (["nowhere"], "nowhere: no such file or folder"),
         (["own"], "own: no file of records in it; expected .json, .jsonl"),
         (["own/pictures/red.png"], "red.png: its name ends in .png; expected .json"),
+        (["s3://bucket/own"], "expected files or folders of this machine; what lies behind a URI is declared by hand"),
         (["own", "--validation", "1.5"], "--validation 1.5: expected a share between 0 and 1"),
         (["own", "--out", "mine.json"], "--out mine.json: expected a name that ends in .yaml"),
         (["own", "--out", "a/mine.yaml"], "a/mine.yaml: its folder is not there"),
