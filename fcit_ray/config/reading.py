@@ -47,6 +47,7 @@ def load_config(files: Sequence[Path | str], overrides: Sequence[str] = ()) -> C
     given: dict[str, Any] = {}
     for override in overrides:
         given = _merge(given, _parse_override(override), by_name=False)
+    given = dict(_with_scorers_beside(given, Path(), modules=False))
     tuned = merged.pop("tuned", {})
     if not isinstance(tuned, Mapping) or not all(isinstance(keys, Mapping) for keys in tuned.values()):
         raise ConfigError("tuned: expected a mapping from run names to keys and their values")
@@ -125,8 +126,15 @@ def _no_file(path: Path) -> str:
     return f"{path}: no such file; expected a YAML file{meant}"
 
 
-def _with_scorers_beside(values: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
-    """The values of a file whose datasets name scorers of files beside it by the path of these files."""
+def _with_scorers_beside(values: Mapping[str, Any], folder: Path, modules: bool = True) -> Mapping[str, Any]:
+    """The values of a file whose datasets name scorers of files beside it by the path of these files.
+
+    Args:
+        values: of the file, or of overrides.
+        folder: of the file; of overrides the working directory.
+        modules: whether `module:function` may be a file there too, and not `file.py:function` alone: what lies in the
+            working directory changes no name that is not written as a file.
+    """
     benchmark = values.get("benchmark")
     datasets = benchmark.get("datasets") if isinstance(benchmark, Mapping) else None
     if not isinstance(benchmark, Mapping) or not isinstance(datasets, Mapping):
@@ -136,8 +144,9 @@ def _with_scorers_beside(values: Mapping[str, Any], folder: Path) -> Mapping[str
         if not isinstance(rule, str) or not is_function(rule):
             return rule
         module, _, function = rule.rpartition(":")
-        file = folder / (module if module.endswith(".py") else f"{module.replace('.', '/')}.py")
-        return f"{file.resolve()}:{function}" if file.is_file() else rule
+        written_as_file = module.endswith(".py")
+        file = folder / (module if written_as_file else f"{module.replace('.', '/')}.py")
+        return f"{file.resolve()}:{function}" if (written_as_file or modules) and file.is_file() else rule
 
     def answered(dataset: Any) -> Any:
         answer = dataset.get("answer") if isinstance(dataset, Mapping) else None

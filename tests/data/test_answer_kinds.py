@@ -205,6 +205,9 @@ def test_votes_come_from_the_record_or_a_file_by_question():
     assert record.answer == "no"
     [], [fault] = parse_test(Place("V"), "t.json", [(0, own | {"question_id": 8})], dataset, file)
     assert fault.reason == "v.json has no answers to it; expected question_id '8'"
+    bare = {key: value for key, value in own.items() if key != "answers"}
+    [], [fault] = parse_test(Place("V"), "t.json", [(0, bare)], dataset, None)
+    assert fault.reason.startswith("has no 'answers'; expected a list of what several people answered")
     [], [fault] = parse_test(Place("V"), "t.json", [(0, own | {"answers": "yes"})], dataset, None)
     assert fault.reason == "'answers' is 'yes'; expected a list of what several people answered"
     [], [fault] = parse_test(Place("V"), "t.json", [(0, own | {"answers": [["yes"]]})], dataset, None)

@@ -303,7 +303,7 @@ def test_pictures_are_looked_for_and_missing_ones_said(here):
     (dataset,) = discover([Path("away")], Wishes(images=Path("own/pictures"))).datasets
     assert dataset.pictures.found == 2
     put("upwards/train.json", [{**row, "image": str(here / "own/pictures" / row["image"])} for row in rows(0, 30)])
-    with pytest.raises(DataError, match="named by paths that are absolute or lead upwards"):
+    with pytest.raises(DataError, match="absolute paths or such that lead upwards"):
         discover([Path("upwards")])
     with pytest.raises(DataError, match="--images nowhere: no such folder"):
         discover([Path("away")], Wishes(images=Path("nowhere")))

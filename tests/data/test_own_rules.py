@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from fcit_ray.config.datasets import Dataset
+from fcit_ray.config.reading import load_config
 from fcit_ray.data.records.layout import Record
 from fcit_ray.data.scoring.own import load_scorer, try_own
 from fcit_ray.data.scoring.rules import Rule
@@ -85,3 +86,20 @@ def test_what_cannot_be_loaded_says_why(tmp_path, rule, message):
     (tmp_path / "broken.py").write_text("def score(:\n")
     with pytest.raises(ConfigError, match=message):
         load_scorer(rule.format(folder=tmp_path))
+
+
+def test_a_file_is_found_beside_the_configuration_and_only_if_written_as_one_from_an_override(tmp_path, monkeypatch):
+    own(tmp_path, "return 1")
+    file = tmp_path / "mine.yaml"
+
+    def kind(answer: str, *overrides: str) -> str:
+        file.write_text(f"benchmark: {{datasets: {{X: {{test: a.json, answer: {answer}}}}}, tasks: [X]}}\n")
+        return load_config([file], overrides).benchmark.dataset("X").answer.kind
+
+    monkeypatch.chdir("/")
+    assert kind("meters:score") == kind("meters.py:score") == f"{tmp_path}/meters.py:score"
+    assert kind("{kind: meters:score}") == f"{tmp_path}/meters.py:score"
+    assert kind("elsewhere:score") == "elsewhere:score"
+    monkeypatch.chdir(tmp_path)
+    assert kind("exact", "benchmark.datasets.X.answer=meters.py:score") == f"{tmp_path}/meters.py:score"
+    assert kind("exact", "benchmark.datasets.X.answer=meters:score") == "meters:score"

@@ -134,7 +134,7 @@ def _dataset(group: Group, captions: Sequence[Path], paths: Sequence[Path], wish
     if pictures.looked_for and pictures.folder is None:
         if leaves_its_folder(pictures.missing):
             raise DataError(
-                f"its pictures are named by paths that are absolute or lead upwards ({pictures.missing!r} ...); expected"
+                f"its pictures have absolute paths or such that lead upwards ({pictures.missing!r} ...); expected"
                 " paths relative to a folder below which all of them lie"
             )
         tried = ", ".join(str(folder) for folder in pictures.tried[:8])

@@ -133,7 +133,9 @@ def listed_answers(item: Any) -> tuple[str, ...]:
     Raises:
         DataError: there is none, or it holds something else.
     """
-    given = item.get("answers") if isinstance(item, Mapping) else None
+    if not isinstance(item, Mapping) or "answers" not in item:
+        raise DataError("has no 'answers'; expected a list of what several people answered, or a file of references")
+    given = item["answers"]
     if not isinstance(given, list) or not given:
         raise DataError(f"'answers' is {shown(given)}; expected a list of what several people answered")
     texts = []
