@@ -129,6 +129,27 @@ def test_every_way_to_keep_pictures_in_a_table_is_seen(tmp_path):
         ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("columns", "row"),
+    [
+        ({"image": pa.array([b"0"])}, {"image": "a.parquet#0/image"}),  # nothing but pictures
+        ({"meta.site": ["x"], "image": pa.array([b"0"], pa.large_binary())},
+         {"meta.site": "x", "image": "a.parquet#0/image"}),
+        ({"image": pa.array([{"bytes": b"0", "path": "p", "width": 1}]), "a": [1]},
+         {"image": "a.parquet#0/image", "a": 1}),
+        ({"a": pa.array(["x"]).dictionary_encode(), "b": pa.nulls(1), "c": [[1.5]]}, {"a": "x", "c": [1.5]}),
+    ],
+)  # fmt: skip
+def test_no_row_of_an_odd_table_is_lost(tmp_path, columns, row):
+    table = pa.table(columns)
+    pq.write_table(pa.concat_tables([table] * 3), tmp_path / "a.parquet", row_group_size=2)
+    found = read_table(str(tmp_path / "a.parquet"), "a.parquet")
+    assert found == [
+        {key: value.replace("#0", f"#{n}") if isinstance(value, str) else value for key, value in row.items()}
+        for n in range(3)
+    ]
+
+
 def test_a_reference_names_its_table_row_and_column():
     assert as_reference("s3://b/t.parquet?region=x#12/image") == Reference("s3://b/t.parquet?region=x", 12, ("image",))
     assert as_reference(reference("a.arrow", 3, "my/image #1") + "/0") == Reference("a.arrow", 3, ("my/image #1", "0"))

@@ -161,9 +161,12 @@ def test_complete_names_of_pictures_are_taken_below_the_folder_of_pictures_alone
 
 def test_a_place_that_does_not_answer_is_named_in_good_time(tmp_path):
     uri = "s3://bucket/train.json?endpoint_override=localhost:9&scheme=http&region=nowhere"
-    with pytest.raises(DataError) as caught:
-        load_train(collection_of(tmp_path, train=uri), "Shirts")
-    assert str(caught.value).startswith(f"{uri}: does not answer")
+    own_data.write(tmp_path, "json")
+    # A folder of pictures is asked once, not for each picture.
+    for declared in ({"train": uri}, {"train": "train.json", "images": uri}):
+        with pytest.raises(DataError) as caught:
+            load_train(collection_of(tmp_path, **declared), "Shirts")
+        assert str(caught.value).startswith(f"{uri}: does not answer")
     assert "is the address right, is it reached from here, and are its credentials in the environment" in str(
         caught.value
     )
@@ -336,6 +339,22 @@ def test_a_tasks_only_dataset_needs_no_folder_of_pictures_and_several_do(tmp_pat
     apart = {"tasks": ["Shirts", "Coats"], "datasets": two["datasets"]}
     with pytest.raises(DataError, match=r"say it with benchmark.partition_tasks, one of Task3 a task"):
         open_stream(configure(tmp_path, declared, **told, **apart))
+
+
+def test_keys_and_messages_hold_in_clients_files_too(tmp_path):
+    own_data.write_pictures(tmp_path / "pictures")
+    (tmp_path / "parts" / "Task1").mkdir(parents=True)
+    item = {"file": "0.png", "ask": own_data.QUESTION, "reply": 0}
+    chat = own_data.chat(own_data.rows("train")[1])
+    for keys, items in (({"image": "file", "question": "ask", "answer": "reply"}, [item]), ({}, [chat])):
+        for client in (0, 1):
+            own_data.write_json(tmp_path / "parts" / "Task1" / f"client_{client}.json", items)
+        declared = {"images": "pictures", "keys": keys, "test": "none.json"}
+        stream = open_stream(configure(tmp_path, declared, partition="files", partition_files="parts"))
+        (record,) = stream.shard(0, 1)
+        assert (record.turns[0].answer, record.images) == (
+            ("0", ("pictures/0.png",)) if keys else ("1", ("pictures/1.png",))
+        )
 
 
 def test_a_written_partition_of_any_format_is_read_back(tmp_path, kind):

@@ -15,7 +15,7 @@ from fcit_ray.config.datasets import Dataset
 from fcit_ray.data.checking.answer_formats import odd_answer
 from fcit_ray.data.checking.shared import questions_of
 from fcit_ray.data.records import layout, quarantine
-from fcit_ray.data.records.belonging import place_of
+from fcit_ray.data.records.belonging import place_of, written_shape
 from fcit_ray.data.records.collection import Collection
 from fcit_ray.data.records.faults import Fault
 from fcit_ray.data.records.parsing import Items, Record, parse_test, parse_train
@@ -166,7 +166,8 @@ def _items(root: str, source: str, honour_quarantine: bool) -> tuple[Items, Item
 def _parse(root: str, piece: Piece, items: Items) -> tuple[list[Record], list[Fault]]:
     collection = piece.collection
     if piece.dataset is None:
-        return parse_train(partial(_of_partition, collection), piece.source, items)
+        shape = written_shape(piece.source)
+        return parse_train(partial(_of_partition, collection), piece.source, items, shape)
     place = collection.place(piece.group, piece.images, [piece.source])
     shape = collection.shape(piece.group, piece.source, asked=piece.split != "train")
     shape.check(file_in(root, piece.source), items)

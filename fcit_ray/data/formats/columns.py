@@ -2,7 +2,7 @@
 
 A picture is a column of bytes, or of `{bytes, path}` as the datasets library writes it, or lists of these; it may lie
 in parts of messages too. Of Parquet whose statistics say that every row has its bytes, these are not read until a
-picture is wanted; then its row group is, and the last groups are kept, as records are mostly asked for in order.
+picture is wanted; then its row group is, and the last is kept, as records are mostly asked for in order.
 """
 
 import errno
@@ -26,7 +26,7 @@ from fcit_ray.storage.remote import open_uri
 
 _ROWS = 64
 """Rows in memory at a time, with their pictures where these must be read."""
-_OPEN_TABLES = 16
+_OPEN_TABLES = 8
 _NOT_READ: Any = object()
 
 
@@ -56,14 +56,16 @@ def _items(place: str, name: str) -> Iterator[dict[str, Any]]:
             for group in range(file.num_row_groups):
                 leaves, unread = _leaves(file, group)
                 rows = file.metadata.row_group(group).num_rows
-                for batch in file.iter_batches(_ROWS, row_groups=[group], columns=leaves) if leaves else ():
-                    for row in batch.to_pylist():
-                        yield _item(row, schema, name, number, unread)
-                        number += 1
-                if leaves == []:
+                if not leaves:  # nothing but pictures
                     for _ in range(rows):
                         yield _item({}, schema, name, number, unread)
                         number += 1
+                    continue
+                for batch in file.iter_batches(_ROWS, row_groups=[group], columns=leaves):
+                    for row in batch.to_pylist():
+                        yield _item(row, schema, name, number, unread)
+                        number += 1
+            assert number == file.metadata.num_rows, "a row of the table was passed over"
         return
     table = _arrow(place)
     for batch in table.to_batches(max_chunksize=_ROWS):
@@ -72,17 +74,15 @@ def _items(place: str, name: str) -> Iterator[dict[str, Any]]:
             number += 1
 
 
-def _leaves(file: pq.ParquetFile, group: int) -> tuple[list[str] | None, tuple[str, ...]]:
+def _leaves(file: pq.ParquetFile, group: int) -> tuple[list[str], tuple[str, ...]]:
     """The columns of a row group that say all but the pictures' bytes; and those that are bytes alone, all there."""
     metadata = file.metadata.row_group(group)
     columns = [metadata.column(number) for number in range(metadata.num_columns)]
     paths = {column.path_in_schema for column in columns}
     if any("." in name for name in file.schema_arrow.names):
-        return None, ()  # a path would be ambiguous
+        return file.schema_arrow.names, ()  # the way to a part of one would be ambiguous
     full = {column.path_in_schema for column in columns if _has_all(column)}
-    alone = tuple(
-        field.name for field in file.schema_arrow if _is_binary(field.type) and field.name in full and len(paths) > 1
-    )
+    alone = tuple(field.name for field in file.schema_arrow if _is_binary(field.type) and field.name in full)
     beside = {
         path for path in full if path.endswith(".bytes") and f"{path.removesuffix('bytes')}path" in paths
     }  # their paths say which there are
@@ -130,8 +130,7 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 def _is_picture(kind: pa.DataType) -> bool:
-    names = {field.name for field in kind}
-    return "bytes" in names and names <= {"bytes", "path"} and _is_binary(kind.field("bytes").type)
+    return "bytes" in {field.name for field in kind} and _is_binary(kind.field("bytes").type)
 
 
 def _parquet(place: str) -> pq.ParquetFile:
@@ -163,7 +162,7 @@ class Table:
             else [self._arrow.num_rows if self._arrow else 0]
         )
         self._ends = list(accumulate(sizes))
-        self._column = lru_cache(maxsize=2)(self._read_column)
+        self._column = lru_cache(maxsize=1)(self._read_column)
 
     def picture(self, row: int, at: tuple[str, ...]) -> bytes:
         """A picture's bytes.

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from fcit_ray.config.benchmark import Benchmark, Task
-from fcit_ray.data.records.belonging import MARK, place_of
+from fcit_ray.config.datasets import Keys
+from fcit_ray.data.records.belonging import MARK, place_of, written_shape
 from fcit_ray.data.records.collection import Collection
 from fcit_ray.data.records.layout import Record, held_out_of, load_train_files, read_json, training_records
 from fcit_ray.data.records.parsing import Items, PlaceOf
@@ -69,7 +70,9 @@ def load_partition(benchmark: Benchmark, collection: Collection) -> list[list[li
             if hashes is not None and hashes.get(name) != sha256(path):
                 raise DataError(f"{path}: is not the file that {folder / MANIFEST} was written for (SHA-256 differs)")
             items = away.leave_out(path, name, _items(path))
-            parts.append(training_records(path, f"{below}/{name}", items, _only(collection, task)))
+            keys = collection[task.datasets[0]].keys if len(task.datasets) == 1 else Keys()
+            shape = written_shape(f"{below}/{name}", keys)
+            parts.append(training_records(path, f"{below}/{name}", items, _only(collection, task), shape))
             if not parts[client]:
                 raise DataError(f"{path}: holds no records; a client without data cannot take part")
         datasets = {record.dataset for part in parts for record in part}
@@ -106,7 +109,7 @@ def load_clients(benchmark: Benchmark, collection: Collection) -> list[list[list
             if len(sources) != benchmark.num_clients:
                 first = ", ".join(source.name for source in sources[:3]) + (" ..." if len(sources) > 3 else "")
                 raise DataError(
-                    f"dataset {name!r} has {len(sources)} training files ({first}), "
+                    f"dataset {name!r} has {len(sources)} training file{'s' if len(sources) > 1 else ''} ({first}), "
                     f"benchmark.num_clients is {benchmark.num_clients}; with benchmark.partition=files each file of "
                     f"benchmark.datasets.{name}.train is a client's: set benchmark.num_clients={len(sources)}, or name "
                     "the files"
@@ -210,7 +213,8 @@ def _find_tasks(
     for number, path in sorted(found.items()):
         first = _client_files(path, None)[0]
         items = away.leave_out(first, f"{path.name}/{first.name}", _items(first))
-        records = training_records(first, first.name, items, partial(_of_picture, collection))
+        told = partial(_of_picture, collection)
+        records = training_records(first, first.name, items, told, written_shape(first.name))
         holds[number] = {record.dataset for record in records} - {""}
     seen = "; ".join(f"Task{number}: {', '.join(sorted(datasets)) or 'nothing'}" for number, datasets in holds.items())
     numbers = []

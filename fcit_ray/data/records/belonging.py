@@ -1,9 +1,11 @@
 """Which dataset a training record of a client's file is of: what its file says, its pictures' folder, its task."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from fcit_ray.config.datasets import Keys
 from fcit_ray.data.formats.embedded import as_reference
+from fcit_ray.data.formats.shape import Shape
 from fcit_ray.data.records.collection import Collection
 from fcit_ray.data.records.parsing import holds_box
 from fcit_ray.data.records.place import MARK, Place
@@ -14,6 +16,21 @@ from fcit_ray.models.prompt import Turn
 def marked(item: Mapping[str, Any], dataset: str, images: str, sha256: str) -> dict[str, Any]:
     """A record that says where it belongs, and of which record it was made."""
     return {**item, MARK: {"dataset": dataset, "images": images, "sha256": sha256}}
+
+
+def written_shape(source: str, keys: Keys | None = None) -> Callable[[int, Any], Any]:
+    """What puts the records of a client's file into LLaVA's shape; those that say where they belong have it.
+
+    Args:
+        source: the file.
+        keys: under which keys the records of its task's only dataset hold what.
+    """
+    shape = Shape(source, keys or Keys())
+
+    def shaped(index: int, item: Any) -> Any:
+        return item if isinstance(item, Mapping) and MARK in item else shape(index, item)
+
+    return shaped
 
 
 def place_of(

@@ -17,7 +17,8 @@ from fcit_ray.data.formats.shape import Shape
 from fcit_ray.data.parquet.place import parquet_at
 from fcit_ray.data.records.place import Place
 from fcit_ray.errors import DataError
-from fcit_ray.storage.location import file_in, is_uri, spellings
+from fcit_ray.storage.location import file_in, is_uri, redact, spellings
+from fcit_ray.storage.remote import kind_of
 
 Split = Literal["train", "test", "validation"]
 
@@ -50,6 +51,7 @@ class Collection:
     datasets: Mapping[str, Dataset]
     seed: int = 0
     own: frozenset[str] = field(default_factory=frozenset)
+    _answering: set[str] = field(default_factory=set, compare=False, repr=False)
     _trained: dict[str, tuple[str, ...]] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
@@ -183,11 +185,19 @@ class Collection:
         return Shape(source, self[name].keys, asked)
 
     def _homes(self, images: str) -> tuple[str, ...]:
-        """A folder of pictures as complete paths or a URI."""
+        """A folder of pictures as complete paths or a URI.
+
+        Raises:
+            DataError: a URI that does not answer, or holds nothing: each picture would be asked for in vain.
+        """
         root: str | None = self.root
         if parquet := parquet_at(self.root):
             root = parquet.manifest.plan.read_from
         if is_uri(images):
+            if not (parquet and parquet.embeds_images) and images not in self._answering:
+                if kind_of(images) != "folder":
+                    raise DataError(f"{redact(images)}: no such folder of pictures there")
+                self._answering.add(images)
             return (images,)
         home = file_in(root, images) if root is not None else images
         return (
