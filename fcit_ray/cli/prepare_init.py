@@ -58,6 +58,10 @@ def init(
     """
     with exit_on_error("nothing was written"):
         share, keys = _share(validation), _keys(key or ())
+        if away := next((path for path in paths if ":/" in str(path) and not path.exists()), None):
+            raise UserError(
+                f"{away}: expected files or folders of this machine; what lies behind a URI is declared by hand"
+            )
         if out is not None and out.suffix not in (".yaml", ".yml"):
             raise UserError(f"--out {out}: expected a name that ends in .yaml, by which commands know a file")
         if out is not None:

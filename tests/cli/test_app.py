@@ -68,7 +68,7 @@ def test_help_mistakes_and_lists_are_answered_without_anything_heavy():
     calls = [
         ["--help"], ["--version"], ["rnu"], ["run", "--help"], ["run", "--reusme"], ["prepare", "--help"],
         ["list"], ["list", "methods"], ["show", "discco"], ["show", "miniature"], ["copy", "discco"], ["schema"],
-        ["prepare", "partition", "--help"], ["sweep", "configs/sweeps/minature.yaml"],
+        ["prepare", "partition", "--help"], ["prepare", "init", "--help"], ["sweep", "configs/sweeps/minature.yaml"],
         ["run", "minature", "disco"], ["run", "miniature", "method.name=discco"], ["run", "miniature", "train.lrr=1"],
         ["compare", "miniature", "--methods", "discco"], ["sweep", "sweeps/minature"], ["prepare", "partition", "x"],
     ]  # fmt: skip
@@ -101,7 +101,7 @@ def test_something_is_said_before_anything_heavy_is_imported():
         ["sweep", "sweeps/miniature"], ["report", "runs/x"], ["export", "a", "b"], ["convert", "a", "b"],
         ["show", "disco"], ["prepare", "miniature", "--out", "/nowhere"],
         ["prepare", "partition", "miniature", "--out", "/nowhere"], ["prepare", "check", "data/x"],
-        ["prepare", "parquet", "data/x", "/nowhere"],
+        ["prepare", "parquet", "data/x", "/nowhere"], ["prepare", "init", "data"],
     ]  # fmt: skip
     code = f"""
         from fcit_ray.cli import app

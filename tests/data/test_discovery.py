@@ -302,8 +302,28 @@ def test_pictures_are_looked_for_and_missing_ones_said(here):
         discover([Path("away")])
     (dataset,) = discover([Path("away")], Wishes(images=Path("own/pictures"))).datasets
     assert dataset.pictures.found == 2
+    put("upwards/train.json", [{**row, "image": str(here / "own/pictures" / row["image"])} for row in rows(0, 30)])
+    with pytest.raises(DataError, match="absolute paths or such that lead upwards"):
+        discover([Path("upwards")])
     with pytest.raises(DataError, match="--images nowhere: no such folder"):
         discover([Path("away")], Wishes(images=Path("nowhere")))
+
+
+def test_records_without_a_picture_and_with_several_are_counted(here):
+    mixed = [
+        {**row, "image": [[], row["image"], ["red.png", "blue.png"]][number % 3]}
+        for number, row in enumerate(rows(0, 31))
+    ]
+    put("own/train.json", mixed)
+    found = discover([Path("own")])
+    said = "\n".join(found_lines(found))
+    assert "3 of 3 names are files below own/pictures/" in said
+    assert "; 11 of 31 records have none; 10 of 31 records have several" in said
+    _, collection = declared(found)
+    held = load_test(collection, "own", "validation")
+    assert len(held) == found.datasets[0].num_held_out
+    put("own/train.json", [{key: value for key, value in row.items() if key != "image"} for row in rows(0, 30)])
+    assert "Pictures    none: its records have no pictures" in "\n".join(found_lines(discover([Path("own")])))
 
 
 def test_test_records_that_are_trained_on_are_said(here):
@@ -380,6 +400,7 @@ def test_the_command_says_what_it_found_and_never_overwrites(here, monkeypatch, 
         (["nowhere"], "nowhere: no such file or folder"),
         (["own"], "own: no file of records in it; expected .json, .jsonl"),
         (["own/pictures/red.png"], "red.png: its name ends in .png; expected .json"),
+        (["s3://bucket/own"], "expected files or folders of this machine; what lies behind a URI is declared by hand"),
         (["own", "--validation", "1.5"], "--validation 1.5: expected a share between 0 and 1"),
         (["own", "--out", "mine.json"], "--out mine.json: expected a name that ends in .yaml"),
         (["own", "--out", "a/mine.yaml"], "a/mine.yaml: its folder is not there"),

@@ -11,7 +11,7 @@ from fcit_ray.data.discovery.answers import AnswerGuess, guess_kind
 from fcit_ray.data.discovery.found import Found, FoundDataset
 from fcit_ray.data.discovery.grouping import Group, group_tables
 from fcit_ray.data.discovery.names import bare, split_of
-from fcit_ray.data.discovery.pictures import find_pictures
+from fcit_ray.data.discovery.pictures import find_pictures, leaves_its_folder
 from fcit_ray.data.discovery.tables import Aside, Table, find_tables
 from fcit_ray.data.formats.kinds import EXPECTED
 from fcit_ray.errors import DataError
@@ -132,6 +132,11 @@ def _dataset(group: Group, captions: Sequence[Path], paths: Sequence[Path], wish
     names = [image for table in tables for record in table.seen for image in record.images]
     pictures = find_pictures(names, train[0].path, wishes.images, roots)
     if pictures.looked_for and pictures.folder is None:
+        if leaves_its_folder(pictures.missing):
+            raise DataError(
+                f"its pictures have absolute paths or such that lead upwards ({pictures.missing!r} ...); expected"
+                " paths relative to a folder below which all of them lie"
+            )
         tried = ", ".join(str(folder) for folder in pictures.tried[:8])
         raise DataError(
             f"its pictures were not found: {pictures.missing!r} and {pictures.looked_for - 1} others are in none of "

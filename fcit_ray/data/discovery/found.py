@@ -44,7 +44,15 @@ class FoundDataset:
     @property
     def num_trained(self) -> int:
         """Training records that are not held out."""
-        return self.num_records("train") - round(self.held_out * self.num_records("train"))
+        return self.num_records("train") - self.num_held_out
+
+    @property
+    def num_held_out(self) -> int:
+        """Training records that are: of every file at least one, and never all."""
+        if not self.held_out:
+            return 0
+        counts = [len(table.rows) for table in self.group.tables("train")]
+        return sum(min(max(1, round(self.held_out * count)), count - 1) for count in counts)
 
 
 @dataclass(frozen=True)

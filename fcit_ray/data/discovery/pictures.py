@@ -91,7 +91,14 @@ def _above(folder: Path) -> Iterator[Path]:
             yield here
 
 
+def leaves_its_folder(name: str) -> bool:
+    """Whether a picture's name leads out of any folder: the loaders take none that does."""
+    return os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == ".."
+
+
 def _is_file(folder: Path, name: str) -> bool:
+    if leaves_its_folder(name):
+        return False
     try:
         return os.path.isfile(folder / name)
     except ValueError:  # a path that the system takes for none
@@ -100,7 +107,7 @@ def _is_file(folder: Path, name: str) -> bool:
 
 def _sizes(folder: Path, names: Sequence[str]) -> str:
     sizes = []
-    for name in names[:: -(-len(names) // _MOST_SIZES)]:
+    for name in names[:: max(1, len(names) // _MOST_SIZES)]:
         try:
             sizes.append(picture_size(str(folder), name))
         except (OSError, ValueError):

@@ -32,8 +32,10 @@ def _lines(dataset: FoundDataset) -> Iterator[tuple[str, str]]:
         where = f"{group.folder}/, {len(tables)} files" if split == "train" and group.folder else _files(tables)
         yield _TITLES[split], f"{where}: {sum(len(table.rows) for table in tables)} records, {tables[0].format}"
     if dataset.held_out:
-        held = round(dataset.held_out * dataset.num_records("train"))
-        yield "Validation", f"no file: {held} training records are held out (validation: {dataset.held_out:g})"
+        yield (
+            "Validation",
+            f"no file: {dataset.num_held_out} training records are held out (validation: {dataset.held_out:g})",
+        )
     for why in group.why:
         yield "", why
     for which, keys in _keys_of(dataset).items():
@@ -74,6 +76,10 @@ def _keys(table: Table) -> str:
 
 def _pictures(dataset: FoundDataset) -> str:
     pictures = dataset.pictures
+    counts = [
+        len(record.images) for tables in dataset.group.parts.values() for table in tables for record in table.seen
+    ]
+    without, several = counts.count(0), sum(count > 1 for count in counts)
     parts = []
     sizes = f", {pictures.sizes}" if pictures.sizes else ""
     if pictures.embedded:
@@ -82,4 +88,8 @@ def _pictures(dataset: FoundDataset) -> str:
         parts.append(f"{pictures.found} of {pictures.looked_for} names are files below {pictures.folder}/{sizes}")
     if pictures.missing:
         parts.append(f"{pictures.missing!r} is not there")
+    if parts and without:
+        parts.append(f"{without} of {len(counts)} records have none")
+    if several:
+        parts.append(f"{several} of {len(counts)} records have several")
     return "; ".join(parts) or "none: its records have no pictures"

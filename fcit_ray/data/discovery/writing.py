@@ -83,8 +83,8 @@ def _dataset(dataset: FoundDataset, found: Found) -> Iterator[str]:
         yield from _comment(f"{of}, a file a client" if whole and group.clients else of, "      ")
         yield f"      {split}: {_plain(_paths(tables, whole, found.root))}"
     if dataset.held_out:
-        yield from _comment(f"The share of the training records that is held out, drawn by seed and never trained on: "
-                            f"{round(dataset.held_out * dataset.num_records('train'))} of them.", "      ")  # fmt: skip
+        yield from _comment("The share of the training records that is held out, drawn by seed and never trained on: "
+                            f"{dataset.num_held_out} of them.", "      ")  # fmt: skip
         yield f"      validation: {dataset.held_out:g}"
     pictures = dataset.pictures
     if pictures.folder is not None:
