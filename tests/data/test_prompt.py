@@ -156,7 +156,7 @@ def test_no_picture_and_two_by_hand(encoder, legacy):
     assert sample["input_ids"].tolist() == [*first, 294, 296, 291, 288, 286, 292, 293, 2]
     assert sample["labels"].tolist() == [-100] * 38 + [292, 293, 2]
     assert "pixels" not in sample
-    two = replace(record(("<image> which <image> dog?", "red")), images=("a.png", "a.png"))
+    two = replace(record(("<image> which <image> dog?", "red")), images=("datasets/a.png",) * 2)
     sample = encoder.encode_train(two)
     # _ <image>*4 _ _which _ <image>*4 _ _dog ? _ASSISTANT : | _red </s>   What a space stands before is cut by itself.
     image = len(llama_tokenizer(legacy))
