@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from fcit_ray.data.questions.opening import open_input
 from fcit_ray.data.questions.pieces import RecordsPiece, piece_to_json
 from fcit_ray.errors import ConfigError, ModelError, RunFailed, UserError
 from fcit_ray.results.run_folder import RunFolder
-from fcit_ray.runtime.predicting import _Answer, _Encode, _raise, check_places
+from fcit_ray.runtime.predicting import Block, _Answer, _Encode, _raise, answering, check_places
 from fcit_ray.runtime.store import RayStore
 from fcit_ray.serving.asking import Answerer, answer_lines, encode_all, given_by, question_encoder, shown_line
 from fcit_ray.serving.evaluating import Exam, open_exam
@@ -252,6 +253,17 @@ def test_more_workers_than_the_cluster_has_room_for_are_refused() -> None:
         check_places(4, gpu=False)
     with pytest.raises(ConfigError, match=r"at 0\.5 CPU and a GPU each"):
         check_places(1, gpu=True)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_actors_with_gpus_are_planned_a_block_at_a_time(folders: dict[str, Path]) -> None:
+    """Not executed: there is no GPU here. Ray Data takes no such plan without a number of rows."""
+    trained = ready(folders["disco"])
+    runtime = trained.config.runtime.model_copy(update={"gpu": True})
+    on_gpus = replace(trained, config=trained.config.model_copy(update={"runtime": runtime}))
+    handle = RayStore().put(trained)
+    blocks = [Block(0, "", RecordsPiece(())), Block(1, "", RecordsPiece(()))]
+    assert "_Answer" in str(answering(on_gpus, handle, blocks, workers=1))
 
 
 @pytest.mark.usefixtures("cluster")
