@@ -10,7 +10,7 @@ from fcit_ray.federated.answering import Answer
 from fcit_ray.federated.lora.base import LoraRule
 from fcit_ray.results.cover import predictions_label
 from fcit_ray.results.run_folder import RunFolder
-from fcit_ray.results.scored import score_answers, task_scores
+from fcit_ray.results.scored import check_same_scorers, score_answers, task_scores
 from fcit_ray.runtime.messages import AnswerWork, Store
 from fcit_ray.runtime.standing import Standing
 from fcit_ray.runtime.stopwatch import Stopwatch
@@ -81,6 +81,7 @@ class Evaluation:
             by_view = {view: answers[view][name] for view in views}
             rows, details[name] = score_answers(rule, self._experiment.tests[name], by_view)
             self._folder.write_predictions(label, name, rows)
+        check_same_scorers(self._folder.records(), details)
         clock.lap("score")
         count = sum(len(self._experiment.tests[name]) for name in datasets)
         self._standing.took("record", sum(clock.laps.values()), count)

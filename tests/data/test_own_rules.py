@@ -13,6 +13,7 @@ from fcit_ray.data.scoring.rules import Rule
 from fcit_ray.data.scoring.scores import score
 from fcit_ray.errors import ConfigError, RunFailed
 from fcit_ray.models.prompt import Turn
+from fcit_ray.results.scored import check_same_scorers, score_answers
 from fcit_ray.types import Prediction
 
 RECORD = Record("Meters", "7", ("a.png",), (Turn("a ?"),), "3.2", source="t.json", index=4)
@@ -61,6 +62,16 @@ def test_a_mistake_in_it_names_the_record_and_the_line(tmp_path):
     rule = own(tmp_path, "return float(prediction)")
     with pytest.raises(RunFailed, match=r"on t.json: record 4 \(id '7'\): .*meters.py, line 2, in score: ValueError"):
         score(Rule(rule, Dataset(answer=rule)), [Prediction("7", "three", "3.2")], [RECORD])
+
+
+def test_a_file_that_changed_between_two_stages_is_refused(tmp_path):
+    rule = own(tmp_path, "return 1")
+    scored = lambda: score_answers(Rule(rule, Dataset(answer=rule)), [RECORD], {"": [("3.2", (1.0,))]})[1]  # noqa: E731
+    records = [{"kind": "round"}, {"kind": "evaluation", "stage": 0, "datasets": {"Meters": scored()}}]
+    check_same_scorers(records, {"Meters": scored()})
+    own(tmp_path, "return 0.5  # another")
+    with pytest.raises(RunFailed, match=r"'Meters': the file of its scorer has changed since stage 0 .*put it back"):
+        check_same_scorers(records, {"Meters": scored()})
 
 
 def test_it_is_tried_before_the_run(tmp_path):

@@ -63,6 +63,19 @@ def _loaded(rule: str, stamp: tuple[int, int, int] | None) -> Scorer:
     return scorer
 
 
+def scorer_sha256(rule: str) -> str:
+    """Of the file that a rule's function stands in, in hexadecimal; empty where there is none to read.
+
+    Raises:
+        ConfigError: the rule cannot be loaded.
+    """
+    try:
+        file = inspect.getsourcefile(load_scorer(rule))
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
+    except (TypeError, OSError):  # a function that no file of Python holds
+        return ""
+
+
 def score_by_own(rule: str, texts: Sequence[str], records: Sequence[Record]) -> list[float]:
     """Every record's score.
 
