@@ -1,7 +1,6 @@
 """One run on a Ray cluster: a driver actor and one Ray Train run whose workers pull their jobs from it."""
 
 import logging
-import math
 import os
 import threading
 from collections.abc import Callable
@@ -18,11 +17,12 @@ from fcit_ray.experiment.opening import Experiment, open_experiment
 from fcit_ray.results.plots import plot_counts
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.blocks import CPUS_PER_TASK, Prepare, quiet
-from fcit_ray.runtime.cluster import may_grow, redirect_logs, watch_head
+from fcit_ray.runtime.cluster import redirect_logs, watch_head
 from fcit_ray.runtime.data import RayShards
 from fcit_ray.runtime.driver import Driver
 from fcit_ray.runtime.errors import MENDABLE, failure, origin
 from fcit_ray.runtime.groups import run_group
+from fcit_ray.runtime.room import Room
 from fcit_ray.runtime.shape import Shape
 from fcit_ray.runtime.status import Status
 from fcit_ray.runtime.store import RayStore, share_tensors
@@ -75,34 +75,24 @@ class _RayDriver(Driver):
 def check_room(config: Config) -> None:
     """Refuse a run that could never be placed on this cluster, rather than wait for ever.
 
-    A cluster that grows is taken at its largest. CPUs that other programs hold count as free: they come back.
+    A cluster that grows is taken at its largest.
 
     Raises:
         ConfigError: names the keys to change.
     """
     runtime = config.runtime
-    if may_grow():
+    if (room := Room.here()) is None:
         return  # Ray Train checks against its maximum.
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    places = sum(
-        min(
-            math.floor(node.get("CPU", 0.0) / runtime.cpus_per_worker + 1e-9),
-            math.floor(node.get("GPU", 0.0)) if runtime.gpu else runtime.num_workers,
-        )
-        for node in nodes
-    )
-    total = {kind: sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU")}
-    has = f"the cluster has {total['CPU']:g} CPUs and {total['GPU']:g} GPUs on {len(nodes)} node(s)"
-    if places < runtime.num_workers:
+    if room.places(runtime.cpus_per_worker, runtime.gpu, most=runtime.num_workers) < runtime.num_workers:
         each = f"{runtime.cpus_per_worker:g} CPUs" + (" and a GPU" if runtime.gpu else "")
         raise ConfigError(
-            f"runtime.num_workers: {runtime.num_workers} workers of {each} find no room: {has}. "
+            f"runtime.num_workers: {runtime.num_workers} workers of {each} find no room: {room}. "
             "Lower runtime.num_workers or runtime.cpus_per_worker"
         )
-    if runtime.num_workers * runtime.cpus_per_worker + CPUS_PER_TASK > total["CPU"] + 1e-9:
+    if runtime.num_workers * runtime.cpus_per_worker + CPUS_PER_TASK > room.cpus + 1e-9:
         raise ConfigError(
             f"runtime.cpus_per_worker: {runtime.num_workers} workers of {runtime.cpus_per_worker:g} CPUs leave less "
-            f"than {CPUS_PER_TASK:g} CPU to read data with: {has}. "
+            f"than {CPUS_PER_TASK:g} CPU to read data with: {room}. "
             "Lower runtime.cpus_per_worker (a share of a CPU will do) or runtime.num_workers"
         )
 

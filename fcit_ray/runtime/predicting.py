@@ -9,7 +9,6 @@ An error comes back as data, as in `data.py`, and for the same reason.
 
 import json
 import logging
-import math
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,8 +25,9 @@ from fcit_ray.data.questions.question import Question
 from fcit_ray.data.records.layout import Record
 from fcit_ray.errors import ClusterLost, ConfigError, RunFailed, UserError
 from fcit_ray.runtime.blocks import CPUS_PER_TASK, from_table, quiet, to_table
-from fcit_ray.runtime.cluster import HeadWatch, may_grow, watch_head
+from fcit_ray.runtime.cluster import HeadWatch, watch_head
 from fcit_ray.runtime.errors import MENDABLE, origin
+from fcit_ray.runtime.room import Room
 from fcit_ray.runtime.store import RayStore, share_tensors
 from fcit_ray.serving.asking import Answerer, Asked, answer_lines, encode_all, question_encoder
 from fcit_ray.serving.opening import views_of
@@ -63,22 +63,14 @@ def check_places(workers: int, gpu: bool) -> None:
     Raises:
         ConfigError: says what there is.
     """
-    if may_grow():
+    if (room := Room.here()) is None:
         return
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    places = sum(
-        min(
-            math.floor((node.get("CPU", 0.0) + 1e-9) / CPUS_PER_ACTOR),
-            math.floor(node.get("GPU", 0.0)) if gpu else workers,
-        )
-        for node in nodes
-    )
-    total = {kind: sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU")}
-    if places < workers or workers * CPUS_PER_ACTOR + CPUS_PER_TASK > total["CPU"] + 1e-9:
+    enough = workers * CPUS_PER_ACTOR + CPUS_PER_TASK <= room.cpus + 1e-9
+    if not enough or room.places(CPUS_PER_ACTOR, gpu, most=workers) < workers:
         each = f"{CPUS_PER_ACTOR:g} CPU" + (" and a GPU" if gpu else "")
         raise ConfigError(
-            f"--workers {workers}: find no room at {each} each, and {CPUS_PER_TASK:g} CPU to read with: the cluster "
-            f"has {total['CPU']:g} CPUs and {total['GPU']:g} GPUs on {len(nodes)} node(s); give fewer"
+            f"--workers {workers}: find no room at {each} each, and {CPUS_PER_TASK:g} CPU to read with: {room}; give "
+            "fewer"
         )
 
 
