@@ -111,7 +111,7 @@ def test_the_budget_holds_a_window_of_stages_that_moves_on(configure: Configure)
 def spoil(experiment: Experiment, dataset: str, number: int) -> str:
     """Cut the picture of a training record short; how the error names it."""
     record = [one for one in experiment.stream.records[0] if one.dataset == dataset][number]
-    path = Path(experiment.config.benchmark.root) / "datasets" / record.images[0]
+    path = Path(experiment.config.benchmark.root) / record.images[0]
     path.write_bytes(path.read_bytes()[:-60])
     return f"{record.where}: image {record.images[0]}: "
 

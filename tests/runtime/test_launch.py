@@ -158,7 +158,7 @@ def test_an_image_that_breaks_off_after_the_check_ends_the_run_by_name(
     for image in (tmp_path / "data").glob("datasets/ArxivQA/**/*.png"):
         image.write_bytes(image.read_bytes()[:-60])
     folder = open_run(tmp_path / "run", config, resume=False, overwrite=False)
-    place = r"^instructions/ArxivQA/train_4w\.json: record \d+ \(id '.*'\): image ArxivQA/.*\.png: "
+    place = r"^instructions/ArxivQA/train_4w\.json: record \d+ \(id '.*'\): image datasets/ArxivQA/.*\.png: "
     with pytest.raises((DataError, RunFailed), match=place) as caught:
         launch(config, folder, experiment=experiment)
     assert "\n" not in str(caught.value)

@@ -262,7 +262,7 @@ def test_actors_with_gpus_are_planned_a_block_at_a_time(folders: dict[str, Path]
     runtime = trained.config.runtime.model_copy(update={"gpu": True})
     on_gpus = replace(trained, config=trained.config.model_copy(update={"runtime": runtime}))
     handle = RayStore().put(trained)
-    blocks = [Block(0, "", RecordsPiece(())), Block(1, "", RecordsPiece(()))]
+    blocks = [Block(0, RecordsPiece(()), ""), Block(1, RecordsPiece(()), "")]
     assert "_Answer" in str(answering(on_gpus, handle, blocks, workers=1))
 
 
