@@ -8,6 +8,7 @@ has this shape already stays what it is.
 import posixpath
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from fcit_ray.config.datasets import Keys
@@ -20,6 +21,8 @@ from fcit_ray.storage.location import redact
 QUESTIONS = ("text", "question", "prompt")
 """Keys under which a question may stand, in the order in which they are looked for."""
 ANSWER = "answer"
+_OTHERS = frozenset(("messages", "images", "system"))
+"""Keys of which something has to be made."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,10 @@ class Shape:
             DataError: names the key, and those that there are.
         """
         for name, key in self.keys.model_dump().items():
+            if key is None:
+                continue
             records = [item for _, item in items if isinstance(item, Mapping)]
-            if key is not None and records and all(_at(item, key) is None for item in records):
+            if records and all(_at(item, key) is None for item in records):
                 there = list(dict.fromkeys(printable(str(found)) for item in records for found in item))
                 raise DataError(
                     f"{redact(place)}: no record has {key!r}, which keys.{name} of its dataset names; they have "
@@ -61,7 +66,7 @@ class Shape:
         Raises:
             DataError: it cannot be put so.
         """
-        if not isinstance(item, Mapping):
+        if not isinstance(item, Mapping) or (self._is_plain and self._has_the_shape(item)):
             return item
         made = self._renamed(item)
         if "messages" in made and "conversations" not in made:
@@ -76,6 +81,15 @@ class Shape:
                 del made["image"]
         made = self._question(index, made) if self.asked else _conversation(made)
         return item if made == item else made
+
+    @cached_property
+    def _is_plain(self) -> bool:
+        return self.keys == Keys()
+
+    def _has_the_shape(self, item: Mapping[str, Any]) -> bool:
+        """Whether nothing need be done, as of most records: told by a look at its keys."""
+        wanted = "text" if self.asked else "conversations"
+        return wanted in item and isinstance(item.get("image"), str) and not (_OTHERS & item.keys())
 
     def _renamed(self, item: Mapping[str, Any]) -> dict[str, Any]:
         made = dict(item)

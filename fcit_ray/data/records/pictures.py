@@ -42,6 +42,9 @@ def named(item: Any) -> list[Any]:
     """
     if not isinstance(item, Mapping):
         raise DataError(f"is a JSON {type(item).__name__}; expected an object")
+    alone = item.get("image")
+    if isinstance(alone, str) and alone and "images" not in item:  # nearly all of them
+        return [alone]
     found = {key: value for key in KEYS if (value := item.get(key)) not in (None, "", [], ())}
     if len(found) == 2 and _listed(found["image"]) != _listed(found["images"]):
         raise DataError(
