@@ -119,6 +119,8 @@ class Part(Section):
     `benchmark.root` or absolute."""
     images: str | None = None
     """Where its pictures' paths start, if elsewhere than the dataset's."""
+    keys: Keys | None = None
+    """Under which keys its records hold what, if under others than the dataset's."""
 
     @field_validator("path", "images")
     @classmethod

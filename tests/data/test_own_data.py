@@ -68,12 +68,32 @@ def test_every_format_says_the_same(tmp_path, kind, model):
         ]
     # What a model is trained on is the same to the bit.
     samples = [
-        [SampleEncoder(each.root, model, "bare", 64).encode_train(record) for record in load_train(each, "Shirts")[:3]]
+        [SampleEncoder(each.root, model, "bare", 64).encode_train(record) for record in load_train(each, "Shirts")]
         for each in collections
     ]
     for one, other in zip(samples[0], samples[-1], strict=True):
         assert one.keys() == other.keys()
         assert all(np.array_equal(one[key], other[key]) for key in one)
+
+
+def test_a_file_of_other_keys_than_the_others_says_so_itself(tmp_path):
+    declared = own_data.write(tmp_path, "json")
+    path = tmp_path / declared["test"]
+    items = json.loads(path.read_text())
+    path.write_text(
+        json.dumps([{"pic": each["image"], "ask": each["text"], "reply": each["answer"]} for each in items])
+    )
+    with pytest.raises(
+        DataError, match=r"no question under 'text', .*\(only pic, ask, reply\); `keys` of its dataset or"
+    ):
+        load_test(collection_of(tmp_path, **declared), "Shirts")
+    keys = {"image": "pic", "question": "ask", "answer": "reply"}
+    collection = collection_of(tmp_path, **declared | {"test": {"path": declared["test"], "keys": keys}})
+    asked = load_test(collection, "Shirts")
+    assert [(record.id, record.answer) for record in asked] == [
+        (f"{path.name}:{number}", row["answer"]) for number, row in enumerate(own_data.rows("test"))
+    ]
+    assert len(load_train(collection, "Shirts")) == own_data.NUM_TRAIN  # by the dataset's own, LLaVA's
 
 
 def test_a_check_finds_faults_in_every_format_and_a_run_honours_the_quarantine(tmp_path, kind):

@@ -128,10 +128,20 @@ class Shape:
             made |= {"text": question.get("value"), ANSWER: answer.get("value")}
             made |= {"before": before} if before else {}
         else:
+            if _is_unnamed(made):
+                have = printable(", ".join(map(str, made))) or "nothing"
+                raise DataError(
+                    f"has no question under {', '.join(map(repr, QUESTIONS))}, and no conversation (only {have}); "
+                    "`keys` of its dataset or its file says under which key it stands"
+                )
             return made
-        if all(made.get(key) in (None, "") for key in ("question_id", "id")):
+        if _is_unnamed(made):
             made["id"] = f"{posixpath.basename(self.source.partition('?')[0])}:{index}"
         return made
+
+
+def _is_unnamed(item: Mapping[str, Any]) -> bool:
+    return all(item.get(key) in (None, "") for key in ("question_id", "id"))
 
 
 def _conversation(made: dict[str, Any]) -> dict[str, Any]:

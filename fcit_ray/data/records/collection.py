@@ -182,7 +182,13 @@ class Collection:
 
     def shape(self, name: str, source: str, asked: bool) -> Shape:
         """What puts the records of a dataset's file into LLaVA's shape."""
-        return Shape(source, self[name].keys, asked)
+        dataset = self[name]
+        for split in get_args(Split):
+            parts = getattr(dataset, split)
+            for part in parts if isinstance(parts, tuple) else ():
+                if part.keys is not None and any(each.name == source for each in self._of(dataset, part, split)):
+                    return Shape(source, part.keys, asked)
+        return Shape(source, dataset.keys, asked)
 
     def _homes(self, images: str) -> tuple[str, ...]:
         """A folder of pictures as complete paths or a URI.
