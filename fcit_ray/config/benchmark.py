@@ -1,7 +1,7 @@
 """The section `benchmark`: the stream of tasks and who holds which data."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,7 +70,11 @@ class Benchmark(Section):
     transfer: tuple[str, ...] = ()
     """Datasets that nobody trains on, answered once at the end: zero-shot transfer to unseen tasks."""
     split: Literal["test", "validation"] = "test"
-    """What evaluation answers. Tune on `validation`: of the miniature, or of one's own data (the authors ship none)."""
+    """What evaluation answers. Tune on `validation`: the miniature has such records, data sets of one's own may declare
+    them; of those whose authors ship none a share is held out by `validation`."""
+    validation: float | None = Field(None, gt=0, lt=1)
+    """Share (0..1) of the training records of every data set of the catalog that is held out for validation, drawn by
+    seed and never trained on, instead of its file; data sets of one's own declare theirs."""
 
     @field_validator("root", mode="before")
     @classmethod
@@ -192,7 +196,7 @@ class Benchmark(Section):
         Raises:
             KeyError: no such dataset.
         """
-        return self.datasets[name] if name in self.datasets else catalog(self.catalog or "")[name]
+        return known_datasets(self.catalog, self.datasets, self.validation)[name]
 
     @property
     def evaluated_datasets(self) -> tuple[str, ...]:
@@ -204,6 +208,20 @@ def _own_alone(info: ValidationInfo) -> bool:
     """Whether all that is trained on is declared here, so that files can be the clients'; or that is unknown."""
     tasks, own = info.data.get("tasks"), info.data.get("datasets")
     return tasks is None or own is None or all(name in own for task in tasks for name in task.datasets)
+
+
+def known_datasets(name: str | None, own: Mapping[str, Dataset], validation: float | None) -> dict[str, Dataset]:
+    """The datasets of a catalog, if one is named, and one's own.
+
+    Args:
+        name: of the catalog.
+        own: datasets of one's own.
+        validation: the share of the training records of those of the catalog that is held out, if one is.
+    """
+    shipped = dict(catalog(name)) if name else {}
+    if validation is not None:
+        shipped = {each: dataset.held_out_by(validation) for each, dataset in shipped.items()}
+    return {**shipped, **own}
 
 
 def _check_known(names: Iterable[str], info: ValidationInfo) -> None:

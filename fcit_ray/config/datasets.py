@@ -1,7 +1,7 @@
 """How a dataset is declared: its files, where its pictures are, and what kind of answer it asks for."""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
@@ -175,6 +175,11 @@ class Dataset(Section):
     def _no_secret(cls, images: str) -> str:
         check_uri(images)
         return images
+
+    def held_out_by(self, share: float) -> Self:
+        """The same dataset with a share of its training records for validation."""
+        answer = self.answer.model_copy(update={"validation_references": None})
+        return self.model_copy(update={"validation": share, "answer": answer})
 
     @property
     def held_out(self) -> float:

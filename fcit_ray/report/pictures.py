@@ -51,8 +51,9 @@ class TestData:
         there = [root for root in told if is_uri(root) or Path(root).is_dir()]
         root = there[0] if there else told[0] if told else ""
         split: Literal["test", "validation"] = "validation" if run.benchmark.get("split") == "validation" else "test"
-        benchmark = {key: run.benchmark[key] for key in ("catalog", "datasets") if key in run.benchmark}
-        seed = run.seed if split == "validation" and benchmark.get("datasets") else 0
+        benchmark = {key: run.benchmark[key] for key in ("catalog", "datasets", "validation") if key in run.benchmark}
+        drawn = split == "validation" and (benchmark.get("datasets") or benchmark.get("validation"))
+        seed = run.seed if drawn else 0
         declared = json.dumps({"benchmark": benchmark, "seed": seed}, sort_keys=True)
         return cls(os.path.realpath(root) if there and not is_uri(root) else root, split, declared)
 

@@ -8,6 +8,7 @@ import numpy as np
 import own_data
 import pyarrow.parquet as pq
 import pytest
+from authors_root import write_authors_root
 
 from fcit_ray.config.datasets import Dataset
 from fcit_ray.config.schema import Config, parse_config
@@ -439,3 +440,20 @@ def test_sources_outside_of_the_root_are_converted_under_names_of_their_own(tmp_
     assert load_train(converted, "Shirts") == load_train(collection, "Shirts")
     assert load_test(converted, "Shirts") == load_test(collection, "Shirts")
     check_images(converted.root, load_train(converted, "Shirts"))
+
+
+def test_of_a_catalogs_data_whose_authors_ship_no_validation_a_share_is_held_out(tmp_path):
+    root = write_authors_root(tmp_path, num_train=8, datasets=("IconQA", "Flickr30k-cap", "Grounding"))
+    for name in ("IconQA", "Flickr30k-cap", "Grounding"):
+        benchmark = {"root": str(root), "tasks": [name], "num_clients": 2, "clients_per_round": 2, "min_samples": 1}
+        with pytest.raises(DataError, match=rf"{name}/validation\.json: no such file, .*benchmark\.validation=0\.1"):
+            load_test(Collection.of(parse_config({"benchmark": benchmark}).benchmark), name, "validation")
+        config = parse_config({"seed": 3, "benchmark": {**benchmark, "validation": 0.25, "split": "validation"}})
+        asked = load_test(Collection.of(config.benchmark, 3), name, "validation")
+        trained = open_stream(config).records[0]
+        assert (len(asked), len(trained)) == (2, 6)
+        assert {record.index for record in asked} | {record.index for record in trained} == set(range(8))
+        assert all(record.references == (record.answer,) for record in asked) or name != "Flickr30k-cap"
+        assert all(record.box and record.size for record in asked) or name != "Grounding"
+    with pytest.raises(ConfigError, match=r"benchmark\.validation: "):
+        parse_config({"benchmark": {**benchmark, "validation": 1.5}})

@@ -145,7 +145,7 @@ def check_held_out(benchmark: Benchmark, collection: Collection, folder: Path, m
     for name in dict.fromkeys(name for task in benchmark.tasks for name in task.datasets):
         if not (share := collection[name].held_out):
             continue
-        key = f"benchmark.datasets.{name}.validation"
+        key = f"benchmark.datasets.{name}.validation" if name in collection.own else "benchmark.validation"
         if not isinstance(found := known.get(name), Mapping):
             raise DataError(
                 f"{folder}: does not say what was held out of {name}, and {key}={share} must not be trained on; write "

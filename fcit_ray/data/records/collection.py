@@ -7,7 +7,7 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
-from fcit_ray.config.benchmark import Benchmark
+from fcit_ray.config.benchmark import Benchmark, known_datasets
 from fcit_ray.config.catalogs import catalog
 from fcit_ray.config.datasets import Dataset, Part
 from fcit_ray.config.mistakes import describe, nearest
@@ -57,7 +57,7 @@ class Collection:
     @classmethod
     def of(cls, benchmark: Benchmark, seed: int = 0) -> Self:
         """All that a benchmark can name."""
-        known = {**(catalog(benchmark.catalog) if benchmark.catalog else {}), **benchmark.datasets}
+        known = known_datasets(benchmark.catalog, benchmark.datasets, benchmark.validation)
         return cls(benchmark.root, known, seed, frozenset(benchmark.datasets))
 
     @classmethod
@@ -72,8 +72,8 @@ class Collection:
             own = TypeAdapter(dict[str, Dataset]).validate_python(benchmark.get("datasets") or {})
         except ValidationError as error:
             raise DataError(f"benchmark.datasets: {describe(error)}") from None
-        shipped = benchmark.get("catalog", "fcit")
-        return cls(root, {**(catalog(shipped) if shipped else {}), **own}, seed, frozenset(own))
+        known = known_datasets(benchmark.get("catalog", "fcit"), own, benchmark.get("validation"))
+        return cls(root, known, seed, frozenset(own))
 
     @classmethod
     def of_catalog(cls, root: str, name: str = "fcit") -> Self:
@@ -124,10 +124,17 @@ class Collection:
         for split in get_args(Split):
             if getattr(dataset, split) is None or (split == "validation" and dataset.held_out):
                 continue
-            if split == "validation" and name not in self.own and not self._are_files(self.sources(name, split)):
+            if split == "validation" and not self.has_validation(name):
                 continue
             found.append(split)
         return found
+
+    def has_validation(self, name: str) -> bool:
+        """Whether validation records that are declared are there: of a catalog's datasets authors ship none; one's own
+        are always expected."""
+        if name in self.own or self[name].validation is None:
+            return True
+        return all((Path(self.root) / source.name).is_file() for source in self.sources(name, "validation"))
 
     def is_there(self, name: str) -> bool:
         """Whether a root of this machine has the dataset: one's own is always expected, one of a catalog where a folder
@@ -149,9 +156,6 @@ class Collection:
         name = next(iter(self.datasets))
         split: Split = "train" if self[name].train is not None else "test"
         return f"folders such as {Path(self.sources(name, split)[0].name).parent}"
-
-    def _are_files(self, sources: Iterable[Source]) -> bool:
-        return all((Path(self.root) / source.name).is_file() for source in sources)
 
     def references(self, name: str, split: Split) -> str | None:
         """The file of the reference captions of a split, if the dataset has them."""

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fcit_ray.data.parquet.place import parquet_at
 from fcit_ray.data.records.collection import Collection, Source
 from fcit_ray.data.records.faults import Fault, refuse
 from fcit_ray.data.records.fields import text_of
@@ -179,6 +180,11 @@ def load_test(
         raise DataError(f"split {split!r}: expected 'test' or 'validation'")
     root, answer = collection.root, collection[dataset].answer
     check_root(root)
+    if split == "validation" and not (parquet_at(root) or collection.has_validation(dataset)):
+        raise DataError(
+            f"{file_in(root, collection.sources(dataset, split)[0].name)}: no such file, as the authors ship no "
+            "validation records; benchmark.validation=0.1 holds a tenth of the training records out instead"
+        )
     beside = read_references(root, collection.references(dataset, split), answer.kind)
     if split == "validation" and collection[dataset].held_out:
         return _load_held_out(collection, dataset, beside)[:limit]
