@@ -85,8 +85,8 @@ class Captions:
 class Votes:
     """What people answered, from a file with a list of questions, each with `question_id` and `answers`.
 
-    The list is the file itself (in Parquet its `records`), or stands in it under `data` (TextVQA) or `annotations`
-    (VQA).
+    The list is the file itself, or stands in it under `data` (TextVQA, and a list that was converted to Parquet) or
+    `annotations` (VQA).
 
     Args:
         path: of the file, for error messages.
@@ -100,7 +100,7 @@ class Votes:
         self.name = posixpath.basename(path)
         questions = data
         if isinstance(data, Mapping):
-            questions = next((data[part] for part in ("data", "annotations", "records") if part in data), None)
+            questions = next((data[part] for part in ("data", "annotations") if part in data), None)
         if not isinstance(questions, list):
             raise DataError(
                 f"{path}: no list of questions, nor one under 'data' or 'annotations'; expected question_id and answers"
