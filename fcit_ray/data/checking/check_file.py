@@ -14,6 +14,7 @@ from typing import Any, Literal
 from fcit_ray.config.datasets import Dataset
 from fcit_ray.data.checking.answer_formats import odd_answer
 from fcit_ray.data.checking.shared import questions_of
+from fcit_ray.data.formats.files import natural
 from fcit_ray.data.records import layout, quarantine
 from fcit_ray.data.records.belonging import place_of, written_shape
 from fcit_ray.data.records.collection import Collection
@@ -209,7 +210,7 @@ def pieces_in(
                 pieces.append(Piece(name, split, source.name, collection, source.images, collection[name], references))
     above = Path(root) / partition if partition else Path(root)
     if partition or not datasets:
-        for file in sorted(_client_files(above), key=_by_number):
+        for file in sorted(_client_files(above), key=lambda path: natural(str(path))):
             pieces.append(Piece(_named_from(root, file.parents[1]), "partition", _named_from(root, file), collection))
     if partition and not (pieces and pieces[-1].split == "partition"):
         raise DataError(f"benchmark.partition_files: {above}: holds no Task<k>/client_<i>.json")
@@ -233,8 +234,3 @@ def _client_files(root: Path) -> Iterator[Path]:
         below[:] = sorted(name for name in below if not name.startswith(".") and name not in skipped)
         if _TASK.fullmatch(Path(folder).name):
             yield from (Path(folder) / name for name in names if _CLIENT.fullmatch(name))
-
-
-def _by_number(path: Path) -> list[Any]:
-    """`client_10` after `client_9`."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(path))]

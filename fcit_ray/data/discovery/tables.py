@@ -9,7 +9,7 @@ from typing import Any
 
 from fcit_ray.data.discovery.keys import FoundKeys, find_keys
 from fcit_ray.data.discovery.seen import Seen, seen_in
-from fcit_ray.data.formats.files import files_of, natural
+from fcit_ray.data.formats.files import WRITTEN_BESIDE, files_of, natural
 from fcit_ray.data.formats.kinds import EXPECTED, KINDS, ending
 from fcit_ray.data.formats.reading import read_file
 from fcit_ray.errors import DataError
@@ -17,8 +17,7 @@ from fcit_ray.storage.files import read_json
 
 _MOST_FILES = 2000
 """More files of records below one folder are no data sets that somebody means to declare one by one."""
-_BESIDE = ("dataset_info.json", "state.json", "dataset_dict.json", "dataset_infos.json", "quarantine.json",
-           "manifest.json", "parquet.json")  # fmt: skip
+_NO_DATA = (*WRITTEN_BESIDE, "quarantine.json", "manifest.json", "parquet.json")
 """What is written about data and is none."""
 _SHARD = re.compile(r"(train|test|validation)-\d+-of-\d+\.parquet")
 _FORMATS = {"json": "JSON, a list of records", "lines": "JSON Lines", "csv": "CSV", "tsv": "tab-separated table",
@@ -161,7 +160,7 @@ def _units_in(folder: Path) -> Iterator[_Unit]:
 
 
 def _may_be_records(name: str) -> bool:
-    return not name.startswith((".", "_")) and ending(name) in KINDS and name not in _BESIDE
+    return not name.startswith((".", "_")) and ending(name) in KINDS and name not in _NO_DATA
 
 
 def _look(unit: _Unit, keys: Mapping[str, str]) -> Table | Aside | Path:

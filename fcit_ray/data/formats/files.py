@@ -20,7 +20,7 @@ from fcit_ray.storage.remote import kind_of, listing
 _PATTERN = re.compile(r"[*?\[]")
 _SHARD = re.compile(r"(\w+)-\d+-of-\d+\.\w+")
 """Of the hub: `train-00000-of-00002.parquet`."""
-_BESIDE = ("dataset_info.json", "state.json", "dataset_dict.json", "dataset_infos.json")
+WRITTEN_BESIDE = ("dataset_info.json", "state.json", "dataset_dict.json", "dataset_infos.json")
 """What the datasets library writes about its files."""
 
 
@@ -72,7 +72,7 @@ def _matching(root: str, path: str) -> list[str]:
     if not is_uri(place) and not Path(place).is_dir():
         raise DataError(f"{redact(file_in(root, path))}: no such folder")
     names, _ = _listing(place)
-    found = [name for name in names if fnmatch.fnmatchcase(name, pattern) and name not in _BESIDE]
+    found = [name for name in names if fnmatch.fnmatchcase(name, pattern) and name not in WRITTEN_BESIDE]
     if not found:
         raise DataError(
             f"{redact(file_in(root, path))}: no file fits; the folder holds {', '.join(names) or 'no file'}"
@@ -91,7 +91,7 @@ def _in_folder(root: str, path: str, split: str) -> list[str]:
         return _in_folder(root, child_of(path, split), split)
     if "state.json" in files:
         return [child_of(path, name) for name in _saved(child_of(place, "state.json"))]
-    data = [name for name in files if ending(name) in KINDS and name not in _BESIDE]
+    data = [name for name in files if ending(name) in KINDS and name not in WRITTEN_BESIDE]
     if not data and "data" in folders:
         return _in_folder(root, child_of(path, "data"), split)
     shards = {name: match[1] for name in data if (match := _SHARD.fullmatch(name))}

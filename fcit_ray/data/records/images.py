@@ -57,7 +57,12 @@ def open_image(root: str, image: str) -> IO[bytes]:
     if found := as_reference(image):
         from fcit_ray.data.formats.columns import embedded_picture  # pyarrow's tables, which other pictures do without
 
-        return _in_memory(embedded_picture(root, found))
+        try:
+            return _in_memory(embedded_picture(root, found))
+        except FileNotFoundError as error:
+            if error.filename is not None:
+                raise  # the table itself
+            raise PictureError(f"not there: {error.strerror}") from error
     if is_uri(image):
         with open_uri(image) as remote:
             return _in_memory(bytes(remote.read()))
@@ -175,10 +180,7 @@ def fault_of(error: Exception, kind: str = "") -> str:
     if isinstance(error, PictureError):
         return str(error)
     if isinstance(error, FileNotFoundError):
-        told = str(error)
-        if "image tables" in told:
-            return "not in the image tables"
-        return f"not there: {error.strerror}" if "row" in told and "#" not in told else "no such file"
+        return "not in the image tables" if "image tables" in str(error) else "no such file"
     return f"unreadable{f' as {kind}, cut short or broken' if kind else ''}: {error}"
 
 
