@@ -215,8 +215,8 @@ class Driver:
         self._standing.show(self._seconds_left(), phase="training")
         planned = {job.key: job for job in jobs}
 
-        def admit(work: TrainWork, update: ClientUpdate) -> None:
-            self._federation.admit(planned[work.job.key], update, self._frozen)
+        def admit(work: TrainWork, update: ClientUpdate) -> ClientUpdate:
+            return self._federation.admit(planned[work.job.key], update, self._frozen)
 
         updates: list[ClientUpdate] = self._queue.run(works, [job.client.num_examples for job in jobs], admit)
         clock.lap("train")

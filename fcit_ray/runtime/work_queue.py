@@ -48,6 +48,7 @@ class Progress:
 class _Item:
     work: Any
     size: float
+    batch: "Batch"
     result: Any = None
     done: bool = False
     part: tuple[int, int] = (0, 0)
@@ -55,8 +56,44 @@ class _Item:
     deadline: float = 0.0
 
 
+Admit = Callable[[Any, Any], Any]
+"""Called with a piece of work and its result as that arrives; returns what is kept of the result."""
+
+
+class Batch:
+    """Pieces of work that were handed in together (`WorkQueue.open`).
+
+    Attributes:
+        urgency: of two pieces that wait, one of the more urgent batch goes first, whatever their sizes.
+        admit: see `WorkQueue.open`.
+    """
+
+    def __init__(self, queue: "WorkQueue", urgency: int, admit: Admit):
+        self._queue = queue
+        self.urgency = urgency
+        self.admit = admit
+
+    def wait(self) -> list[Any]:
+        """The results, in the order of the works, once all are there.
+
+        Raises:
+            RunFailed: a worker reported an error that no other worker would escape, or a result was not admitted.
+        """
+        return self._queue.wait(self)
+
+    def is_done(self) -> bool:
+        """Whether `wait` would return at once."""
+        return self._queue.is_done(self)
+
+    def progress(self) -> Progress:
+        """How far it is."""
+        return self._queue.progress(self)
+
+
 class WorkQueue:
-    """Between the server's loop (`run`) and the workers (`join`, `next`, `submit`); safe from any thread.
+    """Between the server's loop (`open`, `run`) and the workers (`join`, `next`, `submit`); safe from any thread.
+
+    Several batches may be open at a time: the rounds of a stage, and behind them the questions of the stage before.
 
     Args:
         lease_s: seconds after which work that was not answered is given to another worker too.
@@ -67,39 +104,50 @@ class WorkQueue:
         self._lease_s = lease_s
         self._clock = clock
         self._changed = threading.Condition()
-        # Of the `run` call under way. Tokens are unique over the queue's life: a late answer to an older call is known.
+        # Of the batches that are open, by token. Tokens are unique over the queue's life: a late answer is known.
         self._items: dict[int, _Item] = {}
         self._next_token = 0
         self._over = False
         self._failure: RunFailed | None = None
-        self._admit: Callable[[Any, Any], None] = _any
 
-    def run(
-        self, works: Sequence[Any], sizes: Sequence[float], admit: Callable[[Any, Any], None] | None = None
-    ) -> list[Any]:
-        """Have the work done; returns the results in the order of `works`.
+    def open(self, works: Sequence[Any], sizes: Sequence[float], admit: Admit | None = None, urgency: int = 0) -> Batch:
+        """Hand in work; returns at once.
 
         Args:
             works: what to hand out, each as a `Lease`.
-            sizes: expected effort, in any unit; the largest is handed out first.
-            admit: called with a piece of work and its result as that arrives, in the thread that brings it; what it
-                raises ends the run.
-
-        Raises:
-            RunFailed: a worker reported an error that no other worker would escape, or a result was not admitted.
+            sizes: expected effort, in any unit that the open batches share; the largest is handed out first.
+            admit: called with a piece of work and its result as that arrives, in the thread that brings it, outside of
+                every lock; what it returns is kept as the result, and what it raises ends the run.
+            urgency: see `Batch`.
         """
         with self._changed:
-            self._admit = admit or _any
-            start = self._next_token
+            batch = Batch(self, urgency, admit or _any)
+            items = (_Item(work, size, batch) for work, size in zip(works, sizes, strict=True))
+            self._items |= dict(enumerate(items, self._next_token))
             self._next_token += len(works)
-            items = (_Item(work, size) for work, size in zip(works, sizes, strict=True))
-            self._items = dict(enumerate(items, start))
             self._changed.notify_all()
-            while not all(item.done for item in self._items.values()):
+            return batch
+
+    def run(self, works: Sequence[Any], sizes: Sequence[float], admit: Admit | None = None) -> list[Any]:
+        """Have the work done: `open` it and `wait` for it."""
+        return self.open(works, sizes, admit).wait()
+
+    def wait(self, batch: Batch) -> list[Any]:
+        """See `Batch.wait`."""
+        with self._changed:
+            mine = {token: item for token, item in self._items.items() if item.batch is batch}
+            while not all(item.done for item in mine.values()):
                 self.check()
                 self._changed.wait(timeout=1.0)
             self.check()
-            return [item.result for item in self._items.values()]
+            for token in mine:
+                self._items.pop(token, None)  # a late twin finds nothing
+            return [item.result for item in mine.values()]
+
+    def is_done(self, batch: Batch) -> bool:
+        """See `Batch.is_done`."""
+        with self._changed:
+            return all(item.done for item in self._items.values() if item.batch is batch)
 
     def join(self, worker: int) -> None:
         """A worker (re)starts: what it had in hand before is handed out again."""
@@ -127,11 +175,11 @@ class WorkQueue:
     def submit(self, token: int, result: Any) -> bool:
         """Take a result; False if it was not admitted or not wanted any more (a twin came first, the batch is over)."""
         with self._changed:
-            item, admit = self._items.get(token), self._admit
+            item = self._items.get(token)
         if item is None or item.done:
             return False
         try:
-            admit(item.work, result)  # Outside of the lock: it may take a while.
+            result = item.batch.admit(item.work, result)  # Outside of the lock: it may take a while.
         except RunFailed as failure:
             self.fail(str(failure), failure.details)
             return False
@@ -171,10 +219,10 @@ class WorkQueue:
                 item.part = (done, total)
                 item.deadline = self._clock() + self._lease_s  # whoever tells is alive
 
-    def progress(self) -> "Progress":
-        """How far the batch under way is."""
+    def progress(self, batch: Batch | None = None) -> Progress:
+        """How far a batch is; without one, all that are open."""
         with self._changed:
-            items = list(self._items.values())
+            items = [item for item in self._items.values() if batch is None or item.batch is batch]
             parts = [1.0 if item.done else item.part[0] / max(item.part[1], 1) for item in items]
             return Progress(
                 pieces=sum(parts),
@@ -191,8 +239,14 @@ class WorkQueue:
             for token, item in self._items.items()
             if not item.done and (item.worker is None or item.deadline <= now)
         ]
-        return max(free, key=lambda token: (self._items[token].size, -token), default=None)
+        return max(free, key=self._rank, default=None)
+
+    def _rank(self, token: int) -> tuple[int, float, int]:
+        """The more urgent batch first, in it the largest piece, of equals the earlier one."""
+        item = self._items[token]
+        return (item.batch.urgency, item.size, -token)
 
 
-def _any(work: Any, result: Any) -> None:
-    """Every result is good."""
+def _any(work: Any, result: Any) -> Any:
+    """Every result is good, and kept as it is."""
+    return result

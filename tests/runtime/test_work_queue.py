@@ -262,3 +262,23 @@ def test_a_result_that_is_not_admitted_ends_the_run(queue: WorkQueue) -> None:
     running.join()
     assert isinstance(running.error, RunFailed)
     assert (str(running.error), running.error.details) == ("x for b", "details")
+
+
+def test_a_more_urgent_batch_goes_first_and_each_waits_for_its_own(queue: WorkQueue) -> None:
+    behind = queue.open(["questions"], [100.0])
+    rounds = queue.open(["a", "b"], [1.0, 2.0], urgency=1)
+    leases = [take(queue, worker) for worker in range(3)]
+    assert [lease.work for lease in leases] == ["b", "a", "questions"]  # however large the less urgent one is
+    for lease in leases[:2]:
+        queue.submit(lease.token, lease.work.upper())
+    assert rounds.wait() == ["A", "B"]
+    assert not behind.is_done()
+    assert not queue.submit(leases[0].token, "late"), "a twin of a batch that is closed"
+    queue.submit(leases[2].token, "answers")
+    assert behind.wait() == ["answers"]
+
+
+def test_what_admission_returns_is_kept(queue: WorkQueue) -> None:
+    batch = queue.open(["work"], [1.0], lambda work, result: f"{work}: {result}")
+    queue.submit(take(queue, 0).token, "result")
+    assert batch.wait() == ["work: result"]
