@@ -8,7 +8,7 @@ samples in the same order.
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,10 +16,12 @@ import ray
 import ray.data
 from torch import Tensor
 
+from fcit_ray.data.loading.features import FeatureTable
 from fcit_ray.data.loading.samples import Sample, SampleEncoder
 from fcit_ray.data.loading.shards import mean_feature
 from fcit_ray.data.records.layout import Record
 from fcit_ray.runtime.blocks import RECORD, Part, Prepare, dataset_of, from_table, prepare_blocks
+from fcit_ray.runtime.shared_features import share
 from fcit_ray.storage.location import absolute
 
 if TYPE_CHECKING:  # The tasks that read and decode import this module: nothing heavy that they do not need.
@@ -107,8 +109,18 @@ class RayShards:
         if streamed:
             _log.info("beyond runtime.cache_mb, streamed: %s", ", ".join(str(name) for _, name in streamed))
 
+    @property
+    def encoder(self) -> SampleEncoder:
+        return self._encoder
+
+    def use(self, features: FeatureTable) -> None:
+        self._encoder = replace(self._encoder, features=share(features))
+
     def feature(self, task: int, client: int) -> Tensor:
         key = (task, client)
+        if key not in self._features and self._encoder.features is not None and self._encoder.identity == "text":
+            records = self._pieces(("train", task))[client]
+            self._features[key] = mean_feature(map(self._encoder.encode_feature, records))
         if key not in self._features:
             shard: CachedShard | StreamedShard = self.train_shard(task, client)
             if isinstance(shard, StreamedShard):

@@ -1,7 +1,7 @@
 """Prepared records of one client or one piece of a test set, however they reach the process that needs them."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Protocol
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fcit_ray.data.loading.batches import Batches, epoch_order
 from fcit_ray.data.loading.collate import Collator
+from fcit_ray.data.loading.features import FeatureTable
 from fcit_ray.data.loading.samples import Sample, SampleEncoder
 from fcit_ray.data.partition.stream import Stream
 from fcit_ray.data.records.layout import Record
@@ -31,6 +32,15 @@ class ShardSource(Protocol):
 
     def prepare(self, stage: int) -> None:
         """Have everything ready that the stage and the evaluation after it need; -1 is the zero-shot evaluation."""
+        ...
+
+    @property
+    def encoder(self) -> SampleEncoder:
+        """What makes samples of the records."""
+        ...
+
+    def use(self, features: FeatureTable) -> None:
+        """Take samples' features from a table instead of computing them; called before anything is prepared."""
         ...
 
     def feature(self, task: int, client: int) -> Tensor:
@@ -87,11 +97,14 @@ class LocalShards:
     def __init__(self, stream: Stream, tests: dict[str, list[Record]], encoder: SampleEncoder):
         self._stream = stream
         self._tests = tests
-        self._encoder = encoder
+        self.encoder = encoder
         self._train: dict[tuple[int, int], LocalShard] = {}
 
     def prepare(self, stage: int) -> None:
         """Nothing to do: records are encoded when they are asked for."""
+
+    def use(self, features: FeatureTable) -> None:
+        self.encoder = replace(self.encoder, features=features)
 
     def feature(self, task: int, client: int) -> Tensor:
         return mean_feature(sample["feature"] for sample in self.train_shard(task, client).samples)
@@ -100,8 +113,8 @@ class LocalShards:
         key = (task, client)
         if key not in self._train:
             records = self._stream.shard(task, client)
-            self._train[key] = LocalShard([self._encoder.encode_train(record) for record in records])
+            self._train[key] = LocalShard([self.encoder.encode_train(record) for record in records])
         return self._train[key]
 
     def test_shard(self, dataset: str, start: int, stop: int) -> LocalShard:
-        return LocalShard([self._encoder.encode_test(record) for record in self._tests[dataset][start:stop]])
+        return LocalShard([self.encoder.encode_test(record) for record in self._tests[dataset][start:stop]])
