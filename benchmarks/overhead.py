@@ -55,8 +55,11 @@ def payload(megabytes: float) -> Params:
 class NoShards:
     """Clients that do nothing need no data."""
 
-    def prepare(self, stage: int) -> None:
+    def prepare(self, stage: int, round: int | None = None) -> None:
         """Nothing to prepare."""
+
+    def release(self, task: int, client: int) -> None:
+        """Nothing to let go."""
 
     def feature(self, task: int, client: int) -> torch.Tensor:
         return torch.ones(1)

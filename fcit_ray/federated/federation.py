@@ -18,7 +18,7 @@ from fcit_ray.federated.local_optim import LocalRule, Plain
 from fcit_ray.federated.method import Method
 from fcit_ray.federated.server_optim import ServerOptimizer
 from fcit_ray.models.names import adapter_index, is_residual
-from fcit_ray.seeds import derive_seed
+from fcit_ray.seeds import client_seed, derive_seed
 from fcit_ray.types import Assignment, Client, ClientJob, ClientUpdate, Params, ServerState, Setting
 
 
@@ -86,7 +86,7 @@ class Federation:
                 knowledge=knowledge,
                 local=local,
                 memory=state.memories.get(str(client.index), {}),
-                seed=derive_seed(self.setting.seed, "client", state.stage, state.round, client.index),
+                seed=client_seed(self.setting.seed, state.stage, state.round, client.index),
             )
             for client, assignment, params, local in zip(clients, assignments, travels, told, strict=True)
         ]

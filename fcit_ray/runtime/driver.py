@@ -146,7 +146,9 @@ class Driver:
         # Without a checkpoint nothing vouches for what may be there already: all of it is done again.
         self._folder.rewind(state.stage if state else -math.inf, state.round if state else 0)
         # While the workers load the base.
-        self._shards.prepare(min(state.stage if state else 0, self._experiment.setting.num_stages - 1))
+        stage, round = (state.stage, state.round) if state else (0, 0)
+        last = self._experiment.setting.num_stages - 1
+        self._shards.prepare(*((stage, round) if stage <= last else (last, None)))
         if state is None:
             state = self._federation.start(self._wait_for_initial_params())
         while True:
@@ -208,7 +210,7 @@ class Driver:
             num_rounds=self._experiment.setting.num_rounds,
             task=", ".join(sorted(names)),
         )
-        self._shards.prepare(state.stage)
+        self._shards.prepare(state.stage, state.round)
         jobs = self._federation.plan(state)
         works = train_works(state, jobs, self._store, self._shards)
         clock.lap("prepare")
@@ -216,7 +218,9 @@ class Driver:
         planned = {job.key: job for job in jobs}
 
         def admit(work: TrainWork, update: ClientUpdate) -> ClientUpdate:
-            return self._federation.admit(planned[work.job.key], update, self._frozen)
+            update = self._federation.admit(planned[work.job.key], update, self._frozen)
+            self._shards.release(work.job.client.task, work.job.client.index)
+            return update
 
         updates: list[ClientUpdate] = self._queue.run(works, [job.client.num_examples for job in jobs], admit)
         clock.lap("train")
