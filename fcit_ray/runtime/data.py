@@ -17,7 +17,6 @@ from torch import Tensor
 from fcit_ray.data.loading.samples import Sample, SampleEncoder
 from fcit_ray.data.loading.shards import mean_feature
 from fcit_ray.data.records.layout import Record
-from fcit_ray.errors import UserError
 from fcit_ray.experiment.opening import local_training
 from fcit_ray.runtime.blocks import RECORD, Block, Prepare, Wanted, prepare_blocks
 from fcit_ray.runtime.forecast import Forecast, Job, Piece, in_order, kept_pieces
@@ -239,7 +238,7 @@ class RayShards:
             if count not in known:
                 try:
                     known[count] = self._bytes_of_record(piece.part, record)
-                except UserError:  # whoever needs the record will be told why
+                except Exception:  # whoever needs the record will be told why
                     total += _UNKNOWN
                     continue
             total += known[count]

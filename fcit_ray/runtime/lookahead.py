@@ -108,6 +108,7 @@ class Lookahead:
                 return [self._kept[piece] for piece in pieces]
             finally:
                 self._asked -= Counter(pieces)
+                self.look()
 
     def close(self) -> None:
         """Make nothing more, and let go of everything."""
@@ -198,4 +199,4 @@ class Lookahead:
                     if piece not in self._asked:
                         self._stale.add(piece)
                 self._changed.notify_all()
-            _log.warning("could not be made ahead of need, and is tried again when it is needed: %r", error)
+            _log.warning("not made, and tried again once it is needed: %r", error)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fcit_ray.config.schema import Config
+from fcit_ray.data.loading.ahead import AheadBatches
 from fcit_ray.data.loading.collate import Collator
 from fcit_ray.data.loading.shards import training_batches
 from fcit_ray.experiment.algorithm import make_algorithm
@@ -94,7 +95,9 @@ class Worker:
         lora = algorithm.aggregation.lora
         bank, method, local = self._bank, algorithm.method, algorithm.local
         under_way = self._under_way(job, tell)
-        return run_client(job, batches, bank, method, train, self._setting, local, lora, under_way)
+        with AheadBatches(batches, at_hand=work.shard.at_hand, pin=self._config.runtime.gpu) as ahead:
+            update = run_client(job, ahead, bank, method, train, self._setting, local, lora, under_way)
+        return replace(update, metrics={**update.metrics, "starved_s": ahead.starved_s})
 
     def _under_way(self, job: ClientJob, tell: Tell) -> UnderWay:
         folder, client = self._folder, job.client.index
