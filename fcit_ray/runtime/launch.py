@@ -53,7 +53,7 @@ class _RayDriver(Driver):
     """The driver inside its actor: reads its run's data there and serves it through Ray Data and the object store."""
 
     def __init__(self, experiment: Experiment, folder: RunFolder, prepare: Prepare | None):
-        share_tensors()
+        share_tensors(copies=False)  # each update is the driver's alone
         quiet()
         shards = RayShards(experiment, experiment.config.runtime.cache_mb * 2**20, prepare)
         super().__init__(experiment, folder, shards, RayStore())

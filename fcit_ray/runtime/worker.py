@@ -18,6 +18,7 @@ from fcit_ray.models.chat import stop_tokens
 from fcit_ray.models.load import load_processor
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.messages import AnswerWork, Store, TrainWork
+from fcit_ray.storage.trees import plain
 from fcit_ray.types import ClientJob, ClientUpdate, Params
 
 
@@ -84,8 +85,7 @@ class Worker:
     def train(self, work: TrainWork, tell: Tell = nobody) -> ClientUpdate:
         """One client's local training; `tell` hears of its steps."""
         self._packed = None
-        *params, knowledge = self._store.get([*work.params, work.knowledge])
-        job = replace(work.job, params=_merge(params), knowledge=knowledge)
+        job = self._fetched(work)
         train = self._train
         batches = training_batches(
             work.shard, self._collator, train.batch_size, job.seed, train.epochs, train.micro_batch_size
@@ -95,6 +95,16 @@ class Worker:
         bank, method, local = self._bank, algorithm.method, algorithm.local
         under_way = self._under_way(job, tell)
         return run_client(job, batches, bank, method, train, self._setting, local, lora, under_way)
+
+    def _fetched(self, work: TrainWork) -> ClientJob:
+        """The whole job."""
+        beside = {"knowledge": work.knowledge, "local": work.local}
+        told = {name: handle for name, handle in beside.items() if handle is not None}
+        values = self._store.get([*work.params, *told.values()])
+        params, trees = values[: len(work.params)], values[len(work.params) :]
+        return replace(
+            work.job, params=_merge(params), memory=plain(work.job.memory), **dict(zip(told, trees, strict=True))
+        )
 
     def _under_way(self, job: ClientJob, tell: Tell) -> UnderWay:
         folder, client = self._folder, job.client.index
