@@ -12,19 +12,23 @@ from typing import Any
 from fcit_ray.config.schema import Config
 from fcit_ray.data.loading.shards import ShardSource
 from fcit_ray.data.scoring.rules import scored_by
+from fcit_ray.errors import RunFailed, RunFolderError
 from fcit_ray.experiment.opening import Experiment
 from fcit_ray.federated.federation import Federation
+from fcit_ray.models.names import adapter_index
 from fcit_ray.results.figures import make_results, matrix_from_results
 from fcit_ray.results.plots import plot_accuracy_matrix, plot_curves
 from fcit_ray.results.run_folder import RunFolder
+from fcit_ray.runtime.arrivals import Arrivals
 from fcit_ray.runtime.evaluating import Evaluation
 from fcit_ray.runtime.messages import Over, Store, TrainWork
 from fcit_ray.runtime.rounds import round_record, train_works
 from fcit_ray.runtime.standing import Standing
 from fcit_ray.runtime.status import Status
 from fcit_ray.runtime.stopwatch import Stopwatch
+from fcit_ray.runtime.waiting import WaitingRoom
 from fcit_ray.runtime.work_queue import Lease, WorkQueue
-from fcit_ray.types import ClientUpdate, Params, ServerState
+from fcit_ray.types import ClientJob, ClientUpdate, Params, ServerState
 
 _SLOW_S = 60  # after which the display says what the run is waiting for
 
@@ -77,7 +81,8 @@ class Driver:
     def begin(self, params: Params) -> None:
         """The bank's initial parameters; every worker has the same, the first one counts."""
         if not self._begun.is_set():
-            self._initial = params
+            # What came is shared memory, which is not to be held for the whole run.
+            self._initial = {name: value.clone() for name, value in params.items()}
             self._begun.set()
 
     def next(self, worker: int, timeout_s: float) -> Lease | Over | None:
@@ -215,25 +220,36 @@ class Driver:
         works = train_works(state, jobs, self._store, self._shards)
         clock.lap("prepare")
         self._standing.show(self._seconds_left(), phase="training")
+        with WaitingRoom(self._folder.path) as room:
+            arrivals = Arrivals(self._federation, jobs, room)
+            updates = self._trained(works, jobs, arrivals)
+            clock.lap("train")
+            after = self._federation.close(state, updates, arrivals.mean())
+            clock.lap("aggregate")
+            tasks = [task.name for task in self._experiment.stream.tasks]
+            record = round_record(state, jobs, updates, after, tasks, self._lora, arrivals.bytes_up)
+            clients = record.pop("clients")
+            self._folder.log({**record, **self._spent(after), "clients": clients, "seconds": clock.laps})
+            after = self._folder.save_checkpoint(after, self._config.runtime.keep_checkpoints, adapter_index)
+        self._standing.took("round", sum(clock.laps.values()), 1)
+        self._standing.show(loss=record["loss"])
+        return after
+
+    def _trained(self, works: list[TrainWork], jobs: list[ClientJob], arrivals: Arrivals) -> list[ClientUpdate]:
+        """The updates of a round, in the order of its jobs."""
         planned = {job.key: job for job in jobs}
 
         def admit(work: TrainWork, update: ClientUpdate) -> ClientUpdate:
-            update = self._federation.admit(planned[work.job.key], update, self._frozen)
+            try:
+                with self._folder.using():
+                    update = arrivals.take(planned[work.job.key], update, self._frozen)
+            except RunFolderError as error:
+                raise RunFailed(str(error)) from None
             self._shards.release(work.job.client.task, work.job.client.index)
             return update
 
         updates: list[ClientUpdate] = self._queue.run(works, [job.client.num_examples for job in jobs], admit)
-        clock.lap("train")
-        after = self._federation.close(state, updates)
-        clock.lap("aggregate")
-        tasks = [task.name for task in self._experiment.stream.tasks]
-        record = round_record(state, jobs, updates, after, tasks, self._lora)
-        clients = record.pop("clients")
-        self._folder.log({**record, **self._spent(after), "clients": clients, "seconds": clock.laps})
-        self._folder.save_checkpoint(after, self._config.runtime.keep_checkpoints)
-        self._standing.took("round", sum(clock.laps.values()), 1)
-        self._standing.show(loss=record["loss"])
-        return after
+        return updates
 
     def _spent(self, state: ServerState) -> dict[str, float]:
         """What privacy the rounds before this state have cost, where the privacy rule counts it."""

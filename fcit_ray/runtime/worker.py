@@ -19,6 +19,7 @@ from fcit_ray.models.chat import stop_tokens
 from fcit_ray.models.load import load_processor
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.messages import AnswerWork, Store, TrainWork
+from fcit_ray.storage.trees import plain
 from fcit_ray.types import ClientJob, ClientUpdate, Params
 
 
@@ -85,8 +86,7 @@ class Worker:
     def train(self, work: TrainWork, tell: Tell = nobody) -> ClientUpdate:
         """One client's local training; `tell` hears of its steps."""
         self._packed = None
-        *params, knowledge = self._store.get([*work.params, work.knowledge])
-        job = replace(work.job, params=_merge(params), knowledge=knowledge)
+        job = self._fetched(work)
         train = self._train
         batches = training_batches(
             work.shard, self._collator, train.batch_size, job.seed, train.epochs, train.micro_batch_size
@@ -98,6 +98,16 @@ class Worker:
         with AheadBatches(batches, at_hand=work.shard.at_hand, pin=self._config.runtime.gpu) as ahead:
             update = run_client(job, ahead, bank, method, train, self._setting, local, lora, under_way)
         return replace(update, metrics={**update.metrics, "starved_s": ahead.starved_s})
+
+    def _fetched(self, work: TrainWork) -> ClientJob:
+        """The whole job."""
+        beside = {"knowledge": work.knowledge, "local": work.local}
+        told = {name: handle for name, handle in beside.items() if handle is not None}
+        values = self._store.get([*work.params, *told.values()])
+        params, trees = values[: len(work.params)], values[len(work.params) :]
+        return replace(
+            work.job, params=_merge(params), memory=plain(work.job.memory), **dict(zip(told, trees, strict=True))
+        )
 
     def _under_way(self, job: ClientJob, tell: Tell) -> UnderWay:
         folder, client = self._folder, job.client.index
