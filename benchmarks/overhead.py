@@ -18,7 +18,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ class NoShards:
     def train_shard(self, task: int, client: int) -> LocalShard:
         return LocalShard(())
 
-    def test_shard(self, dataset: str, start: int, stop: int) -> LocalShard:
+    def test_shard(self, dataset: str, places: Sequence[int]) -> LocalShard:
         return LocalShard(())
 
 
@@ -73,9 +73,9 @@ class TimedFolder(RunFolder):
 
     checkpoint_s: float
 
-    def save_checkpoint(self, state: ServerState, keep: int) -> Path:
+    def save_checkpoint(self, state: ServerState, keep: int, held: tuple[int, int] | None = None) -> Path:
         began = time.perf_counter()
-        path = super().save_checkpoint(state, keep)
+        path = super().save_checkpoint(state, keep, held)
         object.__setattr__(self, "checkpoint_s", time.perf_counter() - began)  # a frozen dataclass
         return path
 

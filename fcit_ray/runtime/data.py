@@ -79,12 +79,10 @@ class RayShards:
     """
 
     def __init__(self, experiment: "Experiment", budget: int, prepare: Prepare | None = None):
-        config = experiment.config
         self._encoder = sample_encoder(experiment)
         self._experiment = experiment
         self._budget = budget
         self._prepare = prepare or prepare_blocks
-        self._chunk = config.evaluation.batch_size
         self._blocks: dict[Unit, dict[int, CachedShard]] = {}
         self._features: dict[tuple[int, int], Tensor] = {}
         self._bytes: dict[Unit, int] = {}
@@ -120,9 +118,12 @@ class RayShards:
     def train_shard(self, task: int, client: int) -> CachedShard | StreamedShard:
         return self._shard(("train", task), client)
 
-    def test_shard(self, dataset: str, start: int, stop: int) -> CachedShard | StreamedShard:
-        assert start % self._chunk == 0, "test sets are prepared in pieces of evaluation.batch_size"
-        return self._shard(("test", dataset), start // self._chunk)
+    def test_shard(self, dataset: str, places: Sequence[int]) -> CachedShard | StreamedShard:
+        unit: Unit = ("test", dataset)
+        if unit in self._blocks:
+            return self._blocks[unit][self._experiment.batches[dataset].index(tuple(places))]
+        records = self._experiment.tests[dataset]
+        return StreamedShard(tuple(_json(records[place]) for place in places), self._encoder, "test")
 
     def _shard(self, unit: Unit, piece: int) -> CachedShard | StreamedShard:
         if unit in self._blocks:
@@ -137,7 +138,7 @@ class RayShards:
             assert isinstance(name, int)
             return [stream.shard(name, client) for client in range(len(stream.shards[name]))]
         records = self._experiment.tests[str(name)]
-        return [records[start : start + self._chunk] for start in range(0, len(records), self._chunk)]
+        return [[records[place] for place in places] for places in self._experiment.batches[str(name)]]
 
     def _units(self, stage: int) -> list[Unit]:
         schedule = self._experiment.stream.schedule

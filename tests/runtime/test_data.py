@@ -66,9 +66,10 @@ def test_cached_streamed_and_local_shards_are_the_same(configure: Configure) -> 
             assert bool((streamed.feature(0, 0) == here.feature(0, 0)).all())
         assert bool((cached.feature(0, client) == here.feature(0, client)).all())
     order = np.arange(2)
-    assert_same(
-        list(cached.test_shard("ArxivQA", 4, 6).read(order)), list(here.test_shard("ArxivQA", 4, 6).read(order))
-    )
+    [_, places] = experiment.batches["ArxivQA"]  # six questions in batches of four, the longest first
+    expected = list(here.test_shard("ArxivQA", places).read(order))
+    assert_same(list(cached.test_shard("ArxivQA", places).read(order)), expected)
+    assert_same(list(streamed.test_shard("ArxivQA", places).read(order)), expected)
 
 
 @pytest.mark.usefixtures("cluster")
@@ -101,11 +102,12 @@ def test_the_budget_holds_a_window_of_stages_that_moves_on(configure: Configure)
     shards.prepare(0)
     assert isinstance(shards.train_shard(0, 0), CachedShard)
     assert isinstance(shards.train_shard(1, 0), StreamedShard), "beyond the budget"
-    before = shards.test_shard("ArxivQA", 0, 4)
+    places = experiment.batches["ArxivQA"][0]
+    before = shards.test_shard("ArxivQA", places)
     shards.prepare(1)
     assert isinstance(shards.train_shard(1, 0), CachedShard)
     assert isinstance(shards.train_shard(0, 0), StreamedShard), "the past stage has made room"
-    assert shards.test_shard("ArxivQA", 0, 4) is before, "what is wanted again is not prepared again"
+    assert shards.test_shard("ArxivQA", places) is before, "what is wanted again is not prepared again"
 
 
 def spoil(experiment: Experiment, dataset: str, number: int) -> str:
