@@ -18,7 +18,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ class NoShards:
     def train_shard(self, task: int, client: int) -> LocalShard:
         return LocalShard(())
 
-    def test_shard(self, dataset: str, start: int, stop: int) -> LocalShard:
+    def test_shard(self, dataset: str, places: Sequence[int]) -> LocalShard:
         return LocalShard(())
 
 
@@ -77,9 +77,11 @@ class TimedFolder(RunFolder):
 
     checkpoint_s: float
 
-    def save_checkpoint(self, state: ServerState, keep: int, unit: Unit = one) -> ServerState:
+    def save_checkpoint(
+        self, state: ServerState, keep: int, held: tuple[int, int] | None = None, unit: Unit = one
+    ) -> ServerState:
         began = time.perf_counter()
-        state = super().save_checkpoint(state, keep, unit)
+        state = super().save_checkpoint(state, keep, held, unit)
         object.__setattr__(self, "checkpoint_s", time.perf_counter() - began)  # a frozen dataclass
         return state
 

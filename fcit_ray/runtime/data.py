@@ -106,11 +106,11 @@ class RayShards:
         pieces = kept_pieces("train", task, client, size)
         return PreparedShard(pieces, size, self._ask, self._ahead.there(pieces))
 
-    def test_shard(self, dataset: str, start: int, stop: int) -> PreparedShard:
-        piece = Piece("test", dataset, tuple(range(start, stop)))
+    def test_shard(self, dataset: str, places: Sequence[int]) -> PreparedShard:
+        piece = Piece("test", dataset, tuple(places))
         with self._lock:
             self._asked_after[piece] = False
-        return PreparedShard([piece], stop - start, self._ask)
+        return PreparedShard([piece], len(piece.rows), self._ask)
 
     def blocks(self, pieces: Sequence[Piece], timeout_s: float) -> list[Block] | None:
         """Wait for pieces; None if they are not there within the time: ask again.

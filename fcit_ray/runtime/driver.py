@@ -57,7 +57,10 @@ class Driver:
         self._frozen: frozenset[str] = frozenset()
         self._standing = Standing(self._config.name, experiment.setting.num_stages)
         self._lora = self._federation.aggregation.lora
-        self._evaluation = Evaluation(experiment, self._lora, folder, shards, store, self._queue, self._standing)
+        self._at = (0, 0)
+        self._evaluation = Evaluation(
+            experiment, self._lora, folder, shards, store, self._queue, self._standing, self._seconds_left
+        )
 
     # What the workers call.
 
@@ -117,7 +120,15 @@ class Driver:
     def status(self) -> Status:
         """Where the run stands, for the display."""
         done, total, part = self._progress()
-        return self._standing.status(done=done, total=total, steps=part, seconds_left=self._seconds_left())
+        behind = self._evaluation.stage if self._evaluation.behind else None
+        return self._standing.status(
+            done=done,
+            total=total,
+            steps=part,
+            seconds_left=self._seconds_left(),
+            answering=behind,
+            answered=self._evaluation.progress() if behind is not None else (0, 0),
+        )
 
     def tell(self, token: int, done: int, total: int) -> None:
         """A worker is so many steps of its work's far."""
@@ -125,11 +136,10 @@ class Driver:
 
     def _progress(self) -> tuple[float, int, tuple[int, int]]:
         """Clients trained or records answered, how many there are, and the steps of a client that is alone."""
-        progress = self._queue.progress()
-        if self._standing.now.phase == "training":
-            return progress.pieces, progress.num_pieces, progress.part
-        done, total = progress.size, progress.total_size  # of pieces of a test set: records
-        return done + self._evaluation.view * total, int(total) * self._evaluation.num_views, (0, 0)
+        if self._standing.now.phase == "evaluating":
+            return *self._evaluation.progress(), (0, 0)
+        progress = self._queue.progress()  # of rounds alone
+        return progress.pieces, progress.num_pieces, progress.part
 
     def run(self) -> dict[str, Any]:
         """The whole run, from its beginning or the last checkpoint; returns (and writes) its results.
@@ -150,6 +160,7 @@ class Driver:
             self._begun.set()
         # Without a checkpoint nothing vouches for what may be there already: all of it is done again.
         self._folder.rewind(state.stage if state else -math.inf, state.round if state else 0)
+        self._evaluation.begin()
         # While the workers load the base.
         stage, round = (state.stage, state.round) if state else (0, 0)
         last = self._experiment.setting.num_stages - 1
@@ -157,7 +168,8 @@ class Driver:
         if state is None:
             state = self._federation.start(self._wait_for_initial_params())
         while True:
-            self._evaluate_if_due(state)
+            self._at = (state.stage, state.round)
+            self._evaluation.between_rounds(state, over=self._federation.is_over(state))
             if self._federation.is_over(state):
                 break
             state = self._round(state)
@@ -230,7 +242,9 @@ class Driver:
             record = round_record(state, jobs, updates, after, tasks, self._lora, arrivals.bytes_up)
             clients = record.pop("clients")
             self._folder.log({**record, **self._spent(after), "clients": clients, "seconds": clock.laps})
-            after = self._folder.save_checkpoint(after, self._config.runtime.keep_checkpoints, adapter_index)
+            # What an open evaluation would be begun again from.
+            held = (self._evaluation.stage + 1, 0) if self._evaluation.stage is not None else None
+            after = self._folder.save_checkpoint(after, self._config.runtime.keep_checkpoints, held, adapter_index)
         self._standing.took("round", sum(clock.laps.values()), 1)
         self._standing.show(loss=record["loss"])
         return after
@@ -256,32 +270,16 @@ class Driver:
         setting = self._experiment.setting
         return self._federation.aggregation.privacy.spent(setting, state.stage * setting.num_rounds + state.round)
 
-    # Evaluation.
-
-    def _evaluate_if_due(self, state: ServerState) -> None:
-        stage = state.stage - 1
-        over = self._federation.is_over(state)
-        if state.round or (stage < 0 and not over) or not (over or self._config.evaluation.every_stage):
-            return
-        if any(record["kind"] == "evaluation" and record["stage"] == stage for record in self._folder.records()):
-            return
-        self._standing.show(self._seconds_left(), phase="evaluating", stage=stage, task="", loss=None)
-        self._evaluation.evaluate(state, stage)
-
     def _seconds_left(self) -> float | None:
         """From the mean time of a round and of an answered record so far; None until something of each is known."""
-        setting, status = self._experiment.setting, self._standing.now
+        setting, status, evaluation = self._experiment.setting, self._standing.now, self._evaluation
         done, total, _ = self._progress()
         part = done / total if total else 0.0
-        evaluating = status.phase == "evaluating"
-        rounds = float((setting.num_stages - max(status.stage, 0)) * setting.num_rounds)
-        rounds -= setting.num_rounds if evaluating and status.stage >= 0 else status.round + part * (not evaluating)
-        tests = self._experiment.tests
-        stages = range(setting.num_stages) or range(-1, 0)  # nothing trained: the one evaluation before
-        sizes = [sum(len(tests[name]) for name in self._experiment.evaluated(stage)) for stage in stages]
-        due = sizes[status.stage :] if self._config.evaluation.every_stage else sizes[-1:]
-        records = sum(due) - (due[0] * part if evaluating and due else 0.0)
-        under_way = ("record", (due[0] if due else 0) * part) if evaluating else ("round", part)
-        if status.phase == "preparing":
-            under_way = ("round", 0.0)
-        return self._standing.estimate({"round": max(rounds, 0.0), "record": records}, under_way)
+        evaluating, training = status.phase == "evaluating", status.phase == "training"
+        stage, round = self._at
+        rounds = (setting.num_stages - stage) * setting.num_rounds - round - part * training
+        left = evaluation.records_left()
+        answered = left["record"] * part if evaluating and not evaluation.behind else 0.0
+        under_way = ("record", answered) if evaluating else ("round", part * training)
+        left["record"] -= answered
+        return self._standing.estimate({"round": max(rounds, 0.0), **left}, under_way)

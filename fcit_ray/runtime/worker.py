@@ -1,5 +1,6 @@
 """A worker: holds the frozen base once, trains one client or answers one piece of a test set at a time."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,7 +13,7 @@ from fcit_ray.data.loading.collate import Collator
 from fcit_ray.data.loading.shards import training_batches
 from fcit_ray.experiment.algorithm import make_algorithm
 from fcit_ray.experiment.opening import local_training, make_bank, make_setting
-from fcit_ray.federated.answering import Answer, answer
+from fcit_ray.federated.answering import Answered, Effort, answer
 from fcit_ray.federated.client import run_client
 from fcit_ray.federated.under_way import Tell, UnderWay, nobody
 from fcit_ray.models.chat import stop_tokens
@@ -80,7 +81,7 @@ class Worker:
         """Names of the parameters that no client trains."""
         return self._bank.frozen(with_projector=self._train.projector_lr > 0)
 
-    def perform(self, work: TrainWork | AnswerWork, tell: Tell = nobody) -> ClientUpdate | list[Answer]:
+    def perform(self, work: TrainWork | AnswerWork, tell: Tell = nobody) -> ClientUpdate | Answered:
         return self.train(work, tell) if isinstance(work, TrainWork) else self.answer(work)
 
     def train(self, work: TrainWork, tell: Tell = nobody) -> ClientUpdate:
@@ -120,8 +121,9 @@ class Worker:
             keep_s=self._config.runtime.save_update_s,
         )
 
-    def answer(self, work: AnswerWork) -> list[Answer]:
+    def answer(self, work: AnswerWork) -> Answered:
         """Greedy answers, in the order of the shard."""
+        began = time.perf_counter()
         method = self._algorithm.method
         [knowledge] = self._store.get([work.knowledge])
         if self._packed != work.version:
@@ -130,7 +132,10 @@ class Worker:
         samples = list(work.shard.read(np.arange(len(work.shard))))
         evaluation = self._config.evaluation
         bank, collator = self._bank, self._collator
-        return answer(samples, bank, method, knowledge, collator, self._tokenizer, evaluation, self._stop)
+        effort = Effort()
+        answers = answer(samples, bank, method, knowledge, collator, self._tokenizer, evaluation, self._stop, effort)
+        effort.seconds = time.perf_counter() - began
+        return Answered(answers, effort)
 
 
 def base_key(config: Config) -> tuple[Any, ...]:

@@ -53,7 +53,9 @@ class ShardSource(Protocol):
 
     def train_shard(self, task: int, client: int) -> Shard: ...
 
-    def test_shard(self, dataset: str, start: int, stop: int) -> Shard: ...
+    def test_shard(self, dataset: str, places: Sequence[int]) -> Shard:
+        """The questions at these positions of a dataset's file, in this order: those that are answered together."""
+        ...
 
 
 def training_batches(
@@ -121,5 +123,6 @@ class LocalShards:
             self._train[key] = LocalShard([self._encoder.encode_train(record) for record in records])
         return self._train[key]
 
-    def test_shard(self, dataset: str, start: int, stop: int) -> LocalShard:
-        return LocalShard([self._encoder.encode_test(record) for record in self._tests[dataset][start:stop]])
+    def test_shard(self, dataset: str, places: Sequence[int]) -> LocalShard:
+        records = self._tests[dataset]
+        return LocalShard([self._encoder.encode_test(records[place]) for place in places])
