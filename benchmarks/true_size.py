@@ -2,6 +2,7 @@
 
     python benchmarks/true_size.py --work /tmp/true_size                # 14 GB of disk, 20 GB of memory, an hour or two
     python benchmarks/true_size.py --work /tmp/true_size --size tiny    # a minute: whether it works
+    python benchmarks/true_size.py --work /tmp/true_size --size 2-layers    # the 7B's widths, a few minutes, 2 GB
 
 Random bfloat16 weights of the published sizes, written as safetensors once (and kept in `--work`), with a tokenizer of
 bytes; two clients of two records each, of the miniature, with pictures of 336 pixels, one round of DISCO, and one
@@ -9,8 +10,9 @@ question, through `pipelines/run.py` as a user would start it. The memory of eve
 four times a second.
 
     peak       resident memory at its highest: what the process holds itself, and files and shared memory mapped by it
-    of it own  without the latter: weights that are mapped from their files count there, the object store's values too
-    --plan     what one worker takes by the plan; Python and its libraries, about 0.6 GB, are none of it
+    own        at its highest what it holds itself. The frozen weights are none of it: they stay mapped from their
+               files, shared by the workers of a node, and the system drops and reads them again where memory is short
+    --plan     what one worker takes by the plan, weights and all; Python and its libraries, 0.6 GB, are none of it
 """
 
 import argparse
@@ -47,6 +49,10 @@ SIZES: dict[str, tuple[dict[str, int], dict[str, int]]] = {
     "tiny": (
         {"hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 4, "num_attention_heads": 4},
         {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 3, "num_attention_heads": 4},
+    ),
+    "2-layers": (
+        {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 2, "num_attention_heads": 32},
+        {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16},
     ),
     "7b": (
         {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32},
@@ -218,7 +224,7 @@ def planned(work: Path, size: str) -> dict[str, Any]:
 
 def table(peaks: dict[str, tuple[int, int]], plan: dict[str, Any]) -> Table:
     """Peaks by kind of process, 10^9 bytes."""
-    shown = Table("process", "peak, GB", "of it own", "--plan")
+    shown = Table("process", "peak, GB", "own, GB", "--plan, GB")
     for kind, (peak, own) in sorted(peaks.items(), key=lambda item: -item[1][0]):
         shown.add_row(
             kind, f"{peak / 1e9:.2f}", f"{own / 1e9:.2f}", f"{plan['total'] / 1e9:.2f}" if kind == "worker" else ""
