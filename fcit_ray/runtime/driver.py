@@ -21,6 +21,7 @@ from fcit_ray.results.plots import plot_accuracy_matrix, plot_curves
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.arrivals import Arrivals
 from fcit_ray.runtime.evaluating import Evaluation
+from fcit_ray.runtime.identity import IdentityFeatures
 from fcit_ray.runtime.messages import Over, Store, TrainWork
 from fcit_ray.runtime.rounds import round_record, train_works
 from fcit_ray.runtime.standing import Standing
@@ -161,6 +162,9 @@ class Driver:
         # Without a checkpoint nothing vouches for what may be there already: all of it is done again.
         self._folder.rewind(state.stage if state else -math.inf, state.round if state else 0)
         self._evaluation.begin()
+        features = IdentityFeatures(self._experiment, self._shards.encoder, self._queue, self._standing)
+        if (table := features.table()) is not None:
+            self._shards.use(table)
         # While the workers load the base.
         stage, round = (state.stage, state.round) if state else (0, 0)
         last = self._experiment.setting.num_stages - 1
@@ -190,6 +194,8 @@ class Driver:
             attention=self._attention,
         )
         results["quarantined"] = self._experiment.quarantined
+        if features.spent:
+            results["features"] = features.spent
         results["config"] = self._config.model_dump(mode="json")
         matrix, tasks = matrix_from_results(results), results["tasks"]
         with self._folder.using():

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from fcit_ray.data.loading.feature_maker import Item
+from fcit_ray.data.loading.features import Half
+from fcit_ray.data.loading.samples import SampleEncoder
 from fcit_ray.data.loading.shards import Shard
 from fcit_ray.types import ClientJob
 
@@ -64,6 +67,21 @@ class AnswerWork:
     dataset: str
     shard: Shard
     stage: int = -1
+
+
+@dataclass(frozen=True)
+class FeatureWork:
+    """Compute identity features.
+
+    Attributes:
+        encoder: of the records that they are of.
+        half: of texts or of pictures.
+        items: what is encoded; the result is float32 (N, D), in their order.
+    """
+
+    encoder: SampleEncoder
+    half: Half
+    items: Sequence[Item]
 
 
 @dataclass(frozen=True)
