@@ -104,10 +104,9 @@ class RayShards:
 
     def feature(self, task: int, client: int) -> Tensor:
         key = (task, client)
-        if key not in self._features and self._are_at_hand:
-            records = self._experiment.stream.shard(task, client)
-            self._features[key] = mean_feature(map(self._encoder.encode_feature, records))
-        elif key not in self._features:
+        if key not in self._features and self._has_features:
+            self._features[key] = mean_feature(map(self._encoder.encode_feature, self._shard(task, client)))
+        if key not in self._features:
             self._features[key] = mean_feature(sample["feature"] for sample in self._featured(task, client))
         return self._features[key]
 
@@ -209,16 +208,14 @@ class RayShards:
 
     def _feature_pieces(self, jobs: Sequence[Job]) -> Iterator[Piece]:
         """Needed before a round is planned, of shards that will not be there by then."""
-        if self._are_at_hand:
-            return
-        for job in jobs:
+        for job in () if self._has_features else jobs:
             if (job.task, job.client) not in self._features and (self._is_cheap or job.streamed):
                 yield from kept_pieces("feature", job.task, job.client, job.num_records)
 
     @property
-    def _are_at_hand(self) -> bool:
-        """Whether this process finds features in a table, and need read nothing for it."""
-        return self._encoder.identity == "text" and self._encoder.features is not None
+    def _has_features(self) -> bool:
+        """Whether a record's feature is looked up by its text alone."""
+        return self._encoder.features is not None and self._encoder.identity == "text"
 
     @property
     def _is_cheap(self) -> bool:
@@ -232,11 +229,13 @@ class RayShards:
             records: Sequence[Record] = self._experiment.tests[str(piece.name)]
         else:
             assert isinstance(piece.name, int)
-            key = (piece.name, piece.client)
-            if key not in self._shards:
-                self._shards[key] = self._experiment.stream.shard(*key)
-            records = self._shards[key]
+            records = self._shard(piece.name, piece.client)
         return [records[row] for row in piece.rows]
+
+    def _shard(self, task: int, client: int) -> Sequence[Record]:
+        if (task, client) not in self._shards:
+            self._shards[task, client] = self._experiment.stream.shard(task, client)
+        return self._shards[task, client]
 
     def _size(self, piece: Piece) -> int:
         if piece not in self._sizes:

@@ -161,10 +161,10 @@ class Driver:
             self._begun.set()
         # Without a checkpoint nothing vouches for what may be there already: all of it is done again.
         self._folder.rewind(state.stage if state else -math.inf, state.round if state else 0)
+        self._evaluation.begin()
         features = IdentityFeatures(self._experiment, self._shards.encoder, self._queue, self._standing)
         if (table := features.table()) is not None:
             self._shards.use(table)
-        self._evaluation.begin()
         # While the workers load the base.
         stage, round = (state.stage, state.round) if state else (0, 0)
         last = self._experiment.setting.num_stages - 1

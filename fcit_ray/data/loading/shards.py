@@ -120,11 +120,11 @@ class LocalShards:
     def prepare(self, stage: int, round: int | None = None) -> None:
         """Nothing to do: records are encoded when they are asked for."""
 
-    def use(self, features: FeatureTable) -> None:
-        self.encoder = replace(self.encoder, features=features)
-
     def release(self, task: int, client: int) -> None:
         """Nothing to do: all of it stays."""
+
+    def use(self, features: FeatureTable) -> None:
+        self.encoder = replace(self.encoder, features=features)
 
     def feature(self, task: int, client: int) -> Tensor:
         return mean_feature(sample["feature"] for sample in self.train_shard(task, client).samples)
