@@ -161,7 +161,10 @@ class Runtime(Section):
     def _a_folder(cls, folder: str | None) -> str | None:
         if folder is not None and is_uri(folder):
             raise ValueError("expected auto, null, or a folder of the machine where the run is started")
-        return folder
+        try:
+            return folder and str(Path(folder).expanduser())
+        except RuntimeError:
+            raise ValueError("there is no such user's home folder; expected auto, null, or a folder") from None
 
 
 class Tracking(Section):
@@ -269,7 +272,7 @@ def with_absolute_paths(config: Config) -> Config:
     }
     cache = config.runtime.feature_cache
     if cache is not None and cache != "auto":
-        cache = str(Path(cache).expanduser().absolute())
+        cache = str(Path(cache).absolute())
     return config.model_copy(
         update={
             "benchmark": config.benchmark.model_copy(update={"root": absolute(config.benchmark.root)}),
