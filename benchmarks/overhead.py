@@ -78,10 +78,10 @@ class TimedFolder(RunFolder):
     checkpoint_s: float
 
     def save_checkpoint(
-        self, state: ServerState, keep: int, held: tuple[int, int] | None = None, unit: Unit = one
+        self, state: ServerState, keep: int, unit: Unit = one, held: tuple[int, int] | None = None
     ) -> ServerState:
         began = time.perf_counter()
-        state = super().save_checkpoint(state, keep, held, unit)
+        state = super().save_checkpoint(state, keep, unit, held)
         object.__setattr__(self, "checkpoint_s", time.perf_counter() - began)  # a frozen dataclass
         return state
 

@@ -250,7 +250,7 @@ class Driver:
             self._folder.log({**record, **self._spent(after), "clients": clients, "seconds": clock.laps})
             # What an open evaluation would be begun again from.
             held = (self._evaluation.stage + 1, 0) if self._evaluation.stage is not None else None
-            after = self._folder.save_checkpoint(after, self._config.runtime.keep_checkpoints, held, adapter_index)
+            after = self._folder.save_checkpoint(after, self._config.runtime.keep_checkpoints, adapter_index, held)
         self._standing.took("round", sum(clock.laps.values()), 1)
         self._standing.show(loss=record["loss"])
         return after

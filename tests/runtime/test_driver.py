@@ -272,8 +272,8 @@ def test_a_run_killed_before_an_evaluation_was_on_record_answers_it_from_the_sta
     path, config = tmp_path / "run", configure(runtime={"keep_checkpoints": 1})
     save = RunFolder.save_checkpoint
 
-    def save_and_die(folder: RunFolder, state: Any, keep: int, held: Any = None) -> Path:
-        saved = save(folder, state, keep, held)
+    def save_and_die(folder: RunFolder, state: Any, *rest: Any) -> Any:
+        saved = save(folder, state, *rest)
         if (state.stage, state.round) == place:
             raise KeyError("killed")
         return saved
