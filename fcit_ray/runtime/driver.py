@@ -23,6 +23,7 @@ from fcit_ray.runtime.rounds import round_record, train_works
 from fcit_ray.runtime.standing import Standing
 from fcit_ray.runtime.status import Status
 from fcit_ray.runtime.stopwatch import Stopwatch
+from fcit_ray.runtime.timesheet import Timesheet
 from fcit_ray.runtime.work_queue import Lease, WorkQueue
 from fcit_ray.types import ClientUpdate, Params, ServerState
 
@@ -51,6 +52,7 @@ class Driver:
         self._begun = threading.Event()
         self._attention: set[str] = set()
         self._frozen: frozenset[str] = frozenset()
+        self._timesheet = Timesheet(self._config.runtime.num_workers)
         self._standing = Standing(self._config.name, experiment.setting.num_stages)
         self._lora = self._federation.aggregation.lora
         self._evaluation = Evaluation(experiment, self._lora, folder, shards, store, self._queue, self._standing)
@@ -69,6 +71,7 @@ class Driver:
             Whether it is to send the initial parameters with `begin`.
         """
         self._queue.join(worker)
+        self._timesheet.is_free(worker)
         if attention:
             self._attention.add(attention)
         self._frozen |= frozen
@@ -90,17 +93,22 @@ class Driver:
         Returns:
             Work, `Over`, or None: there was nothing within the time, ask again.
         """
+        self._timesheet.is_free(worker)
         lease = self._queue.next(worker, timeout_s)
+        if lease is not None:
+            self._timesheet.begins(worker, lease.token, "train" if isinstance(lease.work, TrainWork) else "answer")
         return Over() if lease is None and self._queue.over else lease
 
     def submit(self, token: int, result: Any) -> None:
         """Take the result of a lease; one that a twin has brought already is dropped."""
+        self._timesheet.told(token, getattr(result, "metrics", {}))
         self._queue.submit(token, result)
 
     def lost(self, workers: Sequence[int]) -> None:
         """These workers have died: what they had in hand is handed out again at once."""
         for worker in workers:
             self._queue.join(worker)
+            self._timesheet.is_free(worker)
 
     def fail(self, message: str, details: str = "") -> None:
         """A worker met an error that any other would meet too: the run ends. `details` are for the log."""
@@ -202,6 +210,7 @@ class Driver:
 
     def _round(self, state: ServerState) -> ServerState:
         clock = Stopwatch()
+        self._timesheet.open_round()
         names = {self._experiment.stream.tasks[task].name for task in self._experiment.stream.schedule[state.stage]}
         self._standing.show(
             phase="preparing",
@@ -214,6 +223,7 @@ class Driver:
         jobs = self._federation.plan(state)
         works = train_works(state, jobs, self._store, self._shards)
         clock.lap("prepare")
+        self._timesheet.mark()
         self._standing.show(self._seconds_left(), phase="training")
         planned = {job.key: job for job in jobs}
 
@@ -224,12 +234,13 @@ class Driver:
 
         updates: list[ClientUpdate] = self._queue.run(works, [job.client.num_examples for job in jobs], admit)
         clock.lap("train")
+        self._timesheet.mark()
         after = self._federation.close(state, updates)
         clock.lap("aggregate")
         tasks = [task.name for task in self._experiment.stream.tasks]
         record = round_record(state, jobs, updates, after, tasks, self._lora)
-        clients = record.pop("clients")
-        self._folder.log({**record, **self._spent(after), "clients": clients, "seconds": clock.laps})
+        rest = {"clients": record.pop("clients"), "workers": self._timesheet.close_round(), "seconds": clock.laps}
+        self._folder.log({**record, **self._spent(after), **rest})
         self._folder.save_checkpoint(after, self._config.runtime.keep_checkpoints)
         self._standing.took("round", sum(clock.laps.values()), 1)
         self._standing.show(loss=record["loss"])
