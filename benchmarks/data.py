@@ -10,8 +10,8 @@ trainer sleeps as long as a GPU would train: one worker of a real driver, in rou
     cached      shards are kept in the object store
     DataLoader  torch's, shuffled, with as many processes; a new one for every client
 
-Once at the trainer's pace: the share of its time in which it had a client and no batch. Once without any sleep: records
-a second. Beside them the seconds of CPU that a record took, in all processes together. See benchmarks/README.md.
+The share of the trainer's time in which it had a client and no batch; and records a second where nobody trains, once
+with processes still to be started and once with those of the time before. See benchmarks/README.md.
 """
 
 import argparse
@@ -25,7 +25,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import ray
 import ray.train
 import torch
@@ -46,7 +45,8 @@ from fcit_ray.models.load import load_processor
 from fcit_ray.results.opening import open_run
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.cluster import start_ray
-from fcit_ray.runtime.data import sample_encoder
+from fcit_ray.runtime.data import RayShards, sample_encoder
+from fcit_ray.runtime.forecast import kept_pieces
 from fcit_ray.runtime.launch import _RayDriver, run_workers
 from fcit_ray.runtime.messages import TrainWork
 from fcit_ray.runtime.store import RayStore, share_tensors
@@ -64,12 +64,10 @@ class Measured:
     Attributes:
         wall_s: of the trainer, from its first client to its last.
         starved_s: of these without a batch.
-        cpu_s: of all processes.
     """
 
     wall_s: float
     starved_s: float
-    cpu_s: float
 
 
 def write_tables(root: Path, count: int) -> None:
@@ -201,19 +199,6 @@ def sleeping_loop(context: dict[str, Any]) -> None:
     serve(context["driver"], SleepingWorker(RayStore(), config["model"]["path"], context["rate"]))
 
 
-def cpu_seconds() -> dict[int, float]:
-    """Of this process and all that it has started, by process id; those that have ended are in their parents'."""
-    spent = {}
-    me = psutil.Process()
-    for process in [me, *me.children(recursive=True)]:
-        try:
-            times = process.cpu_times()
-        except psutil.NoSuchProcess:
-            continue
-        spent[process.pid] = times.user + times.system
-    return spent
-
-
 def ours(root: Path, clients: int, cache_mb: int, rate: float) -> Measured:
     config = bench_config(root, clients, cache_mb)
     with tempfile.TemporaryDirectory() as temporary:
@@ -225,15 +210,13 @@ def ours(root: Path, clients: int, cache_mb: int, rate: float) -> Measured:
             sleeping_loop({**context, "rate": rate})
 
         training = threading.Thread(target=run_workers, args=(config, folder, driver, loop), daemon=True)
-        before = cpu_seconds()
         training.start()
         [worker] = ray.get(driver.measure.remote())
-        spent = sum(seconds - before.get(pid, 0.0) for pid, seconds in cpu_seconds().items())
         training.join(timeout=30.0)
         ray.kill(driver)
         folder.release()
     wall = sum(worker[cause] for cause in ("compute_s", "starved_s", "other_s", "idle_s"))
-    return Measured(wall, worker["starved_s"], spent)
+    return Measured(wall, worker["starved_s"])
 
 
 @dataclass
@@ -251,18 +234,20 @@ class Records:
         return self.encoder.encode_train(self.records[index])
 
 
+def loader(experiment: Experiment, records: list[Record], processes: int) -> Iterator[dict[str, torch.Tensor]]:
+    encoder = sample_encoder(experiment)
+    collator = Collator.from_processor(load_processor(experiment.config.model.path))
+    source: Any = Records(records, encoder)
+    return iter(DataLoader(source, BATCH, shuffle=True, num_workers=processes, collate_fn=collator.train))
+
+
 def plain(root: Path, clients: int, processes: int, rate: float) -> Measured:
     experiment = open_experiment(bench_config(root, clients, 0))
-    encoder = sample_encoder(experiment)
-    collator = Collator.from_processor(load_processor(str(root / "model")))
-    before, began = cpu_seconds(), time.perf_counter()
-    waited = cpu = 0.0
+    began = time.perf_counter()
+    waited = 0.0
     for client in range(clients):
-        records = Records(list(experiment.stream.shard(0, client)), encoder)
         begun = time.perf_counter()
-        batches = iter(
-            DataLoader(records, BATCH, shuffle=True, num_workers=processes, collate_fn=collator.train)  # type: ignore[arg-type]
-        )
+        batches = loader(experiment, list(experiment.stream.shard(0, client)), processes)
         while True:
             batch = next(batches, None)
             waited += time.perf_counter() - begun
@@ -270,10 +255,31 @@ def plain(root: Path, clients: int, processes: int, rate: float) -> Measured:
                 break
             train(iter([batch]), rate)
             begun = time.perf_counter()
-    wall = time.perf_counter() - began
-    own = psutil.Process().cpu_times()
-    cpu = own.user + own.system + own.children_user + own.children_system - before[psutil.Process().pid]
-    return Measured(wall, waited, cpu)
+    return Measured(time.perf_counter() - began, waited)
+
+
+def ours_prepares(root: Path, clients: int, megabytes: int) -> float:
+    """Seconds in which Ray Data prepares all records, nobody training."""
+    experiment = open_experiment(bench_config(root, clients, megabytes))
+    shards = RayShards(experiment, megabytes * 2**20)
+    began = time.perf_counter()
+    shards.prepare(0, 0)
+    sizes = [experiment.stream.num_examples(0, client) for client in range(clients)]
+    for client, size in enumerate(sizes):
+        while shards.blocks(kept_pieces("train", 0, client, size), 30.0) is None:
+            pass
+    spent = time.perf_counter() - began
+    shards.close()
+    return spent
+
+
+def plain_prepares(root: Path, clients: int, processes: int) -> float:
+    experiment = open_experiment(bench_config(root, clients, 0))
+    began = time.perf_counter()
+    records = [record for client in range(clients) for record in experiment.stream.shard(0, client)]
+    for _ in loader(experiment, records, processes):
+        pass
+    return time.perf_counter() - began
 
 
 def main() -> None:
@@ -290,24 +296,27 @@ def main() -> None:
         write_model(root / "model")
         start_ray(root / "ray.log", num_cpus=2, address="local")
         megabytes = args.records * PIXELS * PIXELS * 3 * 4 // 2**20  # each of two shards in hand at most half of it all
-        sides: dict[str, Callable[[float], Measured]] = {
-            "streamed": lambda rate: ours(root, args.clients, 0, rate),
-            "cached": lambda rate: ours(root, args.clients, megabytes, rate),
-            f"DataLoader, {args.processes} processes": lambda rate: plain(root, args.clients, args.processes, rate),
+        dataloader = f"DataLoader, {args.processes} processes"
+        sides: dict[str, Callable[[], Measured]] = {
+            "streamed": lambda: ours(root, args.clients, 0, args.rate),
+            "cached": lambda: ours(root, args.clients, megabytes, args.rate),
+            dataloader: lambda: plain(root, args.clients, args.processes, args.rate),
+        }
+        makes: dict[str, Callable[[], float]] = {
+            "Ray Data": lambda: ours_prepares(root, args.clients, megabytes),
+            dataloader: lambda: plain_prepares(root, args.clients, args.processes),
         }
         for turn in range(args.turns):
-            table = Table("", "starved", "starved, s", "trainer, s", "records/s without sleep", "CPU ms a record")
+            console.print(f"Turn {turn + 1}: {args.records} records of {args.clients} clients")
+            table = Table("records/s, nobody training", "the first time", "again")
+            for name, make in makes.items():
+                table.add_row(name, *(f"{args.records / make():.0f}" for _ in range(2)))
+            console.print(table)
+            table = Table(f"{args.rate:g} samples/s", "starved", "starved, s", "trainer, s")
             for name, side in sides.items():
-                paced, free = side(args.rate), side(0.0)
-                table.add_row(
-                    name,
-                    f"{100 * paced.starved_s / paced.wall_s:.1f} %",
-                    f"{paced.starved_s:.2f}",
-                    f"{paced.wall_s:.1f}",
-                    f"{args.records / free.wall_s:.0f}",
-                    f"{1e3 * free.cpu_s / args.records:.1f}",
-                )
-            console.print(f"Turn {turn + 1}: {args.records} records of {args.clients} clients, {args.rate:g} a second")
+                paced = side()
+                share = 100 * paced.starved_s / paced.wall_s
+                table.add_row(name, f"{share:.1f} %", f"{paced.starved_s:.2f}", f"{paced.wall_s:.1f}")
             console.print(table)
         ray.shutdown()
 

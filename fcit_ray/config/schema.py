@@ -135,7 +135,8 @@ class Runtime(Section):
     max_worker_failures: int = Field(5, ge=0)
     """Restarts of the worker group before the run gives up."""
     cache_mb: int = Field(2000, ge=0)
-    """Prepared shards of a stage are kept in the object store up to this size; above it they are streamed."""
+    """Records are prepared ahead of need, and kept in the object store, up to this size. A shard of more than this
+    shared by the workers and one is streamed instead: of it only what is needed next is there."""
     keep_checkpoints: int = Field(2, ge=1)
     """Checkpoints kept in the run folder."""
     save_update_s: float = Field(600.0, ge=0)
