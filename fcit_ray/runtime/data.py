@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from fcit_ray.data.loading.features import FeatureTable
 from fcit_ray.data.loading.samples import Sample, SampleEncoder
 from fcit_ray.data.loading.shards import mean_feature
 from fcit_ray.data.records.layout import Record
@@ -22,6 +23,7 @@ from fcit_ray.runtime.blocks import RECORD, Block, Prepare, Wanted, prepare_bloc
 from fcit_ray.runtime.forecast import Forecast, Job, Piece, in_order, kept_pieces
 from fcit_ray.runtime.lookahead import Lookahead
 from fcit_ray.runtime.prepared import WAIT_S, Ask, PreparedShard, samples_of
+from fcit_ray.runtime.shared_features import share
 from fcit_ray.storage.location import absolute
 
 if TYPE_CHECKING:  # The tasks that read and decode import this module: nothing heavy that they do not need.
@@ -93,8 +95,17 @@ class RayShards:
             self._jobs = [job for job in self._jobs if (job.task, job.client) != (task, client)]
         self._ahead.look()
 
+    @property
+    def encoder(self) -> SampleEncoder:
+        return self._encoder
+
+    def use(self, features: FeatureTable) -> None:
+        self._encoder = replace(self._encoder, features=share(features))
+
     def feature(self, task: int, client: int) -> Tensor:
         key = (task, client)
+        if key not in self._features and self._has_features:
+            self._features[key] = mean_feature(map(self._encoder.encode_feature, self._shard(task, client)))
         if key not in self._features:
             self._features[key] = mean_feature(sample["feature"] for sample in self._featured(task, client))
         return self._features[key]
@@ -106,11 +117,11 @@ class RayShards:
         pieces = kept_pieces("train", task, client, size)
         return PreparedShard(pieces, size, self._ask, self._ahead.there(pieces))
 
-    def test_shard(self, dataset: str, start: int, stop: int) -> PreparedShard:
-        piece = Piece("test", dataset, tuple(range(start, stop)))
+    def test_shard(self, dataset: str, places: Sequence[int]) -> PreparedShard:
+        piece = Piece("test", dataset, tuple(places))
         with self._lock:
             self._asked_after[piece] = False
-        return PreparedShard([piece], stop - start, self._ask)
+        return PreparedShard([piece], len(piece.rows), self._ask)
 
     def blocks(self, pieces: Sequence[Piece], timeout_s: float) -> list[Block] | None:
         """Wait for pieces; None if they are not there within the time: ask again.
@@ -203,9 +214,14 @@ class RayShards:
 
     def _feature_pieces(self, jobs: Sequence[Job]) -> Iterator[Piece]:
         """Needed before a round is planned, of shards that will not be there by then."""
-        for job in jobs:
+        for job in () if self._has_features else jobs:
             if (job.task, job.client) not in self._features and (self._is_cheap or job.streamed):
                 yield from kept_pieces("feature", job.task, job.client, job.num_records)
+
+    @property
+    def _has_features(self) -> bool:
+        """Whether a record's feature is looked up by its text alone."""
+        return self._encoder.features is not None and self._encoder.identity == "text"
 
     @property
     def _is_cheap(self) -> bool:
@@ -219,11 +235,13 @@ class RayShards:
             records: Sequence[Record] = self._experiment.tests[str(piece.name)]
         else:
             assert isinstance(piece.name, int)
-            key = (piece.name, piece.client)
-            if key not in self._shards:
-                self._shards[key] = self._experiment.stream.shard(*key)
-            records = self._shards[key]
+            records = self._shard(piece.name, piece.client)
         return [records[row] for row in piece.rows]
+
+    def _shard(self, task: int, client: int) -> Sequence[Record]:
+        if (task, client) not in self._shards:
+            self._shards[task, client] = self._experiment.stream.shard(task, client)
+        return self._shards[task, client]
 
     def _size(self, piece: Piece) -> int:
         if piece not in self._sizes:

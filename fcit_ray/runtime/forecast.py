@@ -125,9 +125,8 @@ class Forecast:
         """What is asked after a stage, if anything is; -1 is zero-shot."""
         experiment = self._experiment
         if stage < 0 or experiment.is_last(stage) or experiment.config.evaluation.every_stage:
-            size = experiment.config.evaluation.batch_size
             for name in experiment.evaluated(stage):
-                yield from pieces_of("test", name, range(len(experiment.tests[name])), size)
+                yield from (Piece("test", name, places) for places in experiment.batches[name])
 
     def after(self, stage: int, round: int | None) -> Iterator[Piece]:
         """What is needed behind a round, or (None) behind the questions of a stage, to the end of the run."""

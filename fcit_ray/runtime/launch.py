@@ -55,7 +55,7 @@ class _RayDriver(Driver):
     """The driver inside its actor: reads its run's data there and serves it through Ray Data and the object store."""
 
     def __init__(self, experiment: Experiment, folder: RunFolder, prepare: Prepare | None):
-        share_tensors()
+        share_tensors(copies=False)  # each update is the driver's alone
         quiet()
         ask = AskDriver(ray.get_runtime_context().current_actor)
         self._ray_shards = RayShards(

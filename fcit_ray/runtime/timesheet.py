@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from fcit_ray.runtime.messages import TrainWork
+from fcit_ray.runtime.work_queue import Lease
+
 Kind = Literal["train", "answer"]
 
 CAUSES = ("compute_s", "starved_s", "other_s", "answer_s", "idle_s", "server_s")
@@ -49,13 +52,13 @@ class Timesheet:
         self._has: dict[int, int] = {}  # token to worker
         self._readings: list[_Reading] = []
 
-    def begins(self, worker: int, token: int, kind: Kind) -> None:
+    def begins(self, worker: int, lease: Lease) -> None:
         """A worker has been given work."""
         with self._lock:
             known = self._workers.setdefault(worker, _Worker())
-            self._has[token] = worker
+            self._has[lease.token] = worker
             known.count(self._clock())
-            known.kind = kind
+            known.kind = "train" if isinstance(lease.work, TrainWork) else "answer"
 
     def is_free(self, worker: int) -> None:
         """A worker asks for work, or has been lost: what it had in hand, it has no more."""

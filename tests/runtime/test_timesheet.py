@@ -4,7 +4,17 @@ import random
 
 import pytest
 
+from fcit_ray.runtime.messages import AnswerWork, TrainWork
 from fcit_ray.runtime.timesheet import CAUSES, Timesheet
+from fcit_ray.runtime.work_queue import Lease
+
+
+def train(token: int) -> Lease:
+    return Lease(token, object.__new__(TrainWork))  # only what it is counts
+
+
+def answer(token: int) -> Lease:
+    return Lease(token, object.__new__(AnswerWork))
 
 
 class Clock:
@@ -21,15 +31,15 @@ def test_a_round_of_two_workers_is_told_by_cause() -> None:
     sheet.open_round()
     clock.now = 3.0  # planned
     sheet.mark()
-    sheet.begins(0, 11, "train")
+    sheet.begins(0, train(11))
     clock.now = 4.0  # the second worker starts late
     sheet.is_free(1)
-    sheet.begins(1, 12, "train")
+    sheet.begins(1, train(12))
     clock.now = 10.0  # its client is a short one; it answers what is left of the stage before
     sheet.told(12, {"compute_s": 4.0, "starved_s": 1.5, "loss": 0.1})
     sheet.is_free(1)
     clock.now = 11.0
-    sheet.begins(1, 13, "answer")
+    sheet.begins(1, answer(13))
     clock.now = 23.0
     sheet.told(11, {"compute_s": 19.0, "starved_s": 0.25})
     sheet.is_free(0)
@@ -51,10 +61,10 @@ def test_a_lost_worker_s_client_is_other_time_and_the_one_who_trains_it_again_te
     sheet = Timesheet(2, clock)
     sheet.open_round()
     sheet.mark()
-    sheet.begins(0, 1, "train")
+    sheet.begins(0, train(1))
     clock.now = 6.0
     sheet.is_free(0)  # lost, and another in its place
-    sheet.begins(1, 2, "train")
+    sheet.begins(1, train(2))
     clock.now = 10.0
     sheet.told(2, {"compute_s": 4.0, "starved_s": 0.0})
     sheet.told(2, {"compute_s": 4.0, "starved_s": 0.0})  # a twin of the message
@@ -80,7 +90,7 @@ def test_the_causes_add_up_to_the_time_of_every_worker_from_round_to_round(seed:
                 if draw.random() < 0.4:
                     sheet.is_free(worker)
                 else:
-                    sheet.begins(worker, token, draw.choice(["train", "answer"]))
+                    sheet.begins(worker, draw.choice([train, answer])(token))
                     sheet.told(token, {"compute_s": draw.random(), "starved_s": draw.random()})
             if phase != "aggregate":
                 sheet.mark()

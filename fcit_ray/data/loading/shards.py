@@ -1,7 +1,7 @@
 """Prepared records of one client or one piece of a test set, however they reach the process that needs them."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import ClassVar, Protocol
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fcit_ray.data.loading.batches import Batches, epoch_order
 from fcit_ray.data.loading.collate import Collator
+from fcit_ray.data.loading.features import FeatureTable
 from fcit_ray.data.loading.samples import Sample, SampleEncoder
 from fcit_ray.data.partition.stream import Stream
 from fcit_ray.data.records.layout import Record
@@ -47,13 +48,24 @@ class ShardSource(Protocol):
         """A client of the round has been trained: what it alone needed may go."""
         ...
 
+    @property
+    def encoder(self) -> SampleEncoder:
+        """What makes samples of the records."""
+        ...
+
+    def use(self, features: FeatureTable) -> None:
+        """Take samples' features from a table instead of computing them; called before anything is prepared."""
+        ...
+
     def feature(self, task: int, client: int) -> Tensor:
         """Identity token of a client's shard, (D,)."""
         ...
 
     def train_shard(self, task: int, client: int) -> Shard: ...
 
-    def test_shard(self, dataset: str, start: int, stop: int) -> Shard: ...
+    def test_shard(self, dataset: str, places: Sequence[int]) -> Shard:
+        """The questions at these positions of a dataset's file, in this order: those that are answered together."""
+        ...
 
 
 def training_batches(
@@ -102,7 +114,7 @@ class LocalShards:
     def __init__(self, stream: Stream, tests: dict[str, list[Record]], encoder: SampleEncoder):
         self._stream = stream
         self._tests = tests
-        self._encoder = encoder
+        self.encoder = encoder
         self._train: dict[tuple[int, int], LocalShard] = {}
 
     def prepare(self, stage: int, round: int | None = None) -> None:
@@ -111,6 +123,9 @@ class LocalShards:
     def release(self, task: int, client: int) -> None:
         """Nothing to do: all of it stays."""
 
+    def use(self, features: FeatureTable) -> None:
+        self.encoder = replace(self.encoder, features=features)
+
     def feature(self, task: int, client: int) -> Tensor:
         return mean_feature(sample["feature"] for sample in self.train_shard(task, client).samples)
 
@@ -118,8 +133,9 @@ class LocalShards:
         key = (task, client)
         if key not in self._train:
             records = self._stream.shard(task, client)
-            self._train[key] = LocalShard([self._encoder.encode_train(record) for record in records])
+            self._train[key] = LocalShard([self.encoder.encode_train(record) for record in records])
         return self._train[key]
 
-    def test_shard(self, dataset: str, start: int, stop: int) -> LocalShard:
-        return LocalShard([self._encoder.encode_test(record) for record in self._tests[dataset][start:stop]])
+    def test_shard(self, dataset: str, places: Sequence[int]) -> LocalShard:
+        records = self._tests[dataset]
+        return LocalShard([self.encoder.encode_test(records[place]) for place in places])
