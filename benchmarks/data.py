@@ -169,7 +169,7 @@ class SleepingWorker:
 
     def perform(self, work: TrainWork, tell: Any) -> ClientUpdate:
         job, shard = work.job, work.shard
-        *params, _ = self._store.get([*work.params, work.knowledge])
+        params = self._store.get(work.params)
         batches = training_batches(shard, self._collator, BATCH, job.seed, 1)
         began = time.perf_counter()
         with AheadBatches(batches, at_hand=shard.at_hand) as ahead:
