@@ -139,7 +139,8 @@ class Runtime(Section):
     max_worker_failures: int = Field(5, ge=0)
     """Restarts of the worker group before the run gives up."""
     cache_mb: int = Field(2000, ge=0)
-    """Prepared shards of a stage are kept in the object store up to this size; above it they are streamed."""
+    """Records are prepared ahead of need, and kept in the object store, up to this size. A shard of more than this
+    shared by the workers and one is streamed instead: of it only what is needed next is there."""
     feature_cache: str | None = Field("auto", min_length=1)
     """Folder where identity features of CLIP, and of pictures, are kept by content for all runs: each different text or
     picture is encoded once, whatever runs, seeds or trials want it. `auto`: `$XDG_CACHE_HOME/fcit_ray/features`, or

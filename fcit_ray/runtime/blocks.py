@@ -42,10 +42,12 @@ class Wanted:
     Attributes:
         part: what is made of its records.
         records: JSON each.
+        passing: whether it will not be wanted again: a piece of a stream.
     """
 
     part: Part
     records: Sequence[str]
+    passing: bool = False
 
 
 @dataclass(frozen=True)

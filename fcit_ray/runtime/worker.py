@@ -105,8 +105,12 @@ class Worker:
         bank, method, local = self._bank, algorithm.method, algorithm.local
         under_way = self._under_way(job, tell)
         with AheadBatches(batches, at_hand=work.shard.at_hand, pin=self._config.runtime.gpu) as ahead:
+            began = time.perf_counter()
             update = run_client(job, ahead, bank, method, train, self._setting, local, lora, under_way)
-        return replace(update, metrics={**update.metrics, "starved_s": ahead.starved_s})
+            spent = time.perf_counter() - began
+        # Of this attempt; `seconds` is that of an earlier one too, where the update was gone on with.
+        hours = {"compute_s": spent - ahead.starved_s, "starved_s": ahead.starved_s}
+        return replace(update, metrics={**update.metrics, **hours})
 
     def _fetched(self, work: TrainWork) -> ClientJob:
         """The whole job."""
