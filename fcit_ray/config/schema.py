@@ -39,8 +39,9 @@ class Model(Section):
     bfloat16's memory. Needs a CUDA GPU, `dtype: bfloat16` and the extra `quant`. Tower and projector stay whole."""
     identity: Literal["text", "image", "both"] = "text"
     """What samples and clients are told apart by: frozen features of the instruction (the paper's choice), of the
-    picture (pooled output of the base's vision tower, which every process that reads data then loads; of several
-    pictures the mean, and a record without any is refused), or both."""
+    picture (pooled output of the base's vision tower; of several pictures the mean, and a record without any is
+    refused), or both. Pictures' features, and CLIP's, are computed by the workers before anything else, each once:
+    `runtime.feature_cache`."""
     identity_encoder: str = Field("base", min_length=1)
     """Whose frozen features those are: `base` (the model's own token embeddings and vision tower), or the folder or hub
     name of a CLIP model, whose two encoders then give them (the paper: openai/clip-vit-large-patch14-336)."""
@@ -161,7 +162,10 @@ class Runtime(Section):
     def _a_folder(cls, folder: str | None) -> str | None:
         if folder is not None and is_uri(folder):
             raise ValueError("expected auto, null, or a folder of the machine where the run is started")
-        return folder
+        try:
+            return folder and str(Path(folder).expanduser())
+        except RuntimeError:
+            raise ValueError("there is no such user's home folder; expected auto, null, or a folder") from None
 
 
 class Tracking(Section):
@@ -269,7 +273,7 @@ def with_absolute_paths(config: Config) -> Config:
     }
     cache = config.runtime.feature_cache
     if cache is not None and cache != "auto":
-        cache = str(Path(cache).expanduser().absolute())
+        cache = str(Path(cache).absolute())
     return config.model_copy(
         update={
             "benchmark": config.benchmark.model_copy(update={"root": absolute(config.benchmark.root)}),

@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from fcit_ray.data.loading.feature_maker import Item
-from fcit_ray.data.loading.features import Half
-from fcit_ray.data.loading.samples import SampleEncoder
 from fcit_ray.data.loading.shards import Shard
 from fcit_ray.types import ClientJob
+
+if TYPE_CHECKING:  # What encodes is imported by who encodes.
+    from fcit_ray.data.loading.feature_maker import Item
+    from fcit_ray.data.loading.features import Half
+    from fcit_ray.data.loading.samples import SampleEncoder
 
 
 class Store(Protocol):
@@ -79,9 +81,9 @@ class FeatureWork:
         items: what is encoded; the result is float32 (N, D), in their order.
     """
 
-    encoder: SampleEncoder
-    half: Half
-    items: Sequence[Item]
+    encoder: "SampleEncoder"
+    half: "Half"
+    items: "Sequence[Item]"
 
 
 @dataclass(frozen=True)
