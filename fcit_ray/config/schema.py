@@ -16,7 +16,7 @@ from fcit_ray.config.datasets import Captions, Scoring
 from fcit_ray.config.mistakes import describe
 from fcit_ray.config.section import MOST_LETTERS, Section, printable
 from fcit_ray.errors import ConfigError
-from fcit_ray.storage.location import absolute, redact
+from fcit_ray.storage.location import absolute, is_uri, redact
 
 
 class Model(Section):
@@ -140,12 +140,27 @@ class Runtime(Section):
     """Restarts of the worker group before the run gives up."""
     cache_mb: int = Field(2000, ge=0)
     """Prepared shards of a stage are kept in the object store up to this size; above it they are streamed."""
+    feature_cache: str | None = Field("auto", min_length=1)
+    """Folder where identity features of CLIP, and of pictures, are kept by content for all runs: each different text or
+    picture is encoded once, whatever runs, seeds or trials want it. `auto`: `$XDG_CACHE_HOME/fcit_ray/features`, or
+    `~/.cache/fcit_ray/features`; null keeps nothing. The run's driver reads and writes it, on the machine where the run
+    is started. None of it changes the run's bits."""
+    feature_cache_mb: int = Field(4000, ge=0)
+    """Size of that folder at most; what was used longest ago goes first. A text of CLIP ViT-L takes 3 KB, a picture 4.
+    """
     keep_checkpoints: int = Field(2, ge=1)
     """Checkpoints kept in the run folder."""
     save_update_s: float = Field(600.0, ge=0)
     """A client's update that takes longer (a centralised run is a single one) is saved so often, in the run folder:
     adapters, optimiser and draws, about three times what the client trains. A lost worker or an interrupted run then
     goes on in it, to the same bits."""
+
+    @field_validator("feature_cache")
+    @classmethod
+    def _a_folder(cls, folder: str | None) -> str | None:
+        if folder is not None and is_uri(folder):
+            raise ValueError("expected auto, null, or a folder of the machine where the run is started")
+        return folder
 
 
 class Tracking(Section):
@@ -251,10 +266,14 @@ def with_absolute_paths(config: Config) -> Config:
         for key, path in paths.items()
         if path not in ("tiny", "base") and Path(path).exists()
     }
+    cache = config.runtime.feature_cache
+    if cache is not None and cache != "auto":
+        cache = str(Path(cache).expanduser().absolute())
     return config.model_copy(
         update={
             "benchmark": config.benchmark.model_copy(update={"root": absolute(config.benchmark.root)}),
             "model": config.model.model_copy(update=local),
+            "runtime": config.runtime.model_copy(update={"feature_cache": cache}),
             "tracking": config.tracking.model_copy(update={"mlflow_uri": _absolute(config.tracking.mlflow_uri)}),
         }
     )

@@ -12,19 +12,24 @@ from typing import Any
 from fcit_ray.config.schema import Config
 from fcit_ray.data.loading.shards import ShardSource
 from fcit_ray.data.scoring.rules import scored_by
+from fcit_ray.errors import RunFailed, RunFolderError
 from fcit_ray.experiment.opening import Experiment
 from fcit_ray.federated.federation import Federation
+from fcit_ray.models.names import adapter_index
 from fcit_ray.results.figures import make_results, matrix_from_results
 from fcit_ray.results.plots import plot_accuracy_matrix, plot_curves
 from fcit_ray.results.run_folder import RunFolder
+from fcit_ray.runtime.arrivals import Arrivals
 from fcit_ray.runtime.evaluating import Evaluation
+from fcit_ray.runtime.identity import IdentityFeatures
 from fcit_ray.runtime.messages import Over, Store, TrainWork
 from fcit_ray.runtime.rounds import round_record, train_works
 from fcit_ray.runtime.standing import Standing
 from fcit_ray.runtime.status import Status
 from fcit_ray.runtime.stopwatch import Stopwatch
+from fcit_ray.runtime.waiting import WaitingRoom
 from fcit_ray.runtime.work_queue import Lease, WorkQueue
-from fcit_ray.types import ClientUpdate, Params, ServerState
+from fcit_ray.types import ClientJob, ClientUpdate, Params, ServerState
 
 _SLOW_S = 60  # after which the display says what the run is waiting for
 
@@ -80,7 +85,8 @@ class Driver:
     def begin(self, params: Params) -> None:
         """The bank's initial parameters; every worker has the same, the first one counts."""
         if not self._begun.is_set():
-            self._initial = params
+            # What came is shared memory, which is not to be held for the whole run.
+            self._initial = {name: value.clone() for name, value in params.items()}
             self._begun.set()
 
     def next(self, worker: int, timeout_s: float) -> Lease | Over | None:
@@ -156,8 +162,13 @@ class Driver:
         # Without a checkpoint nothing vouches for what may be there already: all of it is done again.
         self._folder.rewind(state.stage if state else -math.inf, state.round if state else 0)
         self._evaluation.begin()
+        features = IdentityFeatures(self._experiment, self._shards.encoder, self._queue, self._standing)
+        if (table := features.table()) is not None:
+            self._shards.use(table)
         # While the workers load the base.
-        self._shards.prepare(min(state.stage if state else 0, self._experiment.setting.num_stages - 1))
+        stage, round = (state.stage, state.round) if state else (0, 0)
+        last = self._experiment.setting.num_stages - 1
+        self._shards.prepare(*((stage, round) if stage <= last else (last, None)))
         if state is None:
             state = self._federation.start(self._wait_for_initial_params())
         while True:
@@ -183,6 +194,8 @@ class Driver:
             attention=self._attention,
         )
         results["quarantined"] = self._experiment.quarantined
+        if features.spent:
+            results["features"] = features.spent
         results["config"] = self._config.model_dump(mode="json")
         matrix, tasks = matrix_from_results(results), results["tasks"]
         with self._folder.using():
@@ -220,30 +233,43 @@ class Driver:
             num_rounds=self._experiment.setting.num_rounds,
             task=", ".join(sorted(names)),
         )
-        self._shards.prepare(state.stage)
+        self._shards.prepare(state.stage, state.round)
         jobs = self._federation.plan(state)
         works = train_works(state, jobs, self._store, self._shards)
         clock.lap("prepare")
         self._standing.show(self._seconds_left(), phase="training")
-        planned = {job.key: job for job in jobs}
-
-        def admit(work: TrainWork, update: ClientUpdate) -> ClientUpdate:
-            return self._federation.admit(planned[work.job.key], update, self._frozen)
-
-        updates: list[ClientUpdate] = self._queue.run(works, [job.client.num_examples for job in jobs], admit)
-        clock.lap("train")
-        after = self._federation.close(state, updates)
-        clock.lap("aggregate")
-        tasks = [task.name for task in self._experiment.stream.tasks]
-        record = round_record(state, jobs, updates, after, tasks, self._lora)
-        clients = record.pop("clients")
-        self._folder.log({**record, **self._spent(after), "clients": clients, "seconds": clock.laps})
-        # What an open evaluation would be begun again from.
-        held = (self._evaluation.stage + 1, 0) if self._evaluation.stage is not None else None
-        self._folder.save_checkpoint(after, self._config.runtime.keep_checkpoints, held)
+        with WaitingRoom(self._folder.path) as room:
+            arrivals = Arrivals(self._federation, jobs, room)
+            updates = self._trained(works, jobs, arrivals)
+            clock.lap("train")
+            after = self._federation.close(state, updates, arrivals.mean())
+            clock.lap("aggregate")
+            tasks = [task.name for task in self._experiment.stream.tasks]
+            record = round_record(state, jobs, updates, after, tasks, self._lora, arrivals.bytes_up)
+            clients = record.pop("clients")
+            self._folder.log({**record, **self._spent(after), "clients": clients, "seconds": clock.laps})
+            # What an open evaluation would be begun again from.
+            held = (self._evaluation.stage + 1, 0) if self._evaluation.stage is not None else None
+            after = self._folder.save_checkpoint(after, self._config.runtime.keep_checkpoints, held, adapter_index)
         self._standing.took("round", sum(clock.laps.values()), 1)
         self._standing.show(loss=record["loss"])
         return after
+
+    def _trained(self, works: list[TrainWork], jobs: list[ClientJob], arrivals: Arrivals) -> list[ClientUpdate]:
+        """The updates of a round, in the order of its jobs."""
+        planned = {job.key: job for job in jobs}
+
+        def admit(work: TrainWork, update: ClientUpdate) -> ClientUpdate:
+            try:
+                with self._folder.using():
+                    update = arrivals.take(planned[work.job.key], update, self._frozen)
+            except RunFolderError as error:
+                raise RunFailed(str(error)) from None
+            self._shards.release(work.job.client.task, work.job.client.index)
+            return update
+
+        updates: list[ClientUpdate] = self._queue.run(works, [job.client.num_examples for job in jobs], admit)
+        return updates
 
     def _spent(self, state: ServerState) -> dict[str, float]:
         """What privacy the rounds before this state have cost, where the privacy rule counts it."""

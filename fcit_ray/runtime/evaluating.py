@@ -92,7 +92,7 @@ class Evaluation:
             behind = may_wait and stage == state.stage - 1
             if not behind:
                 self._standing.show(self._seconds_left(), phase="evaluating", stage=stage, task="", loss=None)
-            self.open(after, stage, behind, ready_for=state.stage - (state.round == 0))
+            self.open(after, stage, behind)
             if not behind:
                 self._finish_and_show()
 
@@ -123,18 +123,17 @@ class Evaluation:
         self._on_record.add(self.finish())
         self._folder.drop_checkpoints(self._config.runtime.keep_checkpoints)  # also what was held for it
 
-    def open(self, state: ServerState, stage: int, behind: bool, ready_for: int | None = None) -> None:
+    def open(self, state: ServerState, stage: int, behind: bool) -> None:
         """Hand in the questions; returns at once.
 
         Args:
             state: that after the stage.
             stage: -1 is zero-shot.
             behind: whether rounds run before it is finished.
-            ready_for: the stage whose data is to be at hand, if that is not this one.
         """
         assert self.stage is None, "one evaluation at a time"
         clock = Stopwatch()
-        self._shards.prepare(stage if ready_for is None else ready_for)
+        self._shards.prepare(stage)
         pieces = {
             name: [(places, self._shards.test_shard(name, places)) for places in self._experiment.batches[name]]
             for name in self._experiment.evaluated(stage)

@@ -3,7 +3,7 @@
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,14 @@ from fcit_ray.errors import ClusterLost, ConfigError, RunFailed
 from fcit_ray.experiment.opening import Experiment, open_experiment
 from fcit_ray.results.plots import plot_counts
 from fcit_ray.results.run_folder import RunFolder
-from fcit_ray.runtime.blocks import CPUS_PER_TASK, Prepare, quiet
+from fcit_ray.runtime.blocks import CPUS_PER_TASK, Block, Prepare, quiet
 from fcit_ray.runtime.cluster import redirect_logs, watch_head
 from fcit_ray.runtime.data import RayShards
 from fcit_ray.runtime.driver import Driver
 from fcit_ray.runtime.errors import MENDABLE, failure, origin
+from fcit_ray.runtime.forecast import Piece
 from fcit_ray.runtime.groups import run_group
+from fcit_ray.runtime.prepared import AskDriver
 from fcit_ray.runtime.room import Room
 from fcit_ray.runtime.shape import Shape
 from fcit_ray.runtime.status import Status
@@ -53,10 +55,20 @@ class _RayDriver(Driver):
     """The driver inside its actor: reads its run's data there and serves it through Ray Data and the object store."""
 
     def __init__(self, experiment: Experiment, folder: RunFolder, prepare: Prepare | None):
-        share_tensors()
+        share_tensors(copies=False)  # each update is the driver's alone
         quiet()
-        shards = RayShards(experiment, experiment.config.runtime.cache_mb * 2**20, prepare)
-        super().__init__(experiment, folder, shards, RayStore())
+        ask = AskDriver(ray.get_runtime_context().current_actor)
+        self._ray_shards = RayShards(
+            experiment, experiment.config.runtime.cache_mb * 2**20, prepare, ask, warn=self._warn
+        )
+        super().__init__(experiment, folder, self._ray_shards, RayStore())
+
+    def blocks(self, pieces: Sequence[Piece], timeout_s: float) -> list[Block] | None:
+        """What the workers call for records that were not there when they were handed their work."""
+        return self._ray_shards.blocks(pieces, timeout_s)
+
+    def _warn(self, text: str) -> None:
+        self._standing.warn(text)
 
     def run(self) -> dict[str, Any]:
         try:
@@ -66,6 +78,8 @@ class _RayDriver(Driver):
             if isinstance(root, MENDABLE):
                 raise root from None
             raise failure(root, "the driver") from None
+        finally:
+            self._ray_shards.close()
 
     def pid(self) -> int:
         """Process id of the actor, for tests that kill it."""
@@ -148,7 +162,7 @@ def _launch(
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     driver: Any = (
         ray.remote(_RayDriver)
-        .options(num_cpus=0, max_concurrency=2 * config.runtime.num_workers + 8, scheduling_strategy=here)
+        .options(num_cpus=0, max_concurrency=3 * config.runtime.num_workers + 8, scheduling_strategy=here)
         # Ray's processes stay in the directory in which this one joined the cluster, whatever it is now.
         .remote(experiment, RunFolder(folder.path.absolute()), shared.prepare)
     )

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from fcit_ray.data.loading.feature_maker import Item
+from fcit_ray.data.loading.features import Half
+from fcit_ray.data.loading.samples import SampleEncoder
 from fcit_ray.data.loading.shards import Shard
 from fcit_ray.types import ClientJob
 
@@ -31,9 +34,10 @@ class TrainWork:
     """Train one client.
 
     Attributes:
-        job: without `params` and `knowledge`, which are fetched.
+        job: without `params`, `knowledge` and `local`, which are fetched.
         params: handles of mappings that together are the job's params.
-        knowledge: handle of the job's knowledge.
+        knowledge: handle of the job's knowledge; None if there is none.
+        local: handle of what the local rule tells; None if it tells nothing.
         shard: the client's records.
     """
 
@@ -41,6 +45,7 @@ class TrainWork:
     params: Sequence[Any]
     knowledge: Any
     shard: Shard
+    local: Any = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,21 @@ class AnswerWork:
     dataset: str
     shard: Shard
     stage: int = -1
+
+
+@dataclass(frozen=True)
+class FeatureWork:
+    """Compute identity features.
+
+    Attributes:
+        encoder: of the records that they are of.
+        half: of texts or of pictures.
+        items: what is encoded; the result is float32 (N, D), in their order.
+    """
+
+    encoder: SampleEncoder
+    half: Half
+    items: Sequence[Item]
 
 
 @dataclass(frozen=True)

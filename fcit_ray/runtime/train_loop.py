@@ -113,7 +113,7 @@ def serve(driver: Any, worker: Serves) -> None:
             continue
         try:
             result = worker.perform(lease.work, partial(_tell, driver, lease.token))
-        except _CutOff:
+        except (_CutOff, ray.exceptions.RayActorError):  # the driver is gone: it was asked for records
             raise
         except Exception as error:
             raise failure(error, place_of(lease.work)) from error

@@ -6,9 +6,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from fcit_ray.config.schema import Config
+from fcit_ray.data.loading.ahead import AheadBatches
 from fcit_ray.data.loading.collate import Collator
+from fcit_ray.data.loading.feature_maker import FeatureMaker
 from fcit_ray.data.loading.shards import training_batches
 from fcit_ray.experiment.algorithm import make_algorithm
 from fcit_ray.experiment.opening import local_training, make_bank, make_setting
@@ -18,7 +21,8 @@ from fcit_ray.federated.under_way import Tell, UnderWay, nobody
 from fcit_ray.models.chat import stop_tokens
 from fcit_ray.models.load import load_processor
 from fcit_ray.results.run_folder import RunFolder
-from fcit_ray.runtime.messages import AnswerWork, Store, TrainWork
+from fcit_ray.runtime.messages import AnswerWork, FeatureWork, Store, TrainWork
+from fcit_ray.storage.trees import plain
 from fcit_ray.types import ClientJob, ClientUpdate, Params
 
 
@@ -60,6 +64,7 @@ class Worker:
         self._bank = make_bank(config, self._algorithm, model)
         self._stop = stop_tokens(processor, config.model.prompt, self._bank.model.generation_config)
         self._packed: int | None = None
+        self._maker: FeatureMaker | None = None
 
     def leave(self) -> Base:
         """Take off the base what the run has put on it; the worker is of no more use."""
@@ -79,14 +84,18 @@ class Worker:
         """Names of the parameters that no client trains."""
         return self._bank.frozen(with_projector=self._train.projector_lr > 0)
 
-    def perform(self, work: TrainWork | AnswerWork, tell: Tell = nobody) -> ClientUpdate | Answered:
+    def perform(
+        self, work: TrainWork | AnswerWork | FeatureWork, tell: Tell = nobody
+    ) -> ClientUpdate | Answered | np.ndarray:
+        if isinstance(work, FeatureWork):
+            return self.features(work)
+        self._put_away()
         return self.train(work, tell) if isinstance(work, TrainWork) else self.answer(work)
 
     def train(self, work: TrainWork, tell: Tell = nobody) -> ClientUpdate:
         """One client's local training; `tell` hears of its steps."""
         self._packed = None
-        *params, knowledge = self._store.get([*work.params, work.knowledge])
-        job = replace(work.job, params=_merge(params), knowledge=knowledge)
+        job = self._fetched(work)
         train = self._train
         batches = training_batches(
             work.shard, self._collator, train.batch_size, job.seed, train.epochs, train.micro_batch_size
@@ -95,7 +104,19 @@ class Worker:
         lora = algorithm.aggregation.lora
         bank, method, local = self._bank, algorithm.method, algorithm.local
         under_way = self._under_way(job, tell)
-        return run_client(job, batches, bank, method, train, self._setting, local, lora, under_way)
+        with AheadBatches(batches, at_hand=work.shard.at_hand, pin=self._config.runtime.gpu) as ahead:
+            update = run_client(job, ahead, bank, method, train, self._setting, local, lora, under_way)
+        return replace(update, metrics={**update.metrics, "starved_s": ahead.starved_s})
+
+    def _fetched(self, work: TrainWork) -> ClientJob:
+        """The whole job."""
+        beside = {"knowledge": work.knowledge, "local": work.local}
+        told = {name: handle for name, handle in beside.items() if handle is not None}
+        values = self._store.get([*work.params, *told.values()])
+        params, trees = values[: len(work.params)], values[len(work.params) :]
+        return replace(
+            work.job, params=_merge(params), memory=plain(work.job.memory), **dict(zip(told, trees, strict=True))
+        )
 
     def _under_way(self, job: ClientJob, tell: Tell) -> UnderWay:
         folder, client = self._folder, job.client.index
@@ -107,6 +128,21 @@ class Worker:
             kept=folder.kept_update(*job.key),
             keep_s=self._config.runtime.save_update_s,
         )
+
+    def features(self, work: FeatureWork) -> np.ndarray:
+        """Identity features, float32 (N, D), on the GPU if the run uses one; what computes them stays for more."""
+        device = "cuda" if self._config.runtime.gpu else "cpu"
+        if self._maker is None or not self._maker.makes(work.encoder, work.half, device):
+            self._put_away()
+            self._maker = FeatureMaker(work.encoder, work.half, device)
+        return self._maker.make(work.items)
+
+    def _put_away(self) -> None:
+        """Make room: a tower takes 0.5 or 1.2 GB beside the base."""
+        if self._maker is not None:
+            self._maker = None
+            if self._config.runtime.gpu:
+                torch.cuda.empty_cache()
 
     def answer(self, work: AnswerWork) -> Answered:
         """Greedy answers, in the order of the shard."""

@@ -104,6 +104,7 @@ class Asked:
 
 def encode_all(questions: Sequence[Question], encoder: SampleEncoder) -> list[Asked]:
     """Encode questions one by one; what cannot be encoded says why and stops no other."""
+    encoder.remember([question.record for question in questions if not question.fault])
     asked = []
     for question in questions:
         length = length_of(question.record)

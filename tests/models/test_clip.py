@@ -88,14 +88,22 @@ def test_a_long_text_is_cut_before_its_end_token_and_counted(clip):
     assert count_cut(str(clip), []) == 0
 
 
-def test_a_texts_bits_do_not_depend_on_its_neighbours(clip):
-    texts = ["what dog ?", "colour", "is the dog"]
-    together = load_clip_text_encoder(str(clip)).encode(texts)
+def test_a_texts_bits_and_shapes_do_not_depend_on_its_neighbours(clip):
+    texts = ["what dog ?", "colour", "is the dog", "dog is the", "the dog is", "what is colour", "what dog ?"]
+    encoder = load_clip_text_encoder(str(clip))
+    shapes = []
+    encoder.tower.register_forward_pre_hook(
+        lambda _, __, given: shapes.append(tuple(given["input_ids"].shape)), with_kwargs=True
+    )
+    together = encoder.encode(texts)
+    # Four rows whatever there is: of five different texts of five tokens two batches, of the one of three another.
+    assert sorted(shapes) == [(4, 3), (4, 5), (4, 5)]
+    shapes.clear()
+    assert torch.equal(encoder.encode(texts), together), "also when they are remembered"
+    assert shapes == []
     alone = [load_clip_text_encoder(str(clip)).encode([text]) for text in texts]
     assert torch.equal(together, torch.cat(alone))
-    encoder = load_clip_text_encoder(str(clip))
-    assert torch.equal(encoder.encode(texts[::-1]).flip(0), together)
-    assert torch.equal(encoder.encode(texts), together), "also when they are remembered"
+    assert torch.equal(load_clip_text_encoder(str(clip)).encode(texts[::-1]).flip(0), together)
 
 
 def test_a_pictures_feature_is_the_vision_encoders_pooled_output(clip, root):

@@ -24,7 +24,7 @@ from fcit_ray.runtime.messages import AnswerWork, DirectStore, TrainWork
 from fcit_ray.runtime.status import Status, describe, figures_of
 from fcit_ray.runtime.worker import Worker
 
-TIMES = ("seconds", "answer_s", "questions_per_s", "tokens_per_s", "behind")
+TIMES = ("seconds", "starved_s", "workers", "answer_s", "questions_per_s", "tokens_per_s", "behind")
 
 
 def timeless(value: Any) -> Any:

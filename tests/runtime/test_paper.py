@@ -33,7 +33,12 @@ from fcit_ray.runtime.launch import launch
 
 CONFIGS = ROOT / "configs"
 SIZE = ("benchmark.num_rounds=1", "benchmark.num_clients=5", "benchmark.min_samples=1")
-MACHINE = ("runtime.gpu=false", "runtime.num_workers=2", "runtime.cpus_per_worker=0.5")
+MACHINE = (
+    "runtime.gpu=false",
+    "runtime.num_workers=2",
+    "runtime.cpus_per_worker=0.5",
+    "runtime.feature_cache=null",
+)
 NUM_TRAIN, NUM_TEST = 6, 3
 NAMES = {
     *(

@@ -8,7 +8,8 @@ Legend: B images, H and W pixels, L tokens, D features.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import IO, Any
 
@@ -17,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fcit_ray.data.loading.features import Features, picture_key, text_key
 from fcit_ray.data.loading.pixels import normalise, pixel_scaling, square_pixels, to_rgb
 from fcit_ray.data.loading.tokens import Sample, num_image_tokens, run_processor, tokenise
 from fcit_ray.data.records.images import fault_of, open_image, opened
@@ -46,6 +48,8 @@ class SampleEncoder:
         identity: what a sample's feature is of. `text` needs no vision tower and loads none.
         identity_encoder: `base`, or the CLIP model whose encoders give it, as in `model.identity_encoder`.
         open_image: opens a record's picture, given the root and one of its `images`; errors as `images.open_image`'s.
+        features: those that were computed beforehand (`features.halves_at_hand`); without them each record's is
+            computed here, and what computes it is loaded.
     """
 
     root: str
@@ -55,6 +59,7 @@ class SampleEncoder:
     identity: Identity = "text"
     identity_encoder: str = "base"
     open_image: Callable[[str, str], IO[bytes]] = open_image
+    features: Features | None = field(default=None, repr=False, compare=False)  # where a feature is, not what it is
 
     def encode_train(self, record: Record) -> Sample:
         """Encode a conversation; `labels` are the tokens of the answers, end-of-sequence included, and -100 elsewhere.
@@ -90,6 +95,12 @@ class SampleEncoder:
         """
         return self._feature(record)
 
+    def remember(self, records: Sequence[Record]) -> None:
+        """Compute features of texts together where each record would otherwise have its own computed; nothing else."""
+        if self.features is None and self.identity != "image" and self.identity_encoder != "base":
+            with suppress(SpelledError):  # told of with the record
+                _text_encoder(self.model, self.identity_encoder).encode([instruction_text(r.turns) for r in records])
+
     def num_tokens(self, record: Record) -> int:
         """Tokens of a record, image included, as the encoders above count them. Loads the processor, no weights.
 
@@ -98,30 +109,59 @@ class SampleEncoder:
         """
         return len(self._arrays(record, self.render(record)[0])[1])
 
+    def image_bytes(self, record: Record, name: str) -> bytes:
+        """The file of one of the record's pictures.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        try:
+            with self.open_image(self.root, name) as file:
+                return file.read()
+        except (OSError, ValueError) as error:
+            raise DataError(f"{record.where}: image {name}: {fault_of(error)}") from error
+
+    def identity_processor(self) -> Any:
+        """What makes pixels for the encoder of pictures."""
+        return _identity_processor(self.model, self.identity_encoder)
+
+    def identity_pixels(self, where: str, name: str) -> np.ndarray:
+        """A picture as the encoder of pictures takes it, uint8 (H, W, 3).
+
+        Raises:
+            DataError: names the record and the picture.
+        """
+        try:
+            return square_pixels(self.identity_processor(), self._image(where, name))
+        except ValueError as error:
+            raise DataError(f"{where}: image {name}, processor: {error}") from error
+
     def _feature(self, record: Record, pixels: np.ndarray | None = None) -> np.ndarray:
         """Of a record whose pixels, as the base takes them, may be at hand; of several pictures the mean of theirs."""
         if self.identity == "text":
             return self._text_feature(record).numpy().astype(np.float32)
         check_has_identity(record, self.identity)
-        processor = _identity_processor(self.model, self.identity_encoder)
-        if pixels is None or self.identity_encoder != "base":  # CLIP's pictures may be of another size than the base's
-            pictures = []
-            for name in record.images:
-                try:
-                    pictures.append(square_pixels(processor, self._image(record, name)))
-                except ValueError as error:
-                    raise DataError(f"{record.where}: image {name}, processor: {error}") from error
-            pixels = np.stack(pictures)
-        encode = _image_encoder(self.model, self.identity_encoder).encode
-        scaling = pixel_scaling(processor)
-        each = [encode(normalise(torch.from_numpy(picture)[None], *scaling))[0] for picture in pixels]  # (D,)
+        each = self._picture_features(record, pixels)  # (D,) each
         image = each[0] if len(each) == 1 else torch.stack(each).double().mean(dim=0).float()
         feature = image if self.identity == "image" else join(self._text_feature(record), image)
         return feature.numpy().astype(np.float32)
 
+    def _picture_features(self, record: Record, pixels: np.ndarray | None) -> list[Tensor]:
+        if self.features is not None:
+            keys = [picture_key(self.image_bytes(record, name)) for name in record.images]
+            return [torch.tensor(self.features.row("image", key)) for key in keys]
+        if pixels is None or self.identity_encoder != "base":  # CLIP's pictures may be of another size than the base's
+            pixels = np.stack([self.identity_pixels(record.where, name) for name in record.images])
+        encode = _image_encoder(self.model, self.identity_encoder).encode
+        scaling = pixel_scaling(self.identity_processor())
+        return [encode(normalise(torch.from_numpy(picture)[None], *scaling))[0] for picture in pixels]
+
     def _text_feature(self, record: Record) -> Tensor:
+        text = instruction_text(record.turns)
+        if self.features is not None and self.identity_encoder != "base":
+            return torch.tensor(self.features.row("text", text_key(text)))
         try:
-            return _text_encoder(self.model, self.identity_encoder).encode([instruction_text(record.turns)])[0]
+            return _text_encoder(self.model, self.identity_encoder).encode([text])[0]
         except SpelledError as error:
             raise DataError(f"{record.where}: {error}") from error
 
@@ -154,7 +194,7 @@ class SampleEncoder:
 
     def _arrays(self, record: Record, text: str) -> tuple[Sample, np.ndarray]:
         """The tokens and the pictures, and the tokens' places in the text, (L, 2)."""
-        images = [self._image(record, name) for name in record.images]
+        images = [self._image(record.where, name) for name in record.images]
         try:
             return encode_pictures(_processor(self.model), text, images)
         except SpelledError as error:
@@ -163,13 +203,13 @@ class SampleEncoder:
             shown = ", ".join(f"image {name} {image.size}" for name, image in zip(record.images, images, strict=True))
             raise DataError(f"{record.where}: {shown or 'without a picture'}, processor: {error}") from error
 
-    def _image(self, record: Record, image: str) -> Image.Image:
-        """One of the record's pictures, upright RGB."""
+    def _image(self, where: str, image: str) -> Image.Image:
+        """A picture of the record there, upright RGB."""
         try:
             with self.open_image(self.root, image) as file, opened(file) as picture:
                 return to_rgb(picture)
         except Exception as error:  # Pillow's decoders raise nearly anything on broken files, so every kind is reported
-            raise DataError(f"{record.where}: image {image}: {fault_of(error)}") from error
+            raise DataError(f"{where}: image {image}: {fault_of(error)}") from error
 
 
 def _placed(spans: Sequence[tuple[int, int]], starts: np.ndarray, ends: np.ndarray) -> bool:

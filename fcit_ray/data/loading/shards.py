@@ -1,9 +1,9 @@
 """Prepared records of one client or one piece of a test set, however they reach the process that needs them."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fcit_ray.data.loading.batches import Batches, epoch_order
 from fcit_ray.data.loading.collate import Collator
+from fcit_ray.data.loading.features import FeatureTable
 from fcit_ray.data.loading.samples import Sample, SampleEncoder
 from fcit_ray.data.partition.stream import Stream
 from fcit_ray.data.records.layout import Record
@@ -21,6 +22,11 @@ class Shard(Protocol):
 
     def __len__(self) -> int: ...
 
+    @property
+    def at_hand(self) -> bool:
+        """Whether `read` waits for nothing."""
+        ...
+
     def read(self, order: np.ndarray) -> Iterable[Sample]:
         """The samples at these positions, in this order."""
         ...
@@ -29,8 +35,26 @@ class Shard(Protocol):
 class ShardSource(Protocol):
     """Where the server's loop gets shards from."""
 
-    def prepare(self, stage: int) -> None:
-        """Have everything ready that the stage and the evaluation after it need; -1 is the zero-shot evaluation."""
+    def prepare(self, stage: int, round: int | None = None) -> None:
+        """Begin to make ready what is needed from here on, in the order of need; returns at once.
+
+        Args:
+            stage: -1 is before the first.
+            round: that comes next; None: the evaluation after the stage.
+        """
+        ...
+
+    def release(self, task: int, client: int) -> None:
+        """A client of the round has been trained: what it alone needed may go."""
+        ...
+
+    @property
+    def encoder(self) -> SampleEncoder:
+        """What makes samples of the records."""
+        ...
+
+    def use(self, features: FeatureTable) -> None:
+        """Take samples' features from a table instead of computing them; called before anything is prepared."""
         ...
 
     def feature(self, task: int, client: int) -> Tensor:
@@ -75,6 +99,7 @@ class LocalShard:
     """Samples in this process's memory."""
 
     samples: Sequence[Sample]
+    at_hand: ClassVar[bool] = True
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -89,11 +114,17 @@ class LocalShards:
     def __init__(self, stream: Stream, tests: dict[str, list[Record]], encoder: SampleEncoder):
         self._stream = stream
         self._tests = tests
-        self._encoder = encoder
+        self.encoder = encoder
         self._train: dict[tuple[int, int], LocalShard] = {}
 
-    def prepare(self, stage: int) -> None:
+    def prepare(self, stage: int, round: int | None = None) -> None:
         """Nothing to do: records are encoded when they are asked for."""
+
+    def release(self, task: int, client: int) -> None:
+        """Nothing to do: all of it stays."""
+
+    def use(self, features: FeatureTable) -> None:
+        self.encoder = replace(self.encoder, features=features)
 
     def feature(self, task: int, client: int) -> Tensor:
         return mean_feature(sample["feature"] for sample in self.train_shard(task, client).samples)
@@ -102,9 +133,9 @@ class LocalShards:
         key = (task, client)
         if key not in self._train:
             records = self._stream.shard(task, client)
-            self._train[key] = LocalShard([self._encoder.encode_train(record) for record in records])
+            self._train[key] = LocalShard([self.encoder.encode_train(record) for record in records])
         return self._train[key]
 
     def test_shard(self, dataset: str, places: Sequence[int]) -> LocalShard:
         records = self._tests[dataset]
-        return LocalShard([self._encoder.encode_test(records[place]) for place in places])
+        return LocalShard([self.encoder.encode_test(records[place]) for place in places])
