@@ -18,13 +18,18 @@ import ray.data
 import torch
 from pydantic import TypeAdapter
 
-from fcit_ray.data.loading.samples import Sample, SampleEncoder
-from fcit_ray.data.records.layout import Record
 from fcit_ray.errors import UserError
+from fcit_ray.importing import swift_imports
+
+with swift_imports():  # a task begins with it
+    from fcit_ray.data.loading.samples import Sample, SampleEncoder
+    from fcit_ray.data.records.layout import Record
 
 RECORD = TypeAdapter(Record)
 CPUS_PER_TASK = 0.5  # a read or decode task; small, so that it finds room beside the workers on a box of two cores
 _RECORDS_PER_PROCESS = 1000
+_FEW = 1000
+"""Records that are made where they are asked for: a process of their own would take as long to start."""
 _FAILURE = "failure"  # column of a table that holds an error instead of samples
 
 Part = Literal["train", "test", "feature"]
@@ -116,6 +121,8 @@ def prepare_blocks(pieces: Sequence[Sequence[str]], encoder: SampleEncoder, part
     Raises:
         DataError, ModelError, RunFailed: what a task met, once the others are done.
     """
+    if sum(map(len, pieces)) <= _FEW and encoder.identity == "text" and encoder.identity_encoder == "base":
+        return _made_here(pieces, encoder, part)
     prepared = dataset_of(pieces, encoder, part).materialize()
     blocks: list[Any] = prepared.to_arrow_refs()
     if prepared.count() != sum(map(len, pieces)):  # of the blocks' metadata: none is fetched for it
@@ -123,6 +130,18 @@ def prepare_blocks(pieces: Sequence[Sequence[str]], encoder: SampleEncoder, part
             _raise_failure(ray.get(block))
     assert len(blocks) == len(pieces), f"Ray Data made {len(blocks)} blocks of {len(pieces)}"
     return blocks
+
+
+def _made_here(pieces: Sequence[Sequence[str]], encoder: SampleEncoder, part: Part) -> list[Any]:
+    """The same blocks by this process."""
+    encode, threads = _Encode(encoder, part), torch.get_num_threads()
+    try:
+        tables = [encode(pa.table({"records": [list(rows)]})) for rows in pieces]
+    finally:
+        torch.set_num_threads(threads)
+    for table in tables:
+        _raise_failure(table)
+    return [ray.put(table) for table in tables]
 
 
 def dataset_of(pieces: Sequence[Sequence[str]], encoder: SampleEncoder, part: Part) -> ray.data.Dataset:

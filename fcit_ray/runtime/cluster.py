@@ -20,7 +20,7 @@ from fcit_ray.errors import ClusterLost, RunFailed
 from fcit_ray.runtime.blocks import quiet
 from fcit_ray.runtime.store import share_tensors
 
-_HEALTH_CHECK_S = "0.5"  # between Ray Train's looks at its workers: how soon a death is known
+_HEALTH_CHECK_S = "0.2"  # between Ray Train's looks at its workers: how soon a death is known
 _PROBE_S = 3.0
 _LOST_S = 15.0
 """After which a head that does not answer is given up; Ray itself would end this process after a minute, unasked."""

@@ -1,7 +1,6 @@
 """One run on a Ray cluster: a driver actor and one Ray Train run whose workers pull their jobs from it."""
 
 import logging
-import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,18 +13,15 @@ from fcit_ray.config.schema import Config
 from fcit_ray.data.partition.writing import partition_counts
 from fcit_ray.errors import ClusterLost, ConfigError, RunFailed
 from fcit_ray.experiment.opening import Experiment, open_experiment
-from fcit_ray.results.plots import plot_counts
 from fcit_ray.results.run_folder import RunFolder
-from fcit_ray.runtime.blocks import CPUS_PER_TASK, Prepare, quiet
+from fcit_ray.runtime.blocks import CPUS_PER_TASK, Prepare
 from fcit_ray.runtime.cluster import redirect_logs, watch_head
-from fcit_ray.runtime.data import RayShards
-from fcit_ray.runtime.driver import Driver
-from fcit_ray.runtime.errors import MENDABLE, failure, origin
+from fcit_ray.runtime.driver_actor import RayDriver
+from fcit_ray.runtime.errors import origin
 from fcit_ray.runtime.groups import run_group
 from fcit_ray.runtime.room import Room
 from fcit_ray.runtime.shape import Shape
 from fcit_ray.runtime.status import Status
-from fcit_ray.runtime.store import RayStore, share_tensors
 from fcit_ray.runtime.train_group import TellLost, work
 
 _POLL_S = 0.25
@@ -47,29 +43,6 @@ class Shared:
     workers: Callable[[Config, RunFolder, Any], None]
     prepare: Prepare | None = None
     abandon_s: float = _ABANDON_S
-
-
-class _RayDriver(Driver):
-    """The driver inside its actor: reads its run's data there and serves it through Ray Data and the object store."""
-
-    def __init__(self, experiment: Experiment, folder: RunFolder, prepare: Prepare | None):
-        share_tensors()
-        quiet()
-        shards = RayShards(experiment, experiment.config.runtime.cache_mb * 2**20, prepare)
-        super().__init__(experiment, folder, shards, RayStore())
-
-    def run(self) -> dict[str, Any]:
-        try:
-            return super().run()
-        except Exception as error:
-            root = origin(error)
-            if isinstance(root, MENDABLE):
-                raise root from None
-            raise failure(root, "the driver") from None
-
-    def pid(self) -> int:
-        """Process id of the actor, for tests that kill it."""
-        return os.getpid()
 
 
 def check_room(config: Config) -> None:
@@ -140,14 +113,9 @@ def _launch(
     experiment = experiment or open_experiment(config)
     config = experiment.config
     check_room(config)
-    if experiment.stream.tasks:  # zero-shot has no clients
-        counts = partition_counts(config, experiment.stream)
-        folder.write_partition(counts)
-        with folder.using():
-            plot_counts(counts, folder.partition_picture)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     driver: Any = (
-        ray.remote(_RayDriver)
+        ray.remote(RayDriver)
         .options(num_cpus=0, max_concurrency=2 * config.runtime.num_workers + 8, scheduling_strategy=here)
         # Ray's processes stay in the directory in which this one joined the cluster, whatever it is now.
         .remote(experiment, RunFolder(folder.path.absolute()), shared.prepare)
@@ -158,6 +126,7 @@ def _launch(
     lost = False
     head = watch_head()
     try:
+        _show_partition(experiment, folder)
         with head:
             while not ray.wait([running], timeout=_POLL_S)[0]:
                 head.check()
@@ -195,6 +164,18 @@ def _launch(
             ray.kill(driver)
         # Without their driver the workers leave, and Ray Train tidies up; cut off, it would leave a process behind.
         workers.join(timeout=0.0 if lost else shared.abandon_s)
+
+
+def _show_partition(experiment: Experiment, folder: RunFolder) -> None:
+    """Who has which records, as a file and as a picture; while the driver and the workers start."""
+    if not experiment.stream.tasks:  # zero-shot has no clients
+        return
+    from fcit_ray.results.plots import plot_counts
+
+    counts = partition_counts(experiment.config, experiment.stream)
+    folder.write_partition(counts)
+    with folder.using():
+        plot_counts(counts, folder.partition_picture)
 
 
 def run_workers(config: Config, folder: RunFolder, driver: Any, loop: Callable[[dict[str, Any]], None] = work) -> None:
