@@ -74,7 +74,7 @@ class Driver:
         self._frozen |= frozen
         return not self._begun.is_set()
 
-    def begin(self, params: Params) -> None:
+    def begin(self, params: "Params") -> None:  # as text: who gets a handle of this actor imports what stands here
         """The bank's initial parameters; every worker has the same, the first one counts."""
         if not self._begun.is_set():
             self._initial = params
@@ -96,6 +96,16 @@ class Driver:
     def submit(self, token: int, result: Any) -> None:
         """Take the result of a lease; one that a twin has brought already is dropped."""
         self._queue.submit(token, result)
+
+    def waiting(self, known: Sequence[tuple[float, float]], timeout_s: float) -> list[tuple[float, float]] | Over:
+        """What waits to be done, as `WorkQueue.waiting`; before the first round, that somebody brings its start."""
+        if self._queue.over:
+            return Over()
+        start = [(math.inf, math.inf)]
+        if not self._begun.is_set() and (list(known) != start or not self._begun.wait(timeout_s)):
+            return start
+        waiting = self._queue.waiting(known, timeout_s)
+        return Over() if self._queue.over else waiting
 
     def lost(self, workers: Sequence[int]) -> None:
         """These workers have died: what they had in hand is handed out again at once."""

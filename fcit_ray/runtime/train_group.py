@@ -23,7 +23,7 @@ def work(context: dict[str, Any]) -> None:
 def work_for_crew(context: dict[str, Any]) -> None:
     """The same of a worker that serves one run after another: `crew_loop`."""
     with swift_imports():
-        from fcit_ray.runtime.train_loop import crew_loop
+        from fcit_ray.runtime.crew_loop import crew_loop
 
     crew_loop(context)
 
