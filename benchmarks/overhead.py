@@ -18,7 +18,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from fcit_ray.data.loading.shards import LocalShard
 from fcit_ray.data.miniature.writing import write_miniature
 from fcit_ray.experiment.opening import open_experiment
 from fcit_ray.params import add, weighted_mean
+from fcit_ray.results.checkpoint import Unit, one
 from fcit_ray.results.opening import open_run
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.cluster import start_ray
@@ -55,8 +56,11 @@ def payload(megabytes: float) -> Params:
 class NoShards:
     """Clients that do nothing need no data."""
 
-    def prepare(self, stage: int) -> None:
+    def prepare(self, stage: int, round: int | None = None) -> None:
         """Nothing to prepare."""
+
+    def release(self, task: int, client: int) -> None:
+        """Nothing to let go."""
 
     def feature(self, task: int, client: int) -> torch.Tensor:
         return torch.ones(1)
@@ -64,7 +68,7 @@ class NoShards:
     def train_shard(self, task: int, client: int) -> LocalShard:
         return LocalShard(())
 
-    def test_shard(self, dataset: str, start: int, stop: int) -> LocalShard:
+    def test_shard(self, dataset: str, places: Sequence[int]) -> LocalShard:
         return LocalShard(())
 
 
@@ -73,18 +77,20 @@ class TimedFolder(RunFolder):
 
     checkpoint_s: float
 
-    def save_checkpoint(self, state: ServerState, keep: int) -> Path:
+    def save_checkpoint(
+        self, state: ServerState, keep: int, held: tuple[int, int] | None = None, unit: Unit = one
+    ) -> ServerState:
         began = time.perf_counter()
-        path = super().save_checkpoint(state, keep)
+        state = super().save_checkpoint(state, keep, held, unit)
         object.__setattr__(self, "checkpoint_s", time.perf_counter() - began)  # a frozen dataclass
-        return path
+        return state
 
 
 class BenchDriver(Driver):
     """The real driver, a round at a time instead of a run."""
 
     def __init__(self, config: Config, path: Path):
-        share_tensors()
+        share_tensors(copies=False)
         torch.set_num_threads(1)
         open_run(path, config, resume=False, overwrite=True)
         self._bench_folder = TimedFolder(path)
@@ -120,7 +126,7 @@ class IdleWorker:
 
     def perform(self, work: TrainWork, tell: Any) -> ClientUpdate:
         job = work.job
-        *params, _ = self._store.get([*work.params, work.knowledge])
+        params = self._store.get(work.params)
         delta = {name: value for part in params for name, value in part.items()}
         return ClientUpdate(
             stage=job.stage,

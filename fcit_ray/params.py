@@ -1,8 +1,12 @@
-"""Arithmetic on parameter mappings; sums run in the order given, in float32, so that their bits are repeatable."""
+"""Arithmetic on parameter mappings; sums run in the order given, in float32, so that their bits are repeatable.
+
+Items of a round may wait outside of the memory. So what goes through many of them holds the values of one at a time,
+and makes what it derives from them when it is asked for (`Lazy`).
+"""
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,27 +20,91 @@ def add(left: Params, right: Params) -> dict[str, torch.Tensor]:
     return {name: value + right[name] if name in right else value for name, value in left.items()}
 
 
+class Lazy(Mapping[str, torch.Tensor]):
+    """Values that are made when they are asked for, and not kept; pickled, it is a plain mapping.
+
+    Args:
+        names: of the values, in their order.
+        value: makes one.
+    """
+
+    def __init__(self, names: Collection[str], value: Callable[[str], torch.Tensor]):
+        self._names = names if isinstance(names, Mapping) else dict.fromkeys(names)
+        self._value = value
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._value(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)
+
+
+class RunningMean:
+    """`weighted_mean` of items that come one after another: the same bits when all have been added in their order.
+
+    Args:
+        senders: by name the sum of the weights of those who will send it, as `weights_by_name` gives it.
+    """
+
+    def __init__(self, senders: Mapping[str, float]):
+        self._senders = senders
+        self._sums: dict[str, torch.Tensor] = {}
+
+    def add(self, item: Params, weight: float) -> None:
+        """The next item. One of weight zero counts for nothing."""
+        if not weight:  # zero times infinity would be no number
+            return
+        for name, value in item.items():
+            if name not in self._sums:
+                self._sums[name] = torch.zeros_like(value, dtype=torch.float32)
+            self._sums[name].add_(value, alpha=weight / self._senders[name])
+
+    def mean(self) -> dict[str, torch.Tensor]:
+        """What has become of it, in the order in which the names came."""
+        return self._sums
+
+
+def weights_by_name(items: Sequence[Collection[str]], weights: Sequence[float]) -> dict[str, float]:
+    """By each name the sum of the weights of those items that have it, in the order of the first to have it."""
+    assert len(items) == len(weights), "one weight an item"
+    assert all(weight >= 0 for weight in weights), f"weights are counts of samples, got {list(weights)}"
+    sums: dict[str, float] = {}
+    for item, weight in zip(items, weights, strict=True):
+        for name in item:
+            sums[name] = sums.get(name, 0) + weight
+    return sums
+
+
 def weighted_mean(items: Sequence[Params], weights: Sequence[float]) -> dict[str, torch.Tensor]:
     """Average each name over the items that have it, with the weights of those items (FedAvg, McMahan et al. 2017).
 
     A name sent by nobody is absent from the result. Weights are not assumed to sum to one. An item of weight zero
     counts for nothing, unless all who sent a name weigh nothing: then the name is absent too.
     """
-    assert len(items) == len(weights), "one weight an item"
-    assert all(weight >= 0 for weight in weights), f"weights are counts of samples, got {list(weights)}"
-    names = dict.fromkeys(name for item in items for name in item)
-    mean: dict[str, torch.Tensor] = {}
-    for name in names:
-        # Zero times infinity would be no number, so an item of weight zero is left out rather than multiplied.
-        senders = [(item[name], weight) for item, weight in zip(items, weights, strict=True) if name in item and weight]
-        if not senders:
-            continue
-        total = sum(weight for _, weight in senders)
-        accumulated = torch.zeros_like(senders[0][0], dtype=torch.float32)
-        for value, weight in senders:
-            accumulated.add_(value, alpha=weight / total)
-        mean[name] = accumulated
-    return mean
+    senders = weights_by_name(items, weights)
+    running = RunningMean(senders)
+    for item, weight in zip(items, weights, strict=True):
+        running.add(item, weight)
+    mean = running.mean()
+    return {name: mean[name] for name in senders if name in mean}
+
+
+def part(item: Params, name: str, start: int, stop: int) -> torch.Tensor:
+    """Entries `start` to `stop` (excluded) of a value as it lies flat; no others of one in a file are read."""
+    read = getattr(item, "part", None)
+    found: torch.Tensor = read(name, start, stop) if read else item[name].reshape(-1)[start:stop]
+    return found
 
 
 def norm(params: Params) -> float:
@@ -53,10 +121,10 @@ def clip_to_norm(params: Params, max_norm: float) -> Params:
     if length <= max_norm:
         return params
     if not math.isfinite(length):
-        return {name: torch.zeros_like(value) for name, value in params.items()}
+        return Lazy(params, lambda name: torch.zeros_like(params[name]))
     # The factor and each product are rounded to float32, by at most 2^-24 of themselves each.
     scale = max_norm / length * (1 - 2**-22)
-    return {name: value * scale for name, value in params.items()}
+    return Lazy(params, lambda name: params[name] * scale)
 
 
 def num_bytes(params: Params) -> int:

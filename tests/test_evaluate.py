@@ -5,7 +5,7 @@ import torch
 from small import COLLATOR, END, IMAGE, PAD, random_params, sample, small_bank
 
 from fcit_ray.config.schema import Evaluation
-from fcit_ray.federated.answering import answer
+from fcit_ray.federated.answering import Effort, answer
 from fcit_ray.methods.disco import Disco
 from fcit_ray.methods.finetune import Finetune
 
@@ -64,6 +64,29 @@ def test_the_gate_decides_the_answer(bank):
 def test_a_method_without_a_gate_has_none(bank):
     answers = asked(bank, Finetune(), {})
     assert [gate for _, gate in answers] == [()] * 5
+
+
+class Ending:
+    """In the place of a bank: generates what it is told."""
+
+    num_adapters = 0
+
+    def __init__(self, rows):
+        self.rows = iter(rows)
+
+    def generate(self, batch, gate, most, prompts, **tokens):
+        return torch.tensor(next(self.rows))
+
+
+def test_tokens_and_padding_are_counted():
+    # The image is four tokens, the start one: prompts of 9, 7 and 6, in batches of two.
+    samples = [sample(0, 4), sample(1, 2), sample(2, 1)]
+    rows = [[[7, 8, END, PAD], [9, 9, 9, 9]], [[END, PAD, PAD, PAD]]]
+    effort = Effort()
+    evaluation = Evaluation(batch_size=2, max_new_tokens=4)
+    answer(samples, Ending(rows), Finetune(), {}, COLLATOR, Numbers(), evaluation, [END, 3], effort)
+    assert (effort.tokens, effort.positions, effort.padding) == (3 + 4 + 1, 9 + 9 + 6, 2)
+    assert effort + Effort(1.5, 1, 2, 3) == Effort(1.5, 9, 26, 5)
 
 
 def test_no_question_no_answer(bank):

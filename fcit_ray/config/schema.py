@@ -132,6 +132,10 @@ class Runtime(Section):
     """Ray CPUs a worker reserves. Keep workers * this below the cluster's CPUs: Ray Data needs one to read."""
     lease_s: float = Field(3600.0, gt=0)
     """A job of which nothing was heard for this long, no step either, is handed to another worker."""
+    answer_behind: bool = True
+    """Answer a stage's questions with workers that the next stage's rounds leave idle, where there are several: the
+    same bits, as the state that answers is fixed, and scores that are known a little later. false answers them before
+    the next stage begins."""
     max_worker_failures: int = Field(5, ge=0)
     """Restarts of the worker group before the run gives up."""
     cache_mb: int = Field(2000, ge=0)

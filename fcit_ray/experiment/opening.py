@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from fcit_ray.data.checking.answer_formats import misfit
 from fcit_ray.data.checking.several import check_pictures
 from fcit_ray.data.checking.shared import shared_records
 from fcit_ray.data.checking.too_long import check_lengths
+from fcit_ray.data.loading.by_length import batches_of, length_of
 from fcit_ray.data.loading.samples import SampleEncoder
 from fcit_ray.data.partition.selection import SELECTIONS
 from fcit_ray.data.partition.stream import Stream, StreamPopulation, open_stream
@@ -68,6 +70,12 @@ class Experiment:
         seen = self.stream.evaluated[stage] if stage >= 0 else range(len(benchmark.tasks))
         names = [name for task in seen for name in benchmark.tasks[task].datasets]
         return list(dict.fromkeys([*names, *(benchmark.transfer if self.is_last(stage) else ())]))
+
+    @cached_property
+    def batches(self) -> dict[str, list[tuple[int, ...]]]:
+        """By dataset the questions that are answered together, as positions in its file (`by_length`)."""
+        size = self.config.evaluation.batch_size
+        return {name: batches_of([*map(length_of, records)], size) for name, records in self.tests.items()}
 
     def is_last(self, stage: int) -> bool:
         """Whether nothing is trained after this stage; -1 is zero-shot."""

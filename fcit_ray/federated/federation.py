@@ -18,7 +18,7 @@ from fcit_ray.federated.local_optim import LocalRule, Plain
 from fcit_ray.federated.method import Method
 from fcit_ray.federated.server_optim import ServerOptimizer
 from fcit_ray.models.names import adapter_index, is_residual
-from fcit_ray.seeds import derive_seed
+from fcit_ray.seeds import client_seed, derive_seed
 from fcit_ray.types import Assignment, Client, ClientJob, ClientUpdate, Params, ServerState, Setting
 
 
@@ -73,22 +73,27 @@ class Federation:
             assignments = self.method.assign(state.knowledge, state.stage, clients)
         with blaming(f"{where}, method.brief"):
             knowledge = self.method.brief(state.knowledge)
-        travels = [travelling(state.params, assignment) for assignment in assignments]
+        # Clients of one assignment are sent the same, and are told the same.
+        keys = [(tuple(assignment.train), tuple(assignment.frozen)) for assignment in assignments]
+        travels = {
+            key: travelling(state.params, assignment)
+            for key, assignment in dict(zip(keys, assignments, strict=False)).items()
+        }
         with blaming(f"{where}, local.brief"):
-            told = [self.local.brief(state.local, params) for params in travels]
+            told = {key: self.local.brief(state.local, params) for key, params in travels.items()}
         return [
             ClientJob(
                 stage=state.stage,
                 round=state.round,
                 client=client,
                 assignment=assignment,
-                params=params,
+                params=travels[key],
                 knowledge=knowledge,
-                local=local,
+                local=told[key],
                 memory=state.memories.get(str(client.index), {}),
-                seed=derive_seed(self.setting.seed, "client", state.stage, state.round, client.index),
+                seed=client_seed(self.setting.seed, state.stage, state.round, client.index),
             )
-            for client, assignment, params, local in zip(clients, assignments, travels, told, strict=True)
+            for client, assignment, key in zip(clients, assignments, keys, strict=True)
         ]
 
     def admit(self, job: ClientJob, update: ClientUpdate, frozen: frozenset[str] = frozenset()) -> ClientUpdate:
@@ -102,8 +107,13 @@ class Federation:
         Raises:
             RunFailed: it cannot be averaged; names stage, round, client and parameter.
         """
+        check_update(job, update, self.sent(job, frozen))
+        return update
+
+    def sent(self, job: ClientJob, frozen: frozenset[str] = frozenset()) -> frozenset[str]:
+        """Names of the parameters whose change comes back for a job; `frozen` as in `admit`."""
         lora, trained = self.aggregation.lora, {None, *job.assignment.train}
-        sent = frozenset(
+        return frozenset(
             name
             for name in job.params
             if adapter_index(name) in trained
@@ -112,11 +122,14 @@ class Federation:
             and not is_residual(name)
             and name not in frozen
         )
-        check_update(job, update, sent)
-        return update
 
-    def close(self, state: ServerState, updates: Sequence[ClientUpdate]) -> ServerState:
-        """The state after the round whose updates these are, in the order of `plan`.
+    @property
+    def reads_deltas(self) -> bool:
+        """Whether a hook looks at the deltas of a round beside the combination of them."""
+        return any(part.reads_deltas and part.overrides("absorb") for part in (self.method, self.local))
+
+    def close(self, state: ServerState, updates: Sequence[ClientUpdate], mean: Params | None = None) -> ServerState:
+        """The state after the round whose updates these are, in the order of `plan`; `mean` as in `combine`.
 
         Raises:
             RunFailed: a hook raised, or the new parameters are not finite; names stage, round and hook or parameter.
@@ -130,7 +143,7 @@ class Federation:
         seed = derive_seed(self.setting.seed, "server", state.stage, state.round)
         where = place(state.stage, state.round)
         with blaming(f"{where}, the combination of the updates"):
-            delta = self.aggregation.combine(state.params, updates, seed)
+            delta = self.aggregation.combine(state.params, updates, seed, mean)
         with blaming(f"{where}, method.absorb"):
             knowledge = self.method.absorb(state.knowledge, updates)
         with blaming(f"{where}, server.step"):

@@ -33,6 +33,9 @@ class LocalRule(Part):
 
     implied: ClassVar[Implied] = {("init",): Trait.STEERS_VALUES, ("absorb",): Trait.LEARNS_FROM_REPORTS}
 
+    reads_deltas: ClassVar[bool] = True
+    """As in `Method`."""
+
     def init(self, params: Params) -> Tree:
         """The server's memory before the first round."""
         return {}
@@ -136,6 +139,7 @@ class Scaffold(LocalRule):
     """
 
     declares = frozenset({Trait.STEERS_VALUES, Trait.LEARNS_FROM_REPORTS, Trait.SENDS_VARIATES})
+    reads_deltas = False
 
     def init(self, params: Params) -> Tree:
         """`c` by name; a name is absent while it is zero."""

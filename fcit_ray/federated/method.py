@@ -33,6 +33,9 @@ class Method(Part):
         ("deploy",): Trait.MERGES_ADAPTERS,
     }
 
+    reads_deltas: ClassVar[bool] = True
+    """Whether `absorb` looks at the deltas: they wait for it until the round is over, where they need not otherwise."""
+
     @property
     def traits(self) -> Traits:
         """What the class declares, and what the number of adapters says by itself."""

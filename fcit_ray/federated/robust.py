@@ -21,17 +21,20 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Final
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from fcit_ray.federated.traits import Part, Promised, Trait
-from fcit_ray.params import clip_to_norm, norm, weighted_mean
+from fcit_ray.params import Lazy, clip_to_norm, norm, part, weighted_mean
 from fcit_ray.types import Params
+
+_AT_ONCE: Final = 2**22
+_ALIGNED: Final = 2**12  # entries; the ends of a vector's registers fall where they fall in the whole tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +71,7 @@ class Median(Rule):
     """
 
     def combine(self, items: Sequence[Params], weights: Sequence[float]) -> dict[str, Tensor]:
-        return {name: _median(values) for name, values in _by_name(items)}
+        return _by_coordinate(items, _median)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +89,7 @@ class TrimmedMean(Rule):
     drop_frac: Annotated[float, Field(ge=0, lt=0.5)] = 0.2
 
     def combine(self, items: Sequence[Params], weights: Sequence[float]) -> dict[str, Tensor]:
-        return {name: self._trimmed_mean(values) for name, values in _by_name(items)}
+        return _by_coordinate(items, self._trimmed_mean)
 
     def _trimmed_mean(self, values: Sequence[Tensor]) -> Tensor:
         count = len(values)
@@ -175,10 +178,24 @@ class ClippedMean(Rule):
         return weighted_mean([clip_to_norm(item, limit) for item in items], weights)
 
 
-def _by_name(items: Sequence[Params]) -> Iterator[tuple[str, list[Tensor]]]:
-    """Each name with the values of those who sent it, in client order."""
+def _by_coordinate(items: Sequence[Params], rule: Callable[[Sequence[Tensor]], Tensor]) -> dict[str, Tensor]:
+    """A rule that looks at each coordinate by itself, on each name over those who sent it, in client order.
+
+    What does not fit into `_AT_ONCE` entries of all senders goes through it in pieces, to the same bits.
+    """
+    combined: dict[str, Tensor] = {}
     for name in dict.fromkeys(name for item in items for name in item):
-        yield name, [item[name] for item in items if name in item]
+        senders = [item for item in items if name in item]
+        first = senders[0][name]
+        step = max(_AT_ONCE // len(senders) // _ALIGNED, 1) * _ALIGNED
+        if first.numel() <= step:
+            combined[name] = rule([first, *(item[name] for item in senders[1:])])
+            continue
+        whole = combined[name] = torch.empty(first.shape, dtype=torch.float32)
+        for start in range(0, first.numel(), step):
+            stop = min(start + step, first.numel())
+            whole.view(-1)[start:stop] = rule([part(item, name, start, stop) for item in senders])
+    return combined
 
 
 def _median(values: Sequence[Tensor]) -> Tensor:
@@ -194,9 +211,9 @@ def _nearest(items: Sequence[Params], num_attackers: int, num_kept: int | None) 
         blocks.setdefault(tuple(i for i, item in enumerate(items) if name in item), []).append(name)
     combined: dict[str, Tensor] = {}
     for senders, names in blocks.items():
-        block = [{name: items[i][name] for name in names} for i in senders]
+        block = [Lazy(names, items[i].__getitem__) for i in senders]
         if len(block) < num_attackers + 3:
-            combined |= {name: _median(values) for name, values in _by_name(block)}
+            combined |= _by_coordinate(block, _median)
             continue
         scores = krum_scores(block, num_attackers)
         most = len(block) - num_attackers
@@ -214,8 +231,13 @@ def krum_scores(items: Sequence[Params], num_attackers: int) -> list[float]:
     num_near = len(items) - num_attackers - 2
     assert num_near >= 1, f"{len(items)} items have no Krum score against {num_attackers} attackers"
     distances = [[0.0] * len(items) for _ in items]
-    for i, left in enumerate(items):
-        for j, right in enumerate(items[:i]):
-            square = sum(float((left[name] - right[name]).double().square().sum()) for name in left)
+    for name in items[0]:
+        values = [item[name] for item in items]
+        for i, left in enumerate(values):
+            for j, right in enumerate(values[:i]):
+                distances[i][j] += float((left - right).double().square().sum())
+    for i in range(len(items)):
+        for j in range(i):
+            square = distances[i][j]
             distances[i][j] = distances[j][i] = square if math.isfinite(square) else math.inf
     return [sum(sorted(row[:i] + row[i + 1 :])[:num_near]) for i, row in enumerate(distances)]

@@ -56,6 +56,8 @@ class Disco(Method):
             group instead of opening a subspace.
     """
 
+    reads_deltas = False
+
     num_subspaces: Annotated[int, Field(ge=1)] = 8
     threshold: Annotated[float, Field(ge=-1, le=1)] = 0.9
     temperature: Annotated[float, Field(gt=0)] = 0.05

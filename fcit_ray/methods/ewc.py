@@ -58,6 +58,7 @@ class Ewc(Method):
     """
 
     declares = frozenset({Trait.KEEPS_MODELS, Trait.ANCHORS_VALUES, Trait.LEARNS_FROM_REPORTS})
+    reads_deltas = False
 
     strength: Annotated[float, Field(ge=0)] = 5000.0
     gamma: Annotated[float, Field(ge=0, le=1)] = 1.0

@@ -57,6 +57,8 @@ class Hide(MergedPerStage):
             does each of the cross terms, whose number grows with the square of the stages.
     """
 
+    reads_deltas = False
+
     temperature: Annotated[float, Field(gt=0)] = 0.1
     merge_weight: Annotated[float, Field(gt=0)] = 1.0
 

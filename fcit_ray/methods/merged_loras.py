@@ -38,6 +38,8 @@ class MergedLoras(MergedPerStage):
         merge: `products` averages the adapters' products B A, `factors` each factor on its own.
     """
 
+    reads_deltas = False
+
     merge: Literal["products", "factors"] = "products"
 
     def init(self, params: Params, setting: Setting) -> Tree:

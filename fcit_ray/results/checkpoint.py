@@ -1,53 +1,60 @@
 """A server state as a folder of plain files, and back, bit for bit.
 
-    params.safetensors   the global parameters under their own names, so that other tools can read them
-    state.safetensors    every other tensor, under its path in the state: knowledge/anchor/layer.0~1A
-    state.json           everything else; a tensor's place is taken by its key
-    manifest.json        format version, size and SHA-256 of the three files above, and what else belongs to the state
+    state.json      everything but the tensors; a tensor's place is taken by its key
+    manifest.json   format version, size and SHA-256 of all files of the checkpoint, and what else belongs to the state
 
-Path parts are joined by "/", with "~" written ~0 and "/" written ~1 (RFC 6901), so no two paths share a key. Nothing
-is pickled: loading a checkpoint runs no code from it.
+The tensors of a run's checkpoints are objects, which they share (`objects.py`): a group that has not changed since the
+last checkpoint is not written again. A group holds the parameters of an adapter (or what all clients share), or of what
+the server remembers the values of one adapter under one key; small ones are put together; every client's memory is one.
+A checkpoint by itself holds two files of its own instead, as format 3 did, which is read still:
+
+    params.safetensors  the global parameters under their own names, so that other tools can read them
+    state.safetensors   every other tensor, under its path in the state: knowledge/anchor/layer.0~1A
+
+Nothing is pickled: loading a checkpoint runs no code from it.
 """
 
-import hashlib
 import json
-import math
 import os
 import shutil
-import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fcit_ray.errors import CheckpointError
+from fcit_ray.params import num_bytes
+from fcit_ray.results.encoding import checked_key, decode, decode_tensor, encode, encode_tensor, escape
+from fcit_ray.results.manifest import MANIFEST, OBJECT, VERSION, Files, dump_manifest, read_manifest
+from fcit_ray.results.objects import FOLDER, Objects, Written, file_sha256, write
 from fcit_ray.storage import durable
-from fcit_ray.storage.files import parse_json
-from fcit_ray.storage.safe_tensors import save_tensors
 from fcit_ray.types import ServerState
 
-VERSION: Final = 3
-"""Of the format written here; a higher one is refused, never guessed at."""
-
-MANIFEST: Final = "manifest.json"
-_FORMAT: Final = "fcit_ray checkpoint"
 _PARAMS: Final = "params.safetensors"
 _STATE: Final = "state.safetensors"
 _JSON: Final = "state.json"
-_FILES: Final = (_PARAMS, _STATE, _JSON)
+_IN: Final = {"params_in": (_PARAMS,), "state_in": (_STATE,)}
 _TREES: Final = ("knowledge", "optimizer", "memories", "local")
+_SMALL: Final = 2**16  # bytes of a group that is no file of its own
 
-# What safetensors stores as it is; any other dtype (complex128 ...) goes in as bytes, its dtype and shape in the JSON.
-_NATIVE: Final = {
-    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.bool,
-    torch.int64, torch.int32, torch.int16, torch.int8, torch.uint64, torch.uint32, torch.uint16, torch.uint8,
-}  # fmt: skip
+Unit = Callable[[str], Any]
+"""What of a run a parameter belongs to, by its name: what is trained together changes together."""
 
 
-def save(state: ServerState, folder: Path, beside: Mapping[str, Any] | None = None) -> None:
+def one(name: str) -> Any:
+    """All of it is one."""
+    return None
+
+
+def save(
+    state: ServerState,
+    folder: Path,
+    beside: Mapping[str, Any] | None = None,
+    objects: Objects | None = None,
+    unit: Unit = one,
+) -> ServerState:
     """Write a checkpoint; `folder` appears under its name only when every byte is on the disk.
 
     An existing `folder` is replaced in two renames; killed between them, the old one lies beside it as
@@ -58,9 +65,14 @@ def save(state: ServerState, folder: Path, beside: Mapping[str, Any] | None = No
             gradients, and no two share memory.
         folder: its parent must exist.
         beside: what the manifest says of files that are no part of the checkpoint; a JSON value, read by `beside`.
+        objects: where the tensors go, in a folder beside `folder`; None puts them into `folder` itself.
+        unit: by which objects are made.
+
+    Returns:
+        The same state; with `objects`, its memories are read from there.
 
     Raises:
-        OSError: the disk is full, or the like; nothing is left but a hidden folder.
+        OSError: the disk is full, or the like; nothing is left but a hidden folder, and objects that nobody needs.
         CheckpointError: a leaf that is neither tensor nor JSON value (the message names its path).
     """
     params: dict[str, Tensor] = {}
@@ -68,23 +80,42 @@ def save(state: ServerState, folder: Path, beside: Mapping[str, Any] | None = No
     document: dict[str, Any] = {"stage": state.stage, "round": state.round}
     # The order of the names is kept: sums over parameters, hence bits, may depend on it.
     document["params"] = {
-        _key(name, "params"): _encode_tensor(value, name, params) for name, value in state.params.items()
+        checked_key(name, "params"): encode_tensor(value, name, params) for name, value in state.params.items()
     }
     for name in _TREES:
-        document[name] = _encode(getattr(state, name), name, tensors)
+        if objects is None or name != "memories":
+            document[name] = encode(getattr(state, name), name, tensors)
 
     temporary = durable.partial(folder)
     if temporary.exists():
         shutil.rmtree(temporary)  # left by a save that was killed
     temporary.mkdir()
+    files: dict[str, Written] = {}
+    try:
+        if objects is None:
+            for name, held in ((_PARAMS, params), (_STATE, tensors)):
+                files[name] = write(held, temporary / name)
+        else:
+            memories = {
+                checked_key(client, "memories"): objects.put_tree(memory, f"memories/{escape(client)}")
+                for client, memory in state.memories.items()
+            }
+            document["memories"] = {client: _refer(memory.written, files) for client, memory in memories.items()}
+            document["params_in"] = [_refer(objects.put(group), files) for group in _groups(params, unit)]
+            document["state_in"] = {
+                _refer(objects.put(group), files): sorted({_top(key) for key in group if key.startswith("knowledge/")})
+                for group in _groups(tensors, unit, paths=True)
+            }
+            objects.sync()
+            state = replace(state, memories=memories)
+    except UnicodeEncodeError as error:
+        raise CheckpointError(f"these tensors cannot be written: {error}") from error
     (temporary / _JSON).write_text(json.dumps(document, allow_nan=False, indent=1), encoding="utf-8")
-    _save_tensors(params, temporary / _PARAMS)
-    _save_tensors(tensors, temporary / _STATE)
-    files = {}
-    for name in _FILES:
-        durable.sync(temporary / name)
-        files[name] = {"bytes": (temporary / name).stat().st_size, "sha256": _digest(temporary / name)}
-    (temporary / MANIFEST).write_text(_dump_manifest(VERSION, beside or {}, files), encoding="utf-8")
+    durable.sync(temporary / _JSON)
+    path = temporary / _JSON
+    files[_JSON] = Written(_JSON, path.stat().st_size, file_sha256(path))
+    listed = {name: {"bytes": file.bytes, "sha256": file.sha256} for name, file in files.items()}
+    (temporary / MANIFEST).write_text(dump_manifest(VERSION, beside or {}, listed), encoding="utf-8")
     durable.sync(temporary / MANIFEST)
     durable.sync(temporary)
 
@@ -96,6 +127,46 @@ def save(state: ServerState, folder: Path, beside: Mapping[str, Any] | None = No
     durable.rename(temporary, folder)
     if old.exists():
         shutil.rmtree(old)
+    return state
+
+
+def needed(folder: Path) -> set[str]:
+    """Names of the objects that a checkpoint refers to.
+
+    Raises:
+        CheckpointError: the manifest is missing, damaged, or of another format.
+    """
+    return {name.removeprefix(f"{FOLDER}/") for name in read_manifest(folder)["files"] if OBJECT.fullmatch(name)}
+
+
+def _refer(written: Written, files: dict[str, Written]) -> str:
+    """The name under which the manifest has an object."""
+    name = f"{FOLDER}/{written.name}"
+    files[name] = written
+    return name
+
+
+def _groups(tensors: Mapping[str, Tensor], unit: Unit, paths: bool = False) -> list[dict[str, Tensor]]:
+    """Tensors by what changes together: by unit, and of the knowledge and the local rule's memory by key."""
+    groups: dict[Any, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        parts = [part.replace("~1", "/").replace("~0", "~") for part in key.split("/")] if paths else [key]
+        owner = next((found for part in parts if (found := unit(part)) is not None), None)
+        tree = tuple(parts[: 1 if parts[0] == "optimizer" else 2]) if paths else ()
+        groups.setdefault((tree, owner), {})[key] = value
+    together: dict[str, Tensor] = {}
+    large = []
+    for held in groups.values():
+        if num_bytes(held) < _SMALL:
+            together |= held
+        else:
+            large.append(held)
+    return [*large, together] if together else large
+
+
+def _top(key: str) -> str:
+    """The first two parts of a path."""
+    return "/".join(key.split("/")[:2])
 
 
 def beside(folder: Path) -> dict[str, Any]:
@@ -104,7 +175,7 @@ def beside(folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the manifest is missing, damaged, or of another format.
     """
-    return dict(_manifest(folder)["beside"])
+    return dict(read_manifest(folder)["beside"])
 
 
 def write_beside(folder: Path, beside: Mapping[str, Any]) -> None:
@@ -113,25 +184,30 @@ def write_beside(folder: Path, beside: Mapping[str, Any]) -> None:
     Raises:
         CheckpointError: the manifest is missing, damaged, or of another format.
     """
-    durable.write_text(folder / MANIFEST, _dump_manifest(VERSION, beside, _manifest(folder)["files"]))
+    durable.write_text(folder / MANIFEST, dump_manifest(VERSION, beside, read_manifest(folder)["files"]))
 
 
 def load(folder: Path) -> ServerState:
-    """Read a checkpoint after checking every byte of it.
+    """Read a checkpoint after checking every byte of it. Of objects the clients' memories stay where they are.
 
     Raises:
         CheckpointError: a file is missing, cut, changed, or of a newer format; the message names the file, what was
             expected and found, and what to do.
     """
-    _verify(folder)
-    document = json.loads((folder / _JSON).read_text(encoding="utf-8"))
-    params = _load_tensors(folder / _PARAMS)
-    tensors = _load_tensors(folder / _STATE)
+    document = _document(folder)
+    files = Files(folder)
+    params, tensors = (files.tensors(document.get(part, default)) for part, default in _IN.items())
+    values = {name: decode(document[name], tensors) for name in _TREES if name != "memories"}
+    if "state_in" in document:
+        memories = {client: files.memory(name) for client, name in document["memories"].items()}
+    else:
+        memories = decode(document["memories"], tensors)
     return ServerState(
         stage=document["stage"],
         round=document["round"],
-        params={name: _decode_tensor(value, params) for name, value in document["params"].items()},
-        **{name: _decode(document[name], tensors) for name in _TREES},
+        params={name: decode_tensor(value, params) for name, value in document["params"].items()},
+        memories=memories,
+        **values,
     )
 
 
@@ -143,154 +219,21 @@ def load_knowledge(folder: Path, names: Iterable[str]) -> dict[str, Tensor]:
     Raises:
         CheckpointError: as `load`, of the files that are read.
     """
-    _verify(folder, (_JSON,))
-    knowledge = json.loads((folder / _JSON).read_text(encoding="utf-8"))["knowledge"]
+    document = _document(folder)
+    knowledge = document["knowledge"]
     there = [name for name in names if isinstance(knowledge.get(name), dict) and "$tensor" in knowledge[name]]
     if not there:
         return {}
-    _verify(folder, (_STATE,))
-    with safe_open(folder / _STATE, framework="pt") as file:
-        stored = {key: file.get_tensor(key).clone() for key in (knowledge[name]["$tensor"] for name in there)}
-    return {name: _decode_tensor(knowledge[name], stored) for name in there}
+    keys = {knowledge[name]["$tensor"] for name in there}
+    if "state_in" in document:
+        held = [name for name, tops in document["state_in"].items() if keys & set(tops)]
+    else:
+        held = [_STATE]
+    stored = Files(folder).tensors(held, keys)
+    return {name: decode_tensor(knowledge[name], stored) for name in there}
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
-    """The manifest, unless it is missing, damaged, or of another format."""
-    manifest = folder / MANIFEST
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such checkpoint; name a folder that holds {MANIFEST}")
-    if not manifest.is_file():
-        raise CheckpointError(f"{manifest}: missing, so {folder} is no complete checkpoint; use another one")
-    text = manifest.read_bytes()
-    try:
-        listed = parse_json(text)
-        version = listed["version"]
-        # Written back, an undamaged manifest of any version is the same bytes; that is its own checksum.
-        intact = listed["format"] == _FORMAT and _dump(listed).encode() == text
-        if version == VERSION:
-            intact = intact and _dump_manifest(version, listed["beside"], listed["files"]).encode() == text
-    except (ValueError, KeyError, TypeError):
-        intact = False
-    if not intact:
-        raise CheckpointError(f"{manifest}: damaged, not the manifest that was written; use another checkpoint")
-    if version != VERSION:
-        raise CheckpointError(
-            f"{manifest}: format version {version}, this program reads version {VERSION}; "
-            "go on with the release of fcit_ray that wrote it, or start the run anew with --overwrite"
-        )
-    return dict(listed)
-
-
-def _verify(folder: Path, names: Iterable[str] = _FILES) -> None:
-    manifest, files = folder / MANIFEST, _manifest(folder)["files"]
-    for name in names:
-        path, entry = folder / name, files.get(name)
-        if entry is None or entry.keys() != {"bytes", "sha256"}:
-            raise CheckpointError(f"{manifest}: damaged, lacks size or digest of {name}; use another checkpoint")
-        if not path.is_file():
-            raise CheckpointError(
-                f"{path}: missing, expected {entry['bytes']} bytes with sha256 {entry['sha256']}; "
-                "copy it back or use another checkpoint"
-            )
-        size, digest = path.stat().st_size, _digest(path)
-        if (size, digest) != (entry["bytes"], entry["sha256"]):
-            raise CheckpointError(
-                f"{path}: damaged, expected sha256 {entry['sha256']} ({entry['bytes']} bytes), "
-                f"found {digest} ({size} bytes); copy it again or use another checkpoint"
-            )
-
-
-def _dump_manifest(version: int, beside: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]) -> str:
-    # What is said of the files has its proof in them; of what is beside them there may be none left.
-    proof = hashlib.sha256(json.dumps(beside).encode()).hexdigest()
-    return _dump({"format": _FORMAT, "version": version, "beside": beside, "beside_sha256": proof, "files": files})
-
-
-def _dump(manifest: Mapping[str, Any]) -> str:
-    return json.dumps(manifest, indent=1) + "\n"
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    try:
-        save_tensors(tensors, path)
-    except (SafetensorError, UnicodeEncodeError) as error:
-        raise CheckpointError(f"{path.name}: these tensors cannot be written: {error}") from error
-
-
-def _load_tensors(path: Path) -> dict[str, Tensor]:
-    with safe_open(path, framework="pt") as file:
-        # Cloned: each tensor owns its memory instead of a map of a file that pruning may delete.
-        return {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (not a mapping)
-
-
-def _encode_tensor(value: Tensor, key: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized or value.is_meta:
-        raise CheckpointError(f"{key}: expected a dense tensor with data, got {type(value).__name__} {value!r:.60}")
-    if key == "__metadata__":
-        raise CheckpointError(f"{key}: the safetensors format reserves this name; call the parameter otherwise")
-    plain = value.detach().to("cpu").resolve_conj().resolve_neg().contiguous()
-    if plain.dtype in _NATIVE:
-        tensors[key] = plain.clone()
-        return {"$tensor": key}
-    tensors[key] = plain.reshape(-1).view(torch.uint8).clone()
-    return {"$tensor": key, "dtype": str(plain.dtype).removeprefix("torch."), "shape": list(plain.shape)}
-
-
-def _decode_tensor(value: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Tensor:
-    stored = tensors[value["$tensor"]]
-    if "dtype" not in value:
-        return stored
-    return stored.view(getattr(torch, value["dtype"])).reshape(value["shape"])
-
-
-def _encode(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
-    """JSON for a tree; what JSON lacks becomes a mapping of one key with "$" (a user's own "$" key is doubled)."""
-    if isinstance(value, Tensor):
-        return _encode_tensor(value, path, tensors)
-    if isinstance(value, Mapping):
-        return {
-            "$" + key if key.startswith("$") else key: _encode(item, f"{path}/{_escape(key)}", tensors)
-            for key, item in ((_key(key, path), item) for key, item in value.items())
-        }
-    if type(value) in (list, tuple):
-        items = [_encode(item, f"{path}/{index}", tensors) for index, item in enumerate(value)]
-        return items if isinstance(value, list) else {"$tuple": items}
-    if value is None or type(value) in (bool, int, str):
-        return value
-    if type(value) is float:
-        # JSON has no inf and no nan; the sixteen hexadecimal digits keep even a nan's payload.
-        return value if math.isfinite(value) else {"$float": struct.pack(">d", value).hex()}
-    # Subclasses (numpy.float64, named tuples, enumerations) would come back as something else: refused, not flattened.
-    raise CheckpointError(
-        f"{path}: a checkpoint holds tensors, numbers, texts, bools, None, lists, tuples and mappings, "
-        f"not {type(value).__module__}.{type(value).__qualname__}"
-    )
-
-
-def _decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    if isinstance(value, list):
-        return [_decode(item, tensors) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if "$tensor" in value:
-        return _decode_tensor(value, tensors)
-    if "$tuple" in value:
-        return tuple(_decode(item, tensors) for item in value["$tuple"])
-    if "$float" in value:
-        return struct.unpack(">d", bytes.fromhex(value["$float"]))[0]
-    return {key[1:] if key.startswith("$$") else key: _decode(item, tensors) for key, item in value.items()}
-
-
-def _key(key: Any, path: str) -> str:
-    if type(key) is not str:
-        raise CheckpointError(f"{path}: keys are texts, got {key!r} of type {type(key).__name__}")
-    return key
-
-
-def _escape(key: str) -> str:
-    return key.replace("~", "~0").replace("/", "~1")
+def _document(folder: Path) -> dict[str, Any]:
+    files = Files(folder)
+    document: dict[str, Any] = json.loads(files.checked(_JSON).read_text(encoding="utf-8"))
+    return document

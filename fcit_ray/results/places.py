@@ -94,6 +94,10 @@ class Places:
                     found.append((int(match[1]), int(match[2]), child))
         return [child for _, _, child in sorted(found)]
 
+    def checkpoint_at(self, stage: int, round: int) -> Path:
+        """Where the checkpoint before a round lies."""
+        return self.checkpoint_folder / f"stage_{stage:04d}_round_{round:04d}"
+
     def update_folder(self, stage: int, round: int, client: int) -> Path:
         """Where an update under way is kept."""
         return self.path / UNDER_WAY / f"stage_{stage:04d}_round_{round:04d}_client_{client:04d}"

@@ -1,15 +1,15 @@
 """metrics.jsonl: one record a line, appended as the run goes on, cut back to where it resumes.
 
 Position of a record: a record with `stage` s and `round` r lies at (s, r); one with `stage` alone (the evaluation
-after stage s; -1 is zero-shot) lies after all rounds of stage s and before (s + 1, 0); one without a stage lies before
-everything.
+after stage s; -1 is zero-shot) lies after all rounds of stage s and before (s + 1, 0), wherever in the file it stands;
+one without a stage lies before everything.
 """
 
 import json
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +34,21 @@ def append_record(file: Path, record: Mapping[str, Any]) -> None:
 
 
 def read_records(file: Path) -> list[dict[str, Any]]:
-    """The records in their order, none where there is no file; a last line that a kill cut short is left out.
+    """The records as they were appended, none where there is no file; a last line that a kill cut short is left out.
 
     Raises:
         RunFolderError: a line that is no record, by number.
     """
     return [record for _, record in _lines(file)]
+
+
+def in_order(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records by their position; those of one position as they were appended.
+
+    An evaluation that was answered behind rounds of the next stage lies after some of them in the file, at a place that
+    depends on who was idle when; by position it lies before them.
+    """
+    return sorted(records, key=_position)
 
 
 def rewind(file: Path, stage: float, round: int) -> None:

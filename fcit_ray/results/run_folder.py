@@ -18,8 +18,10 @@ from fcit_ray.errors import CheckpointError, ConfigError, RunFolderError
 from fcit_ray.results import checkpoint
 from fcit_ray.results import lock as run_lock
 from fcit_ray.results.cover import PARTITION, cover, json_sha256
+from fcit_ray.results.objects import FOLDER as OBJECTS
+from fcit_ray.results.objects import Objects
 from fcit_ray.results.places import UNDER_WAY, Places
-from fcit_ray.results.records import append_record, read_records, rewind
+from fcit_ray.results.records import append_record, in_order, read_records, rewind
 from fcit_ray.results.results_file import read_results, write_results
 from fcit_ray.storage import durable
 from fcit_ray.storage.strict_json import dump_json, finite
@@ -96,12 +98,12 @@ class RunFolder(Places):
                 checkpoint.write_beside(folders[-1], self._cover())
 
     def records(self) -> list[dict[str, Any]]:
-        """The records of metrics.jsonl in their order; a last line that a kill cut short is left out.
+        """The records of metrics.jsonl by stage and round; a last line that a kill cut short is left out.
 
         Raises:
             RunFolderError: a line that is no record, by number.
         """
-        return read_records(self.metrics_file)
+        return in_order(read_records(self.metrics_file))
 
     def rewind(self, stage: float, round: int) -> None:
         """Drop, atomically, every record at or beyond a position, and a last line that was cut short.
@@ -113,33 +115,68 @@ class RunFolder(Places):
         with self.using():
             rewind(self.metrics_file, stage, round)
 
-    def save_checkpoint(self, state: ServerState, keep: int) -> Path:
-        """Write the state under its position, then delete all but the last `keep` checkpoints.
+    def save_checkpoint(
+        self,
+        state: ServerState,
+        keep: int,
+        held: tuple[int, int] | None = None,
+        unit: checkpoint.Unit = checkpoint.one,
+    ) -> ServerState:
+        """Write the state under its position, then delete all but the last `keep` checkpoints and that at `held`.
+
+        Args:
+            state: clients' memories that lie in an earlier checkpoint's objects are not read.
+            keep: checkpoints that stay, at least 1.
+            held: position of one more that stays: of which something is still to be made.
+            unit: what of a run a parameter belongs to: what has not changed since the last checkpoint stays as it is.
+
+        Returns:
+            The state, with the clients' memories where they now lie.
 
         Raises:
             CheckpointError: the state holds something that cannot be saved.
             RunFolderError: the disk is full, or the like.
         """
         assert keep >= 1, "a run that keeps no checkpoint cannot be resumed: set runtime.keep_checkpoints to 1 or more"
-        folder = self.checkpoint_folder / f"stage_{state.stage:04d}_round_{state.round:04d}"
+        objects = Objects(self.checkpoint_folder / OBJECTS)
         with self.using():
-            checkpoint.save(state, folder, self._cover())
-            for old in self.checkpoints()[:-keep]:
-                # Renamed before it is emptied: a half-deleted folder must not pass for a damaged checkpoint.
-                durable.rename(old, durable.partial(old))
+            state = checkpoint.save(state, self.checkpoint_at(state.stage, state.round), self._cover(), objects, unit)
             for kept in self.updates():
                 durable.rename(kept, durable.partial(kept))  # they are part of the state now
+            self.drop_checkpoints(keep, held)
+        return state
+
+    def drop_checkpoints(self, keep: int, held: tuple[int, int] | None = None) -> None:
+        """Delete all but the last `keep` checkpoints, and that at `held`; and what a kill left of any.
+
+        Raises:
+            RunFolderError: the folder cannot be written.
+        """
+        with self.using():
+            for old in self.checkpoints()[:-keep]:
+                if held is None or old != self.checkpoint_at(*held):
+                    # Renamed before it is emptied: a half-deleted folder must not pass for a damaged checkpoint.
+                    durable.rename(old, durable.partial(old))
             for place in (self.checkpoint_folder, self.path / UNDER_WAY):
                 for doomed in place.glob(f".*{durable.PARTIAL}*"):
                     shutil.rmtree(doomed)  # these, and what an earlier process left when it was killed
-        return folder
+            self._collect(Objects(self.checkpoint_folder / OBJECTS))
+
+    def _collect(self, objects: Objects) -> None:
+        """Delete the objects that no checkpoint needs; none, while it cannot be said of one what it needs."""
+        try:
+            needed = {name for folder in self.checkpoints() for name in checkpoint.needed(folder)}
+        except CheckpointError as error:
+            _log.warning("%s: nothing is deleted there for the time being: %s", objects.folder, error)
+        else:
+            objects.collect(needed)
 
     def latest_checkpoint(self) -> ServerState | None:
         """The newest state, or None if the run has none yet.
 
         Raises:
-            CheckpointError: the newest one is damaged. It is not passed over silently: the message says which folder
-                to delete, so that the run resumes from the one before, or that it must start anew.
+            CheckpointError: the newest one is damaged. It is not passed over silently: the message says which folders
+                to delete, so that the run resumes from the last whole one before, or that it must start anew.
         """
         folders = self.checkpoints()
         if not folders:
@@ -147,11 +184,28 @@ class RunFolder(Places):
         try:
             return checkpoint.load(folders[-1])
         except CheckpointError as error:
-            if len(folders) == 1:
-                raise CheckpointError(f"{error}\nThere is none before it: --overwrite starts the run anew.") from error
-            raise CheckpointError(
-                f"{error}\nDelete the folder {folders[-1]} and the run resumes from {folders[-2].name}."
-            ) from error
+            damaged = [folders[-1]]
+            for older in reversed(folders[:-1]):
+                try:
+                    checkpoint.load(older)  # what is damaged may be a part of it too
+                except CheckpointError:
+                    damaged.append(older)
+                    continue
+                named = " and ".join(map(str, damaged))
+                what = "folder" if len(damaged) == 1 else "folders"
+                raise CheckpointError(
+                    f"{error}\nDelete the {what} {named} and the run resumes from {older.name}."
+                ) from error
+            before = "There is none" if len(folders) == 1 else "There is no whole one"
+            raise CheckpointError(f"{error}\n{before} before it: --overwrite starts the run anew.") from error
+
+    def checkpoint_of(self, stage: int, round: int) -> ServerState:
+        """The state at a position.
+
+        Raises:
+            CheckpointError: its checkpoint is damaged, or not there.
+        """
+        return checkpoint.load(self.checkpoint_at(stage, round))
 
     def keep_update(self, client: int, state: ServerState) -> None:
         """Keep what a client's update under way needs to go on, in the place of what was kept of it before.

@@ -30,7 +30,8 @@ def check_whole(folder: RunFolder, config: Config) -> None:
     if folder.finished:
         said, witness = read_results(folder.results_file)[1], folder.results_file.name
     elif folders:
-        folder.latest_checkpoint()  # a damaged one is found here, before anything is started
+        if (state := folder.latest_checkpoint()) is not None:  # a damaged one is found before anything is started
+            _check_owed(folder, config, state.stage, state.round)
         said, witness = checkpoint.beside(folders[-1]), folders[-1].name
     else:
         rounds = sum(record.get("kind") == "round" for record in folder.records())
@@ -47,6 +48,25 @@ def check_whole(folder: RunFolder, config: Config) -> None:
             f"or give --overwrite to start the run anew{_earlier(folder)}"
         )
     _tell_of_lost_predictions(folder)
+
+
+def _check_owed(folder: RunFolder, config: Config, stage: int, round: int) -> None:
+    """Refuse to go on where a stage is to be evaluated yet, and the state that answers is lost.
+
+    It is the newest checkpoint's, or that of a checkpoint that was kept for it: an evaluation is answered behind the
+    rounds that follow.
+    """
+    if not config.evaluation.every_stage:
+        return
+    known = {record["stage"] for record in folder.records() if record.get("kind") == "evaluation"}
+    for owed in set(range(stage)) - known - ({stage - 1} if round == 0 else set()):
+        if not folder.checkpoint_at(owed + 1, 0).is_dir():
+            raise RunFolderError(
+                f"{folder.path}: stage {owed} (counted from 0) was not evaluated yet when the run was ended, and "
+                f"{folder.checkpoint_at(owed + 1, 0).name}, which its questions are to be answered from, is missing; "
+                "copy it back, or give --overwrite to start the run anew"
+            )
+        folder.checkpoint_of(owed + 1, 0)  # a damaged one
 
 
 def _of_an_update(folder: RunFolder) -> tuple[dict[str, Any] | None, str]:

@@ -1,15 +1,19 @@
 """Records to blocks of samples by Ray Data: read, decoded and tokenised in parallel, a block for each piece asked for.
 
 An error in a task comes back as data. Raised, it would be wrapped by Ray Data and by Ray, which both have dropped the
-cause in one version or another, and with it file, record and reason.
+cause in one version or another, and with it file, record and reason. And it belongs to whoever needs the piece: others
+of the same execution are as good as ever.
 """
 
 import json
 import logging
+import os
+import sys
+import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -31,10 +35,43 @@ _RECORDS_PER_PROCESS = 1000
 _FEW = 1000
 """Records that are made where they are asked for: a process of their own would take as long to start."""
 _FAILURE = "failure"  # column of a table that holds an error instead of samples
+_NICE = 10  # of a thread that decodes ahead of need: it has a tenth of what a trainer has where both want a core
 
 Part = Literal["train", "test", "feature"]
-Prepare = Callable[[Sequence[Sequence[str]], SampleEncoder, Part], list[Any]]
-"""Pieces of records as JSON to a reference to a block of samples for each piece."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A piece to be prepared.
+
+    Attributes:
+        part: what is made of its records.
+        records: JSON each.
+    """
+
+    part: Part
+    records: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Block:
+    """What was made of a piece.
+
+    Attributes:
+        ref: to a table of samples in the object store (`from_table`).
+        failed: whether it holds what stopped their making instead.
+    """
+
+    ref: Any
+    failed: bool = False
+
+
+class Prepare(Protocol):
+    """Makes blocks of pieces, in their order, each as soon as it is there."""
+
+    def __call__(self, pieces: Sequence[Wanted], encoder: SampleEncoder, gently: bool = False, /) -> Iterator[Block]:
+        """`gently`: nobody waits for them, so whoever wants a CPU goes first."""
+        ...
 
 
 def quiet() -> None:
@@ -81,27 +118,42 @@ def from_table(table: pa.Table) -> Iterator[Sample]:
 
 @dataclass(frozen=True)
 class _Encode:
-    """The Ray Data map: a batch of records as JSON to a table of samples, or to one of what stopped it."""
+    """The Ray Data map: a piece's records as JSON to a table of samples, or to one of what stopped it."""
 
     encoder: SampleEncoder
-    part: Part
+    gently: bool
 
     def __call__(self, batch: pa.Table) -> pa.Table:
+        if not self.gently or sys.platform != "linux":  # elsewhere a thread has no priority of its own
+            return self._made(batch)
+        # A thread of its own: none can take its own priority back, and Ray uses the process for other work later.
+        made: list[pa.Table] = []
+
+        def make() -> None:
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+            made.append(self._made(batch))
+
+        thread = threading.Thread(target=make)
+        thread.start()
+        thread.join()
+        return made[0]
+
+    def _made(self, batch: pa.Table) -> pa.Table:
         torch.set_num_threads(1)  # the bits of an image's feature must not depend on how many there are
-        texts = [text for rows in batch["records"].to_pylist() for text in rows]
+        [part], [texts] = batch["part"].to_pylist(), batch["records"].to_pylist()
         try:
-            return self._table(texts)
+            return self._table(part, texts)
         except Exception as error:
             kind = type(error).__name__ if isinstance(error, UserError) else ""
             said = str(error) if kind else "".join(traceback.format_exception(error)).strip()
             # A row more than there are records: so the number of rows tells, which Ray keeps with the blocks.
             return pa.table({_FAILURE: [json.dumps([kind, said])] * (len(texts) + 1)})
 
-    def _table(self, texts: Sequence[str]) -> pa.Table:
+    def _table(self, part: Part, texts: Sequence[str]) -> pa.Table:
         records = [RECORD.validate_json(text) for text in texts]
-        if self.part == "feature":
+        if part == "feature":
             return to_table([{"feature": self.encoder.encode_feature(record)} for record in records])
-        encode = self.encoder.encode_train if self.part == "train" else self.encoder.encode_test
+        encode = self.encoder.encode_train if part == "train" else self.encoder.encode_test
         return to_table([encode(record) for record in records])
 
 
@@ -115,46 +167,46 @@ def _raise_failure(table: pa.Table) -> None:
     raise {error.__name__: error for error in MENDABLE}.get(kind, RunFailed)(said)
 
 
-def prepare_blocks(pieces: Sequence[Sequence[str]], encoder: SampleEncoder, part: Part) -> list[Any]:
-    """One Ray Data execution over pieces of records (JSON each); a reference to a block of samples for each piece.
+def prepare_blocks(pieces: Sequence[Wanted], encoder: SampleEncoder, gently: bool = False, /) -> Iterator[Block]:
+    """One Ray Data execution over pieces of records; a block for each, in their order, each as soon as it is there.
 
-    Raises:
-        DataError, ModelError, RunFailed: what a task met, once the others are done.
+    Whoever stops early stops what was not yet made.
     """
-    if sum(map(len, pieces)) <= _FEW and encoder.identity == "text" and encoder.identity_encoder == "base":
-        return _made_here(pieces, encoder, part)
-    prepared = dataset_of(pieces, encoder, part).materialize()
-    blocks: list[Any] = prepared.to_arrow_refs()
-    if prepared.count() != sum(map(len, pieces)):  # of the blocks' metadata: none is fetched for it
-        for block in blocks:
-            _raise_failure(ray.get(block))
-    assert len(blocks) == len(pieces), f"Ray Data made {len(blocks)} blocks of {len(pieces)}"
-    return blocks
+    cheap = encoder.identity == "text" and encoder.identity_encoder == "base"
+    if cheap and sum(len(piece.records) for piece in pieces) <= _FEW:
+        yield from _made_here(pieces, encoder, gently)
+        return
+    bundles = _dataset_of(pieces, encoder, gently).iter_internal_ref_bundles()
+    # Of the blocks' metadata: none is fetched for it.
+    blocks = ((entry.ref, entry.metadata.num_rows) for bundle in bundles for entry in bundle.blocks)
+    for piece, (ref, num_rows) in zip(pieces, blocks, strict=True):
+        yield Block(ref, failed=num_rows != len(piece.records))
 
 
-def _made_here(pieces: Sequence[Sequence[str]], encoder: SampleEncoder, part: Part) -> list[Any]:
+def _made_here(pieces: Sequence[Wanted], encoder: SampleEncoder, gently: bool) -> Iterator[Block]:
     """The same blocks by this process."""
-    encode, threads = _Encode(encoder, part), torch.get_num_threads()
-    try:
-        tables = [encode(pa.table({"records": [list(rows)]})) for rows in pieces]
-    finally:
-        torch.set_num_threads(threads)
-    for table in tables:
-        _raise_failure(table)
-    return [ray.put(table) for table in tables]
+    encode, threads = _Encode(encoder, gently), torch.get_num_threads()
+    for piece in pieces:
+        try:
+            table = encode(pa.table({"part": [piece.part], "records": [list(piece.records)]}))
+        finally:
+            torch.set_num_threads(threads)
+        yield Block(ray.put(table), failed=table.num_rows != len(piece.records))
 
 
-def dataset_of(pieces: Sequence[Sequence[str]], encoder: SampleEncoder, part: Part) -> ray.data.Dataset:
+def _dataset_of(pieces: Sequence[Wanted], encoder: SampleEncoder, gently: bool) -> ray.data.Dataset:
     """Prepared records; each piece goes in as a block of its own and comes out as one, in the same order."""
     quiet()
     # `from_items`, one piece an item: unlike `from_arrow` it starts no task of its own.
-    items = ray.data.from_items([{"records": list(rows)} for rows in pieces], override_num_blocks=len(pieces))
+    items = ray.data.from_items(
+        [{"part": piece.part, "records": list(piece.records)} for piece in pieces], override_num_blocks=len(pieces)
+    )
     # Each process that decodes spends seconds on its imports: one for as many records as take about that long.
-    processes = 1 + sum(map(len, pieces)) // _RECORDS_PER_PROCESS
+    processes = 1 + sum(len(piece.records) for piece in pieces) // _RECORDS_PER_PROCESS
     # No batch size: one task a block. Nothing else runs (no split, no repartition): Ray gives those a whole CPU each,
     # for which they would wait for ever where workers leave only a part of one.
     return items.map_batches(
-        _Encode(encoder, part),
+        _Encode(encoder, gently),
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=CPUS_PER_TASK,

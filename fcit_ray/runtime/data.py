@@ -1,72 +1,37 @@
 """Ray Data: reads, decodes and tokenises records in parallel and serves each worker the shard that it trains on.
 
-What fits the budget is prepared once, in one execution for as many coming stages as fit, and stays in the object
-store; a worker then maps a client's blocks into its memory without copying. A shard beyond the budget is streamed:
-its records go through an execution of their own, in the order in which the client wants them. Both give the same
-samples in the same order.
+Records are prepared in pieces, ahead of need and in its order (`forecast`, `lookahead`), and kept in the object store
+within a budget: of shards that are small beside it, whole, for as often as they are wanted; of others what is needed
+next, in the order in which the client wants it. A worker maps a piece into its memory without copying. Both give the
+same samples in the same order.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-import numpy as np
-import ray
-import ray.data
 from torch import Tensor
 
 from fcit_ray.data.loading.samples import Sample, SampleEncoder
 from fcit_ray.data.loading.shards import mean_feature
 from fcit_ray.data.records.layout import Record
-from fcit_ray.runtime.blocks import RECORD, Part, Prepare, dataset_of, from_table, prepare_blocks
+from fcit_ray.experiment.opening import local_training
+from fcit_ray.runtime.blocks import RECORD, Block, Prepare, Wanted, prepare_blocks
+from fcit_ray.runtime.forecast import Forecast, Job, Piece, in_order, kept_pieces
+from fcit_ray.runtime.lookahead import Lookahead
+from fcit_ray.runtime.prepared import WAIT_S, Ask, PreparedShard, samples_of
 from fcit_ray.storage.location import absolute
 
 if TYPE_CHECKING:  # The tasks that read and decode import this module: nothing heavy that they do not need.
     from fcit_ray.experiment.opening import Experiment
 
-_BATCH = 32
-
-Unit = tuple[Literal["train", "test"], int | str]
-"""What is prepared and evicted as a whole: a task's training records or a dataset's test records."""
-
-
+_LEAST_RECORDS = 256
+"""For each worker, kept ahead of it however small the budget is: seconds of training."""
+_UNKNOWN = 2**20
+"""Bytes of a record that cannot be prepared."""
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class CachedShard:
-    """A block in the object store."""
-
-    block: Any
-    size: int
-
-    def __len__(self) -> int:
-        return self.size
-
-    def read(self, order: np.ndarray) -> Iterable[Sample]:
-        samples = list(from_table(ray.get(self.block)))
-        return (samples[index] for index in order)
-
-
-@dataclass(frozen=True)
-class StreamedShard:
-    """Records that are prepared while they are read, each time anew."""
-
-    rows: tuple[str, ...]
-    encoder: SampleEncoder
-    part: Part
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def read(self, order: np.ndarray) -> Iterable[Sample]:
-        rows = [self.rows[index] for index in order]
-        pieces = [rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)]
-        dataset = dataset_of(pieces, self.encoder, self.part)
-        # Block by block: to cut them anew would mix a block of samples with one that says why there are none.
-        for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2):
-            yield from from_table(table)
 
 
 class RayShards:
@@ -75,107 +40,215 @@ class RayShards:
     Args:
         experiment: whose records are prepared.
         budget: bytes of prepared samples to keep in the object store at a time.
-        prepare: makes blocks of records, one of each piece; a sweep's trials have one that keeps them for each other.
+        prepare: makes blocks of records; a sweep's trials have one that keeps them for each other.
+        ask: how a worker asks for blocks; by default as this process does.
+        warn: told of what could not be prepared, before it is needed.
     """
 
-    def __init__(self, experiment: "Experiment", budget: int, prepare: Prepare | None = None):
-        config = experiment.config
+    def __init__(
+        self,
+        experiment: "Experiment",
+        budget: int,
+        prepare: Prepare | None = None,
+        ask: Ask | None = None,
+        warn: Callable[[str], None] = _log.warning,
+    ):
         self._encoder = sample_encoder(experiment)
         self._experiment = experiment
-        self._budget = budget
         self._prepare = prepare or prepare_blocks
-        self._chunk = config.evaluation.batch_size
-        self._blocks: dict[Unit, dict[int, CachedShard]] = {}
+        self._ask = ask or self._wait_for
+        self._warn = warn
+        self._workers = experiment.config.runtime.num_workers
+        self._budget = budget
         self._features: dict[tuple[int, int], Tensor] = {}
-        self._bytes: dict[Unit, int] = {}
+        self._bytes: dict[tuple[str, int | str], dict[int, int]] = {}
+        self._sizes: dict[Piece, int] = {}
+        self._shards: dict[tuple[int, int], Sequence[Record]] = {}
+        self._streamed: dict[tuple[int, int], bool] = {}
+        self._forecast = Forecast(experiment, local_training(experiment.config).epochs, self.is_streamed)
+        # What the next need follows from.
+        self._lock = threading.Lock()
+        self._place: tuple[int, int | None] = (0, 0)
+        self._jobs: list[Job] = []
+        self._asked_after: dict[Piece, bool] = {}  # questions handed out, and whether they have been taken
+        self._lookahead: Lookahead | None = None
 
-    def prepare(self, stage: int) -> None:
-        wanted = self._units(stage)
-        if all(unit in self._blocks or self._size(unit) > self._budget for unit in wanted):
-            return
-        window: list[Unit] = []
-        used = 0
-        for later in range(stage, max(stage, self._experiment.setting.num_stages - 1) + 1):
-            for unit in self._units(later):
-                if unit not in window and used + self._size(unit) <= self._budget:
-                    window.append(unit)
-                    used += self._size(unit)
-        self._blocks = {unit: blocks for unit, blocks in self._blocks.items() if unit in window}
-        for part in ("train", "test"):
-            self._execute([unit for unit in window if unit[0] == part and unit not in self._blocks], part)
-        streamed = [unit for unit in wanted if unit not in self._blocks]
-        if streamed:
-            _log.info("beyond runtime.cache_mb, streamed: %s", ", ".join(str(name) for _, name in streamed))
+    def prepare(self, stage: int, round: int | None = None) -> None:
+        """Make what is needed from here on, ahead of need; returns at once.
+
+        Args:
+            stage: -1 is before the first.
+            round: that comes next; None: the questions after the stage.
+        """
+        jobs = [] if round is None else self._forecast.jobs(stage, round)
+        with self._lock:
+            self._place, self._jobs = (stage, round), jobs
+            if round is None:
+                self._asked_after.clear()
+        self._ahead.look()
+
+    def release(self, task: int, client: int) -> None:
+        """A client of the round has been trained: what it alone needed makes room."""
+        with self._lock:
+            self._jobs = [job for job in self._jobs if (job.task, job.client) != (task, client)]
+        self._ahead.look()
 
     def feature(self, task: int, client: int) -> Tensor:
         key = (task, client)
         if key not in self._features:
-            shard: CachedShard | StreamedShard = self.train_shard(task, client)
-            if isinstance(shard, StreamedShard):
-                shard = StreamedShard(shard.rows, shard.encoder, "feature")
-            samples = shard.read(np.arange(len(shard)))
-            self._features[key] = mean_feature(sample["feature"] for sample in samples)
+            self._features[key] = mean_feature(sample["feature"] for sample in self._featured(task, client))
         return self._features[key]
 
-    def train_shard(self, task: int, client: int) -> CachedShard | StreamedShard:
-        return self._shard(("train", task), client)
+    def train_shard(self, task: int, client: int) -> PreparedShard:
+        size = self._experiment.stream.num_examples(task, client)
+        if self.is_streamed(task, client):
+            return PreparedShard((), size, self._ask, stream=(task, client))
+        pieces = kept_pieces("train", task, client, size)
+        return PreparedShard(pieces, size, self._ask, self._ahead.there(pieces))
 
-    def test_shard(self, dataset: str, start: int, stop: int) -> CachedShard | StreamedShard:
-        assert start % self._chunk == 0, "test sets are prepared in pieces of evaluation.batch_size"
-        return self._shard(("test", dataset), start // self._chunk)
+    def test_shard(self, dataset: str, places: Sequence[int]) -> PreparedShard:
+        piece = Piece("test", dataset, tuple(places))
+        with self._lock:
+            self._asked_after[piece] = False
+        return PreparedShard([piece], len(piece.rows), self._ask)
 
-    def _shard(self, unit: Unit, piece: int) -> CachedShard | StreamedShard:
-        if unit in self._blocks:
-            return self._blocks[unit][piece]
-        return StreamedShard(tuple(map(_json, self._pieces(unit)[piece])), self._encoder, unit[0])
+    def blocks(self, pieces: Sequence[Piece], timeout_s: float) -> list[Block] | None:
+        """Wait for pieces; None if they are not there within the time: ask again.
 
-    def _pieces(self, unit: Unit) -> list[list[Record]]:
-        """A unit's records as they are handed out: by client, or by evaluation batch."""
-        part, name = unit
-        stream = self._experiment.stream
-        if part == "train":
-            assert isinstance(name, int)
-            return [stream.shard(name, client) for client in range(len(stream.shards[name]))]
-        records = self._experiment.tests[str(name)]
-        return [records[start : start + self._chunk] for start in range(0, len(records), self._chunk)]
+        Raises:
+            Exception: what Ray Data met; what a record is guilty of is in its block.
+        """
+        blocks = self._ahead.take(pieces, timeout_s)
+        if blocks is not None:
+            with self._lock:
+                for piece in pieces:
+                    if piece in self._asked_after:
+                        self._asked_after[piece] = True
+                    for job in self._jobs:
+                        if job.streamed and (job.task, job.client) == (piece.name, piece.client):
+                            job.took(piece)
+            self._ahead.look()
+        return blocks
 
-    def _units(self, stage: int) -> list[Unit]:
-        schedule = self._experiment.stream.schedule
-        trained: list[Unit] = []
-        if stage >= 0 and schedule:
-            trained = [("train", task) for task in sorted(set(schedule[stage]))]
-        return trained + [("test", name) for name in self._experiment.evaluated(stage)]
+    def close(self) -> None:
+        """Prepare nothing more."""
+        if self._lookahead is not None:
+            self._lookahead.close()
 
-    def _size(self, unit: Unit) -> int:
-        """Bytes of a unit once prepared, from its first record of each number of pictures.
+    def is_streamed(self, task: int, client: int) -> bool:
+        """Whether a shard is too large to be kept: all workers have one in hand, and the next one is to be ready."""
+        key = (task, client)
+        if key not in self._streamed:
+            rows = range(self._experiment.stream.num_examples(task, client))
+            size = self._bytes_of(Piece("train", task, tuple(rows), client))
+            self._streamed[key] = size > self._budget // (self._workers + 1)
+        return self._streamed[key]
+
+    @property
+    def _ahead(self) -> Lookahead:
+        if self._lookahead is None:
+            first = next(self._forecast.after(-1, None), None) or next(self._forecast.questions(-1), None)
+            least = _LEAST_RECORDS * self._workers * self._size(replace(first, rows=first.rows[:1])) if first else 0
+            self._lookahead = Lookahead(max(self._budget, least), self._needs, self._size, self._make, self._tell_of)
+        return self._lookahead
+
+    def _needs(self) -> Iterator[Piece]:
+        """The order of need from where the run is."""
+        with self._lock:
+            place, jobs, asked = self._place, list(self._jobs), dict(self._asked_after)
+        yield from self._feature_pieces(jobs)
+        yield from in_order(jobs)
+        yield from (piece for piece, taken in asked.items() if not taken)
+        if place[1] is None and not asked:
+            yield from self._forecast.questions(place[0])
+        yield from self._forecast.after(*place)
+        yield from (piece for piece, taken in asked.items() if taken)  # by another of the run's models
+
+    def _make(self, pieces: Sequence[Piece], gently: bool) -> Iterator[Block]:
+        wanted = [Wanted(piece.part, [_json(record) for record in self._records(piece)]) for piece in pieces]
+        return self._prepare(wanted, self._encoder, gently)
+
+    def _tell_of(self, block: Block) -> None:
+        """Nobody waits for it yet, and it may be mended by the time that somebody does."""
+        try:
+            samples_of(block)
+        except Exception as error:
+            self._warn(f"found ahead of need, the run will stop there unless it is mended: {error}")
+
+    def _wait_for(self, pieces: Sequence[Piece]) -> list[Block]:
+        while (blocks := self.blocks(pieces, WAIT_S)) is None:
+            pass
+        return blocks
+
+    # Features.
+
+    def _featured(self, task: int, client: int) -> Iterator[Sample]:
+        """A client's records with their features at least, in their order."""
+        pieces = kept_pieces("train", task, client, self._experiment.stream.num_examples(task, client))
+        blocks = None if self.is_streamed(task, client) else self._ahead.there(pieces)
+        if blocks is None and (self._is_cheap or self.is_streamed(task, client)):
+            # All of the round's together: each execution has its price.
+            with self._lock:
+                jobs = list(self._jobs)
+            own = [Piece("feature", piece.name, piece.rows, piece.client) for piece in pieces]
+            self._wait_for(list(dict.fromkeys([*self._feature_pieces(jobs), *own])))
+            blocks = self._wait_for(own)
+        return (sample for block in blocks or self._wait_for(pieces) for sample in samples_of(block))
+
+    def _feature_pieces(self, jobs: Sequence[Job]) -> Iterator[Piece]:
+        """Needed before a round is planned, of shards that will not be there by then."""
+        for job in jobs:
+            if (job.task, job.client) not in self._features and (self._is_cheap or job.streamed):
+                yield from kept_pieces("feature", job.task, job.client, job.num_records)
+
+    @property
+    def _is_cheap(self) -> bool:
+        """Whether features by themselves cost next to nothing: an average of the base's own word vectors."""
+        return self._encoder.identity == "text" and self._encoder.identity_encoder == "base"
+
+    # Records and bytes.
+
+    def _records(self, piece: Piece) -> list[Record]:
+        if piece.part == "test":
+            records: Sequence[Record] = self._experiment.tests[str(piece.name)]
+        else:
+            assert isinstance(piece.name, int)
+            key = (piece.name, piece.client)
+            if key not in self._shards:
+                self._shards[key] = self._experiment.stream.shard(*key)
+            records = self._shards[key]
+        return [records[row] for row in piece.rows]
+
+    def _size(self, piece: Piece) -> int:
+        if piece not in self._sizes:
+            if len(self._sizes) > 100_000:
+                self._sizes.clear()
+            self._sizes[piece] = self._bytes_of(piece)
+        return self._sizes[piece]
+
+    def _bytes_of(self, piece: Piece) -> int:
+        """Bytes of a piece once prepared: of each record those of the first that was met with as many pictures.
 
         Exact where a model's images are of one size and texts of one length.
         """
-        if unit not in self._bytes:
-            pieces = self._pieces(unit)
-            encode = self._encoder.encode_train if unit[0] == "train" else self._encoder.encode_test
-            alike: dict[int, list[Record]] = {}
-            for record in (record for piece in pieces for record in piece):
-                alike.setdefault(len(record.images), []).append(record)
-            self._bytes[unit] = sum(
-                len(records) * sum(array.nbytes for array in encode(records[0]).values()) for records in alike.values()
-            )
-        return self._bytes[unit]
+        known = self._bytes.setdefault((piece.part, piece.name), {})
+        total = 0
+        for record in self._records(piece):
+            count = len(record.images)
+            if count not in known:
+                try:
+                    known[count] = self._bytes_of_record(piece.part, record)
+                except Exception:  # whoever needs the record will be told why
+                    total += _UNKNOWN
+                    continue
+            total += known[count]
+        return total
 
-    def _execute(self, units: Sequence[Unit], part: Part) -> None:
-        """One Ray Data execution for all these units.
-
-        Raises:
-            DataError, ModelError, RunFailed: what a task met, once the others are done.
-        """
-        pieces = [(unit, number, piece) for unit in units for number, piece in enumerate(self._pieces(unit))]
-        pieces = [item for item in pieces if item[2]]
-        if not pieces:
-            return
-        rows = [[_json(record) for record in piece] for _, _, piece in pieces]
-        blocks = self._prepare(rows, self._encoder, part)
-        for (unit, number, piece), block in zip(pieces, blocks, strict=True):
-            self._blocks.setdefault(unit, {})[number] = CachedShard(block, len(piece))
+    def _bytes_of_record(self, part: str, record: Record) -> int:
+        if part == "feature":
+            return self._encoder.encode_feature(record).nbytes
+        encode = self._encoder.encode_train if part == "train" else self._encoder.encode_test
+        return sum(array.nbytes for array in encode(record).values())
 
 
 def sample_encoder(experiment: "Experiment") -> SampleEncoder:

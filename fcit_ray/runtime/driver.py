@@ -4,6 +4,9 @@ It plans a round, lets the workers pull its jobs, closes the round, writes its r
 evaluates after each stage. One thread runs `run`; the workers' calls come in on others.
 """
 
+# As text: who gets a handle of the actor, Ray Train's controller too, imports what its methods' annotations name.
+from __future__ import annotations
+
 import math
 import threading
 from collections.abc import Sequence
@@ -12,19 +15,23 @@ from typing import Any
 from fcit_ray.config.schema import Config
 from fcit_ray.data.loading.shards import ShardSource
 from fcit_ray.data.scoring.rules import scored_by
+from fcit_ray.errors import RunFailed, RunFolderError
 from fcit_ray.experiment.opening import Experiment
 from fcit_ray.federated.federation import Federation
+from fcit_ray.models.names import adapter_index
 from fcit_ray.results.figures import make_results, matrix_from_results
 from fcit_ray.results.plots import plot_accuracy_matrix, plot_curves
 from fcit_ray.results.run_folder import RunFolder
+from fcit_ray.runtime.arrivals import Arrivals
 from fcit_ray.runtime.evaluating import Evaluation
 from fcit_ray.runtime.messages import Over, Store, TrainWork
 from fcit_ray.runtime.rounds import round_record, train_works
 from fcit_ray.runtime.standing import Standing
 from fcit_ray.runtime.status import Status
 from fcit_ray.runtime.stopwatch import Stopwatch
+from fcit_ray.runtime.waiting import WaitingRoom
 from fcit_ray.runtime.work_queue import Lease, WorkQueue
-from fcit_ray.types import ClientUpdate, Params, ServerState
+from fcit_ray.types import ClientJob, ClientUpdate, Params, ServerState
 
 _SLOW_S = 60  # after which the display says what the run is waiting for
 
@@ -53,7 +60,10 @@ class Driver:
         self._frozen: frozenset[str] = frozenset()
         self._standing = Standing(self._config.name, experiment.setting.num_stages)
         self._lora = self._federation.aggregation.lora
-        self._evaluation = Evaluation(experiment, self._lora, folder, shards, store, self._queue, self._standing)
+        self._at = (0, 0)
+        self._evaluation = Evaluation(
+            experiment, self._lora, folder, shards, store, self._queue, self._standing, self._seconds_left
+        )
 
     # What the workers call.
 
@@ -74,10 +84,11 @@ class Driver:
         self._frozen |= frozen
         return not self._begun.is_set()
 
-    def begin(self, params: "Params") -> None:  # as text: who gets a handle of this actor imports what stands here
+    def begin(self, params: Params) -> None:
         """The bank's initial parameters; every worker has the same, the first one counts."""
         if not self._begun.is_set():
-            self._initial = params
+            # What came is shared memory, which is not to be held for the whole run.
+            self._initial = {name: value.clone() for name, value in params.items()}
             self._begun.set()
 
     def next(self, worker: int, timeout_s: float) -> Lease | Over | None:
@@ -97,16 +108,6 @@ class Driver:
         """Take the result of a lease; one that a twin has brought already is dropped."""
         self._queue.submit(token, result)
 
-    def waiting(self, known: Sequence[tuple[float, float]], timeout_s: float) -> list[tuple[float, float]] | Over:
-        """What waits to be done, as `WorkQueue.waiting`; before the first round, that somebody brings its start."""
-        if self._queue.over:
-            return Over()
-        start = [(math.inf, math.inf)]
-        if not self._begun.is_set() and (list(known) != start or not self._begun.wait(timeout_s)):
-            return start
-        waiting = self._queue.waiting(known, timeout_s)
-        return Over() if self._queue.over else waiting
-
     def lost(self, workers: Sequence[int]) -> None:
         """These workers have died: what they had in hand is handed out again at once."""
         for worker in workers:
@@ -122,7 +123,15 @@ class Driver:
     def status(self) -> Status:
         """Where the run stands, for the display."""
         done, total, part = self._progress()
-        return self._standing.status(done=done, total=total, steps=part, seconds_left=self._seconds_left())
+        behind = self._evaluation.stage if self._evaluation.behind else None
+        return self._standing.status(
+            done=done,
+            total=total,
+            steps=part,
+            seconds_left=self._seconds_left(),
+            answering=behind,
+            answered=self._evaluation.progress() if behind is not None else (0, 0),
+        )
 
     def tell(self, token: int, done: int, total: int) -> None:
         """A worker is so many steps of its work's far."""
@@ -130,11 +139,10 @@ class Driver:
 
     def _progress(self) -> tuple[float, int, tuple[int, int]]:
         """Clients trained or records answered, how many there are, and the steps of a client that is alone."""
-        progress = self._queue.progress()
-        if self._standing.now.phase == "training":
-            return progress.pieces, progress.num_pieces, progress.part
-        done, total = progress.size, progress.total_size  # of pieces of a test set: records
-        return done + self._evaluation.view * total, int(total) * self._evaluation.num_views, (0, 0)
+        if self._standing.now.phase == "evaluating":
+            return *self._evaluation.progress(), (0, 0)
+        progress = self._queue.progress()  # of rounds alone
+        return progress.pieces, progress.num_pieces, progress.part
 
     def run(self) -> dict[str, Any]:
         """The whole run, from its beginning or the last checkpoint; returns (and writes) its results.
@@ -155,12 +163,16 @@ class Driver:
             self._begun.set()
         # Without a checkpoint nothing vouches for what may be there already: all of it is done again.
         self._folder.rewind(state.stage if state else -math.inf, state.round if state else 0)
+        self._evaluation.begin()
         # While the workers load the base.
-        self._shards.prepare(min(state.stage if state else 0, self._experiment.setting.num_stages - 1))
+        stage, round = (state.stage, state.round) if state else (0, 0)
+        last = self._experiment.setting.num_stages - 1
+        self._shards.prepare(*((stage, round) if stage <= last else (last, None)))
         if state is None:
             state = self._federation.start(self._wait_for_initial_params())
         while True:
-            self._evaluate_if_due(state)
+            self._at = (state.stage, state.round)
+            self._evaluation.between_rounds(state, over=self._federation.is_over(state))
             if self._federation.is_over(state):
                 break
             state = self._round(state)
@@ -218,60 +230,59 @@ class Driver:
             num_rounds=self._experiment.setting.num_rounds,
             task=", ".join(sorted(names)),
         )
-        self._shards.prepare(state.stage)
+        self._shards.prepare(state.stage, state.round)
         jobs = self._federation.plan(state)
         works = train_works(state, jobs, self._store, self._shards)
         clock.lap("prepare")
         self._standing.show(self._seconds_left(), phase="training")
-        planned = {job.key: job for job in jobs}
-
-        def admit(work: TrainWork, update: ClientUpdate) -> ClientUpdate:
-            return self._federation.admit(planned[work.job.key], update, self._frozen)
-
-        updates: list[ClientUpdate] = self._queue.run(works, [job.client.num_examples for job in jobs], admit)
-        clock.lap("train")
-        after = self._federation.close(state, updates)
-        clock.lap("aggregate")
-        tasks = [task.name for task in self._experiment.stream.tasks]
-        record = round_record(state, jobs, updates, after, tasks, self._lora)
-        clients = record.pop("clients")
-        self._folder.log({**record, **self._spent(after), "clients": clients, "seconds": clock.laps})
-        self._folder.save_checkpoint(after, self._config.runtime.keep_checkpoints)
+        with WaitingRoom(self._folder.path) as room:
+            arrivals = Arrivals(self._federation, jobs, room)
+            updates = self._trained(works, jobs, arrivals)
+            clock.lap("train")
+            after = self._federation.close(state, updates, arrivals.mean())
+            clock.lap("aggregate")
+            tasks = [task.name for task in self._experiment.stream.tasks]
+            record = round_record(state, jobs, updates, after, tasks, self._lora, arrivals.bytes_up)
+            clients = record.pop("clients")
+            self._folder.log({**record, **self._spent(after), "clients": clients, "seconds": clock.laps})
+            # What an open evaluation would be begun again from.
+            held = (self._evaluation.stage + 1, 0) if self._evaluation.stage is not None else None
+            after = self._folder.save_checkpoint(after, self._config.runtime.keep_checkpoints, held, adapter_index)
         self._standing.took("round", sum(clock.laps.values()), 1)
         self._standing.show(loss=record["loss"])
         return after
+
+    def _trained(self, works: list[TrainWork], jobs: list[ClientJob], arrivals: Arrivals) -> list[ClientUpdate]:
+        """The updates of a round, in the order of its jobs."""
+        planned = {job.key: job for job in jobs}
+
+        def admit(work: TrainWork, update: ClientUpdate) -> ClientUpdate:
+            try:
+                with self._folder.using():
+                    update = arrivals.take(planned[work.job.key], update, self._frozen)
+            except RunFolderError as error:
+                raise RunFailed(str(error)) from None
+            self._shards.release(work.job.client.task, work.job.client.index)
+            return update
+
+        updates: list[ClientUpdate] = self._queue.run(works, [job.client.num_examples for job in jobs], admit)
+        return updates
 
     def _spent(self, state: ServerState) -> dict[str, float]:
         """What privacy the rounds before this state have cost, where the privacy rule counts it."""
         setting = self._experiment.setting
         return self._federation.aggregation.privacy.spent(setting, state.stage * setting.num_rounds + state.round)
 
-    # Evaluation.
-
-    def _evaluate_if_due(self, state: ServerState) -> None:
-        stage = state.stage - 1
-        over = self._federation.is_over(state)
-        if state.round or (stage < 0 and not over) or not (over or self._config.evaluation.every_stage):
-            return
-        if any(record["kind"] == "evaluation" and record["stage"] == stage for record in self._folder.records()):
-            return
-        self._standing.show(self._seconds_left(), phase="evaluating", stage=stage, task="", loss=None)
-        self._evaluation.evaluate(state, stage)
-
     def _seconds_left(self) -> float | None:
         """From the mean time of a round and of an answered record so far; None until something of each is known."""
-        setting, status = self._experiment.setting, self._standing.now
+        setting, status, evaluation = self._experiment.setting, self._standing.now, self._evaluation
         done, total, _ = self._progress()
         part = done / total if total else 0.0
-        evaluating = status.phase == "evaluating"
-        rounds = float((setting.num_stages - max(status.stage, 0)) * setting.num_rounds)
-        rounds -= setting.num_rounds if evaluating and status.stage >= 0 else status.round + part * (not evaluating)
-        tests = self._experiment.tests
-        stages = range(setting.num_stages) or range(-1, 0)  # nothing trained: the one evaluation before
-        sizes = [sum(len(tests[name]) for name in self._experiment.evaluated(stage)) for stage in stages]
-        due = sizes[status.stage :] if self._config.evaluation.every_stage else sizes[-1:]
-        records = sum(due) - (due[0] * part if evaluating and due else 0.0)
-        under_way = ("record", (due[0] if due else 0) * part) if evaluating else ("round", part)
-        if status.phase == "preparing":
-            under_way = ("round", 0.0)
-        return self._standing.estimate({"round": max(rounds, 0.0), "record": records}, under_way)
+        evaluating, training = status.phase == "evaluating", status.phase == "training"
+        stage, round = self._at
+        rounds = (setting.num_stages - stage) * setting.num_rounds - round - part * training
+        left = evaluation.records_left()
+        answered = left["record"] * part if evaluating and not evaluation.behind else 0.0
+        under_way = ("record", answered) if evaluating else ("round", part * training)
+        left["record"] -= answered
+        return self._standing.estimate({"round": max(rounds, 0.0), **left}, under_way)

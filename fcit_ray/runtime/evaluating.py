@@ -1,25 +1,29 @@
-"""Evaluation after a stage: every model's answers from the workers, their scores, and the record of them."""
+"""Evaluation after a stage: every model's answers from the workers, their scores, and the record of them.
 
-from collections.abc import Sequence
+It is opened and finished apart: between the two the next stage's rounds may run, whose work goes first. The state that
+answers is fixed when it is opened, so the answers do not depend on when they are given.
+"""
+
+from collections.abc import Callable
 from typing import Any
 
 from fcit_ray.data.loading.shards import ShardSource
-from fcit_ray.data.scoring.rules import rule_for
 from fcit_ray.experiment.opening import Experiment
-from fcit_ray.federated.answering import Answer
+from fcit_ray.federated.answering import Effort
 from fcit_ray.federated.lora.base import LoraRule
 from fcit_ray.results.cover import predictions_label
 from fcit_ray.results.run_folder import RunFolder
-from fcit_ray.results.scored import check_same_scorers, score_answers, task_scores
-from fcit_ray.runtime.messages import AnswerWork, Store
+from fcit_ray.results.scored import check_same_scorers, task_scores
+from fcit_ray.runtime.messages import Store
+from fcit_ray.runtime.questions import Questions
 from fcit_ray.runtime.standing import Standing
 from fcit_ray.runtime.stopwatch import Stopwatch
 from fcit_ray.runtime.work_queue import WorkQueue
-from fcit_ray.types import Params, ServerState
+from fcit_ray.types import ServerState
 
 
 class Evaluation:
-    """Answers and scores the test sets of a run.
+    """Answers and scores the test sets of a run, one stage's at a time. All but `progress` is called from one thread.
 
     Args:
         experiment: what is run.
@@ -29,10 +33,11 @@ class Evaluation:
         store: shared memory for what the workers fetch.
         queue: the workers' work.
         standing: told of scores and times.
+        seconds_left: of the run.
 
     Attributes:
-        view: of the models being evaluated, the one that answers now.
-        num_views: how many there are.
+        stage: after which the open evaluation is, -1 for zero-shot; None if none is open.
+        behind: whether rounds run meanwhile.
     """
 
     def __init__(
@@ -44,6 +49,7 @@ class Evaluation:
         store: Store,
         queue: WorkQueue,
         standing: Standing,
+        seconds_left: Callable[[], float | None] = lambda: None,
     ):
         self._experiment = experiment
         self._config = experiment.config
@@ -53,40 +59,129 @@ class Evaluation:
         self._store = store
         self._queue = queue
         self._standing = standing
+        self._seconds_left = seconds_left
+        self._on_record: set[int] = set()
         self._versions = 0
-        self.view, self.num_views = 0, 1
+        self._questions: Questions | None = None
+        self._prepare_s = 0.0
+        self.stage: int | None = None
+        self.behind = False
 
-    def evaluate(self, state: ServerState, stage: int) -> None:
-        """Answer, score, and write down what came of it; `state` is that after the stage, -1 is zero-shot."""
+    def begin(self) -> None:
+        """Learn which evaluations are on record, once nothing else will be dropped from it."""
+        self._on_record = {record["stage"] for record in self._folder.records() if record["kind"] == "evaluation"}
+
+    def between_rounds(self, state: ServerState, over: bool) -> None:
+        """Finish an evaluation that is over or has to be, and begin what is due.
+
+        One that is answered behind the next stage's rounds is finished before that stage's own begins. Where a run that
+        was ended goes on, an earlier stage's may be due as well; its state is then in the checkpoint before its next
+        stage's first round, which is kept for that (`run_folder.save_checkpoint`).
+
+        Args:
+            state: the server's.
+            over: whether no round follows.
+        """
+        if self.stage is not None and (state.round == 0 or self.is_ready()):
+            self._finish_and_show()
+        runtime = self._config.runtime
+        may_wait = runtime.answer_behind and runtime.num_workers > 1 and not over
+        for stage in self._due(state, over):
+            own = (stage + 1, 0) == (state.stage, state.round) or stage < 0
+            after = state if own else self._folder.checkpoint_of(stage + 1, 0)
+            behind = may_wait and stage == state.stage - 1
+            if not behind:
+                self._standing.show(self._seconds_left(), phase="evaluating", stage=stage, task="", loss=None)
+            self.open(after, stage, behind)
+            if not behind:
+                self._finish_and_show()
+
+    def _due(self, state: ServerState, over: bool) -> list[int]:
+        """The stages that are to be evaluated now, neither on record nor under way; -1 is zero-shot."""
+        if not (over or self._config.evaluation.every_stage):
+            return []
+        last = state.stage - 1
+        stages = range(last + 1) if self._config.evaluation.every_stage else [last]
+        if over and last < 0:
+            stages = [-1]
+        return [stage for stage in stages if stage not in self._on_record and stage != self.stage]
+
+    def records_left(self) -> dict[str, float]:
+        """Questions that the run has still to answer: `behind` rounds, and with nothing else to do (`record`)."""
+        tests, num_stages = self._experiment.tests, self._experiment.setting.num_stages
+        stages = range(num_stages) or range(-1, 0)  # nothing trained: the one evaluation before
+        left = {"record": 0.0, "behind": 0.0}
+        for stage in stages if self._config.evaluation.every_stage else stages[-1:]:
+            if stage not in self._on_record:
+                kind = "behind" if self._config.runtime.answer_behind and stage != stages[-1] else "record"
+                left[kind] += sum(len(tests[name]) for name in self._experiment.evaluated(stage))
+        return left
+
+    def _finish_and_show(self) -> None:
+        if not self.is_ready():
+            self._standing.show(phase="evaluating", stage=self.stage, task="", loss=None)
+        self._on_record.add(self.finish())
+        self._folder.drop_checkpoints(self._config.runtime.keep_checkpoints)  # also what was held for it
+
+    def open(self, state: ServerState, stage: int, behind: bool) -> None:
+        """Hand in the questions; returns at once.
+
+        Args:
+            state: that after the stage.
+            stage: -1 is zero-shot.
+            behind: whether rounds run before it is finished.
+        """
+        assert self.stage is None, "one evaluation at a time"
         clock = Stopwatch()
-        tasks = self._config.benchmark.tasks
-        seen = self._experiment.stream.evaluated[stage] if stage >= 0 else range(len(tasks))
-        unseen = self._config.benchmark.transfer if self._experiment.is_last(stage) else ()
         self._shards.prepare(stage)
+        pieces = {
+            name: [(places, self._shards.test_shard(name, places)) for places in self._experiment.batches[name]]
+            for name in self._experiment.evaluated(stage)
+        }
         clock.lap("prepare")
-        datasets = self._experiment.evaluated(stage)
+        self._prepare_s = clock.laps["prepare"]
         views = self._lora.views(state.params, state.memories)
-        self.num_views = len(views)
-        knowledge = self._store.put(state.knowledge)
-        answers = {}
-        for index, (view, params) in enumerate(views.items()):
-            self.view = index
-            answers[view] = self._answers(params, knowledge, datasets, stage)
-        self.view, self.num_views = 0, 1
+        self._questions = Questions(
+            self._experiment, stage, views, state.knowledge, pieces, self._store, self._queue, self._versions
+        )
+        self._versions += len(views)
+        self.stage, self.behind = stage, behind
+        if behind:
+            self._standing.behind(stage, self._questions.num_records)
+
+    def progress(self) -> tuple[int, int]:
+        """Answers given and to be given, by all models together; (0, 0) if no evaluation is open."""
+        questions = self._questions
+        return (questions.num_given, questions.num_answers) if questions is not None else (0, 0)
+
+    def is_ready(self) -> bool:
+        """Whether `finish` need not wait."""
+        return self._questions is not None and self._questions.is_over()
+
+    def finish(self) -> int:
+        """Wait for answers and scores, and write down what came of them; returns the stage.
+
+        Raises:
+            RunFailed: a worker's error, or a rule of one's own is another by now.
+            JavaError: captions cannot be scored.
+        """
+        questions, stage, behind = self._questions, self.stage, self.behind
+        assert questions is not None, "open one first"
+        assert stage is not None, "open one first"
+        clock = Stopwatch()
+        questions.wait()
         clock.lap("answer")
-        label = predictions_label(stage)
-        details: dict[str, Any] = {}
-        for name in datasets:
-            rule = rule_for(self._config, name)
-            by_view = {view: answers[view][name] for view in views}
-            rows, details[name] = score_answers(rule, self._experiment.tests[name], by_view)
-            self._folder.write_predictions(label, name, rows)
+        rows, details = questions.result()
+        for name, lines in rows.items():
+            self._folder.write_predictions(predictions_label(stage), name, lines)
         check_same_scorers(self._folder.records(), details)
         clock.lap("score")
-        count = sum(len(self._experiment.tests[name]) for name in datasets)
-        self._standing.took("record", sum(clock.laps.values()), count)
-        scores = task_scores(self._config.benchmark, list(seen), details)
+        benchmark, count = self._config.benchmark, questions.num_records
+        seen = self._experiment.stream.evaluated[stage] if stage >= 0 else range(len(benchmark.tasks))
+        unseen = benchmark.transfer if self._experiment.is_last(stage) else ()
+        scores = task_scores(benchmark, list(seen), details)
         transfer = {name: details[name]["percent"] for name in unseen}
+        seconds = {"prepare": self._prepare_s, **clock.laps}
         self._folder.log(
             {
                 "kind": "evaluation",
@@ -95,28 +190,27 @@ class Evaluation:
                 **({"transfer": transfer} if unseen else {}),
                 "datasets": details,
                 "num_records": count,
-                "seconds": clock.laps,
+                "behind": behind,
+                **_costs(questions.effort, questions.num_answers),
+                "seconds": seconds,
             }
         )
         self._folder.cover_records()
+        self._standing.took("behind" if behind else "record", sum(seconds.values()), count)
+        if behind:  # what the last evaluation will take, which nothing runs before
+            self._standing.took("record", questions.effort.seconds / self._config.runtime.num_workers, count)
         self._standing.scores(stage, scores, transfer)
+        self._questions, self.stage = None, None
+        return stage
 
-    def _answers(self, model: Params, knowledge: Any, datasets: Sequence[str], stage: int) -> dict[str, list[Answer]]:
-        """Every record's answer of one model, by dataset; `knowledge` is a handle."""
-        self._versions += 1
-        params = [self._store.put(model)]
-        size = self._config.evaluation.batch_size
-        pieces = [
-            (name, start, min(start + size, len(self._experiment.tests[name])))
-            for name in datasets
-            for start in range(0, len(self._experiment.tests[name]), size)
-        ]
-        works = [
-            AnswerWork(self._versions, params, knowledge, name, self._shards.test_shard(name, start, stop), stage)
-            for name, start, stop in pieces
-        ]
-        results: list[list[Answer]] = self._queue.run(works, [stop - start for _, start, stop in pieces])
-        answers: dict[str, list[Answer]] = {name: [] for name in datasets}
-        for (name, _, _), result in zip(pieces, results, strict=True):
-            answers[name] += result
-        return answers
+
+def _costs(effort: Effort, num_answers: int) -> dict[str, Any]:
+    """What the record of an evaluation says of its answers; rates are those of one worker while it answers."""
+    seconds = effort.seconds
+    return {
+        "answer_tokens": effort.tokens,
+        "padding_frac": effort.padding / max(effort.positions, 1),
+        "answer_s": seconds,
+        "questions_per_s": num_answers / seconds if seconds else None,
+        "tokens_per_s": effort.tokens / seconds if seconds else None,
+    }

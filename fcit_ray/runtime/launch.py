@@ -116,7 +116,7 @@ def _launch(
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     driver: Any = (
         ray.remote(RayDriver)
-        .options(num_cpus=0, max_concurrency=2 * config.runtime.num_workers + 8, scheduling_strategy=here)
+        .options(num_cpus=0, max_concurrency=3 * config.runtime.num_workers + 8, scheduling_strategy=here)
         # Ray's processes stay in the directory in which this one joined the cluster, whatever it is now.
         .remote(experiment, RunFolder(folder.path.absolute()), shared.prepare)
     )

@@ -31,9 +31,10 @@ class TrainWork:
     """Train one client.
 
     Attributes:
-        job: without `params` and `knowledge`, which are fetched.
+        job: without `params`, `knowledge` and `local`, which are fetched.
         params: handles of mappings that together are the job's params.
-        knowledge: handle of the job's knowledge.
+        knowledge: handle of the job's knowledge; None if there is none.
+        local: handle of what the local rule tells; None if it tells nothing.
         shard: the client's records.
     """
 
@@ -41,6 +42,7 @@ class TrainWork:
     params: Sequence[Any]
     knowledge: Any
     shard: Shard
+    local: Any = None
 
 
 @dataclass(frozen=True)

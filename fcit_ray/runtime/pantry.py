@@ -7,14 +7,17 @@ They would each make them anew, and lose them with their driver; here they belon
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 
 from fcit_ray.data.loading.samples import SampleEncoder
-from fcit_ray.runtime.blocks import Part, Prepare, prepare_blocks, quiet
+from fcit_ray.runtime.blocks import Block, Prepare, Wanted, prepare_blocks, quiet
+
+_AT_A_TIME = 1000
+"""Records asked for in one call: what is needed first is not kept back by what is needed last."""
 
 
 class Pantry:
@@ -23,7 +26,7 @@ class Pantry:
     Args:
         budget: bytes to keep. What a driver holds stays in the object store, whether it is kept here or not.
         prepare: makes blocks.
-        size: bytes of a block.
+        size: bytes of a block, by its reference.
     """
 
     def __init__(self, budget: int, prepare: Prepare = prepare_blocks, size: Callable[[Any], int] | None = None):
@@ -32,20 +35,23 @@ class Pantry:
         self._size = size or _size
         self._prepare = prepare
         self._lock = threading.Lock()  # of two that want the same the second finds it made
-        self._kept: OrderedDict[str, tuple[Any, int]] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[Block, int]] = OrderedDict()
         self._made = self._found = 0
 
-    def blocks(self, pieces: Sequence[Sequence[str]], encoder: SampleEncoder, part: Part) -> list[Any]:
-        """As `prepare_blocks`; only what is not here is made."""
-        keys = [_key(piece, encoder, part) for piece in pieces]
+    def blocks(self, pieces: Sequence[Wanted], encoder: SampleEncoder, gently: bool = False) -> list[Block]:
+        """As `prepare_blocks`; only what is not here is made. What failed is not kept: it may be mended."""
+        keys = [_key(piece, encoder) for piece in pieces]
         with self._lock:
             missing = {key: piece for key, piece in zip(keys, pieces, strict=True) if key not in self._kept}
-            made = dict(zip(missing, self._prepare([*missing.values()], encoder, part) if missing else [], strict=True))
+            wanted = [*missing.values()]
+            made = dict(zip(missing, self._prepare(wanted, encoder, gently) if wanted else [], strict=True))
             self._made += len(made)
             self._found += len(keys) - len(made)
             blocks = [made[key] if key in made else self._kept[key][0] for key in keys]
             for key, block in zip(keys, blocks, strict=True):
-                self._kept[key] = (block, self._kept[key][1] if key in self._kept else self._size(block))
+                if block.failed:
+                    continue
+                self._kept[key] = (block, self._kept[key][1] if key in self._kept else self._size(block.ref))
                 self._kept.move_to_end(key)
             while sum(size for _, size in self._kept.values()) > self._budget:
                 self._kept.popitem(last=False)
@@ -66,13 +72,25 @@ class FromPantry:
 
     pantry: Any
 
-    def __call__(self, pieces: Sequence[Sequence[str]], encoder: SampleEncoder, part: Part) -> list[Any]:
-        return list(ray.get(self.pantry.blocks.remote(pieces, encoder, part)))
+    def __call__(self, pieces: Sequence[Wanted], encoder: SampleEncoder, gently: bool = False, /) -> Iterator[Block]:
+        for some in _in_portions(pieces):
+            yield from ray.get(self.pantry.blocks.remote(some, encoder, gently))
 
 
-def _key(piece: Sequence[str], encoder: SampleEncoder, part: Part) -> str:
-    digest = hashlib.sha256(repr((encoder, part)).encode())
-    for text in piece:
+def _in_portions(pieces: Sequence[Wanted]) -> Iterator[list[Wanted]]:
+    portion: list[Wanted] = []
+    for piece in pieces:
+        if portion and sum(len(other.records) for other in portion) + len(piece.records) > _AT_A_TIME:
+            yield portion
+            portion = []
+        portion.append(piece)
+    if portion:
+        yield portion
+
+
+def _key(piece: Wanted, encoder: SampleEncoder) -> str:
+    digest = hashlib.sha256(repr((encoder, piece.part)).encode())
+    for text in piece.records:
         digest.update(hashlib.sha256(text.encode()).digest())
     return digest.hexdigest()
 

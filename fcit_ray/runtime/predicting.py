@@ -227,9 +227,9 @@ class _Answer:
 
 
 def _place(asked: Asked) -> list[Any]:
-    """What a line says of a question, and why it was not encoded; empty if it was."""
+    """What a line says of a question, why it was not encoded (empty if it was), and how long it is."""
     record = asked.question.record
-    return [record.id, record.source, record.index, record.images, asked.fault]
+    return [record.id, record.source, record.index, record.images, asked.fault, asked.length]
 
 
 def _to_bytes(asked: Sequence[Asked]) -> bytes:
@@ -246,9 +246,9 @@ def _to_bytes(asked: Sequence[Asked]) -> bytes:
 def _from_bytes(places: Sequence[Sequence[Any]], content: bytes) -> list[Asked]:
     samples = iter(from_table(pa.ipc.open_stream(content).read_all()) if content else ())
     asked = []
-    for name, source, index, images, fault in places:
+    for name, source, index, images, fault, (pictures, characters) in places:
         question = Question(Record("", name, tuple(images), (), source=source, index=index))
-        asked.append(Asked(question, None if fault else next(samples), fault))
+        asked.append(Asked(question, None if fault else next(samples), fault, (pictures, characters)))
     return asked
 
 

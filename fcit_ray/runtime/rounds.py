@@ -19,15 +19,18 @@ def train_works(state: ServerState, jobs: Sequence[ClientJob], store: Store, sha
         groups.setdefault(adapter_index(name), {})[name] = value
     needed = {index for job in jobs for index in (None, *job.assignment.train, *job.assignment.frozen)}
     handles = {index: store.put(group) for index, group in groups.items() if index in needed}
-    knowledge = store.put(jobs[0].knowledge)
+    knowledge = store.put(jobs[0].knowledge) if jobs[0].knowledge else None
+    told = {id(job.local): job.local for job in jobs if job.local}  # one for all clients of an assignment
+    local = {key: store.put(value) for key, value in told.items()}
     return [
         TrainWork(
-            job=replace(job, params={}, knowledge={}),
+            job=replace(job, params={}, knowledge={}, local={}),
             params=[
                 handles[index] for index in (None, *job.assignment.train, *job.assignment.frozen) if index in handles
             ],
             knowledge=knowledge,
             shard=shards.train_shard(job.client.task, job.client.index),
+            local=local.get(id(job.local)),
         )
         for job in jobs
     ]
@@ -40,6 +43,7 @@ def round_record(
     after: ServerState,
     tasks: Sequence[str],
     lora: LoraRule,
+    bytes_up: int,
 ) -> dict[str, Any]:
     """What metrics.jsonl says of a round, but for privacy and time.
 
@@ -49,7 +53,8 @@ def round_record(
         updates: what came back, in their order.
         after: the state after it.
         tasks: names, by index.
-        lora: which counts the bytes that travelled.
+        lora: which counts the bytes that a client is sent.
+        bytes_up: that all clients sent.
     """
     moved = {name: after.params[name] - value for name, value in state.params.items()}
     examples = sum(update.client.num_examples for update in updates)
@@ -71,6 +76,6 @@ def round_record(
         "loss": loss,
         "global_delta_norm": norm(moved),
         "bytes_down": sum(lora.bytes_down(j.params, j.client) + tree_bytes(j.knowledge, j.local) for j in jobs),
-        "bytes_up": sum(lora.bytes_up(u) + tree_bytes(u.report, u.local) for u in updates),
+        "bytes_up": bytes_up,
         "clients": clients,
     }

@@ -54,6 +54,15 @@ class Standing:
         text = f"{self._status.label}  scores {place}: {_figures(scores)}; mean {_mean(scores):.1f}"
         self._tell(text + (f"; unseen: {_figures(unseen)}" if unseen else ""), lasting=True)
 
+    def warn(self, text: str) -> None:
+        """Say something that is true whatever comes next."""
+        self._tell(f"{self._status.label}  {text}", lasting=True)
+
+    def behind(self, stage: int, count: int) -> None:
+        """So many questions of a stage are answered behind the rounds that follow."""
+        place = f"stage {stage + 1}/{self._status.num_stages}"
+        self._tell(f"{self._status.label}  answering {place} behind the next rounds: {count} records")
+
     def took(self, kind: str, seconds: float, units: float) -> None:
         """So many units of a kind of work have taken so long."""
         self._clock.add(kind, seconds, units)

@@ -37,6 +37,8 @@ class Status:
         steps: of the client in hand, taken and in all, where the round has but one; (0, 0) elsewhere.
         loss: mean training loss of the last finished round.
         seconds_left: estimate until the end of the run.
+        answering: the stage whose questions are answered behind the rounds, from 0; None if there are none.
+        answered: of these the records answered, and all.
         message: anything else, e.g. the reason of a failure.
         lines: what there has been to tell so far, the last of it; every line once it is known, none lost between looks.
         num_lines: how many there have been in all.
@@ -54,6 +56,8 @@ class Status:
     steps: tuple[int, int] = (0, 0)
     loss: float | None = None
     seconds_left: float | None = None
+    answering: int | None = None
+    answered: tuple[int, int] = (0, 0)
     message: str = ""
     lines: tuple["Line", ...] = ()
     num_lines: int = 0
@@ -109,6 +113,8 @@ def figures_of(status: Status) -> list[str]:
         parts.append(f"{int(status.done)}/{status.total}{unit}")
     if status.phase == "training" and status.loss is not None and math.isfinite(status.loss):
         parts.append(f"loss {status.loss:.3f}")
+    if status.answering is not None and status.phase != "evaluating":
+        parts.append(f"answering stage {status.answering + 1}: {status.answered[0]}/{status.answered[1]}")
     if status.seconds_left is not None and status.phase not in ("done", "failed"):
         parts.append(f"{duration(status.seconds_left)} left")
     return parts

@@ -1,5 +1,6 @@
 """Ray's object store as the runtime's shared memory."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,11 +22,20 @@ class RayStore:
         return values
 
 
-def share_tensors() -> None:
+_copies = True
+
+
+def share_tensors(*, copies: bool = True) -> None:
     """Send tensors as NumPy arrays from this process on: those travel out of band, without being pickled.
 
-    What arrives is copied, once: arrays in the object store are read-only, which a tensor cannot be.
+    Args:
+        copies: whether what arrives in this process is copied, once. Arrays in the object store are shared: a hook that
+            changes a tensor of them would change it for every process of the node. Only who gives no hook what others
+            are given too may look at them where they are.
     """
+    global _copies
+    _copies = copies
+    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
     ray.util.register_serializer(torch.Tensor, serializer=_to_array, deserializer=_from_array)
 
 
@@ -35,4 +45,4 @@ def _to_array(tensor: torch.Tensor) -> np.ndarray:
 
 
 def _from_array(array: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(array.copy())
+    return torch.from_numpy(array.copy() if _copies else array)

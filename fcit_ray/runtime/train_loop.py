@@ -110,7 +110,7 @@ def perform(driver: Any, worker: Serves, lease: Lease) -> Any:
     """
     try:
         return worker.perform(lease.work, partial(_tell, driver, lease.token))
-    except CutOff:
+    except (CutOff, ray.exceptions.RayActorError):  # the driver is gone: it was asked for records
         raise
     except Exception as error:
         raise failure(error, place_of(lease.work)) from error

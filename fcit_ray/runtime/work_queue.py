@@ -81,7 +81,8 @@ class Batch:
         """The results, in the order of the works, once all are there.
 
         Raises:
-            RunFailed: a worker reported an error that no other worker would escape, or a result was not admitted.
+            RunFailed: a worker reported an error that no other worker would escape, or a result was not admitted, or
+                the queue was finished meanwhile.
         """
         return self._queue.wait(self)
 
@@ -142,6 +143,8 @@ class WorkQueue:
             mine = {token: item for token, item in self._items.items() if item.batch is batch}
             while not all(item.done for item in mine.values()):
                 self.check()
+                if self._over:
+                    raise RunFailed("no more work is done, and some of this is left")
                 self._changed.wait(timeout=1.0)
             self.check()
             for token in mine:
@@ -240,10 +243,14 @@ class WorkQueue:
                 item.part = (done, total)
                 item.deadline = self._clock() + self._lease_s  # whoever tells is alive
 
-    def progress(self, batch: Batch | None = None) -> Progress:
-        """How far a batch is; without one, all that are open."""
+    def progress(self, batch: Batch | None = None, urgency: int = 0) -> Progress:
+        """How far a batch is; without one, all that are open and of this urgency."""
         with self._changed:
-            items = [item for item in self._items.values() if batch is None or item.batch is batch]
+            items = [
+                item
+                for item in self._items.values()
+                if (item.batch is batch if batch is not None else item.batch.urgency == urgency)
+            ]
             parts = [1.0 if item.done else item.part[0] / max(item.part[1], 1) for item in items]
             return Progress(
                 pieces=sum(parts),

@@ -1,5 +1,6 @@
 """A worker: holds the frozen base once, trains one client or answers one piece of a test set at a time."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -7,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from fcit_ray.config.schema import Config
+from fcit_ray.data.loading.ahead import AheadBatches
 from fcit_ray.data.loading.collate import Collator
 from fcit_ray.data.loading.shards import training_batches
 from fcit_ray.experiment.algorithm import make_algorithm
 from fcit_ray.experiment.opening import local_training, make_bank, make_setting
-from fcit_ray.federated.answering import Answer, answer
+from fcit_ray.federated.answering import Answered, Effort, answer
 from fcit_ray.federated.client import run_client
 from fcit_ray.federated.under_way import Tell, UnderWay, nobody
 from fcit_ray.models.chat import stop_tokens
@@ -19,6 +21,7 @@ from fcit_ray.models.load import load_processor
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.messages import AnswerWork, Store, TrainWork
 from fcit_ray.runtime.shape import base_key
+from fcit_ray.storage.trees import plain
 from fcit_ray.types import ClientJob, ClientUpdate, Params
 
 
@@ -79,14 +82,13 @@ class Worker:
         """Names of the parameters that no client trains."""
         return self._bank.frozen(with_projector=self._train.projector_lr > 0)
 
-    def perform(self, work: TrainWork | AnswerWork, tell: Tell = nobody) -> ClientUpdate | list[Answer]:
+    def perform(self, work: TrainWork | AnswerWork, tell: Tell = nobody) -> ClientUpdate | Answered:
         return self.train(work, tell) if isinstance(work, TrainWork) else self.answer(work)
 
     def train(self, work: TrainWork, tell: Tell = nobody) -> ClientUpdate:
         """One client's local training; `tell` hears of its steps."""
         self._packed = None
-        *params, knowledge = self._store.get([*work.params, work.knowledge])
-        job = replace(work.job, params=_merge(params), knowledge=knowledge)
+        job = self._fetched(work)
         train = self._train
         batches = training_batches(
             work.shard, self._collator, train.batch_size, job.seed, train.epochs, train.micro_batch_size
@@ -95,7 +97,19 @@ class Worker:
         lora = algorithm.aggregation.lora
         bank, method, local = self._bank, algorithm.method, algorithm.local
         under_way = self._under_way(job, tell)
-        return run_client(job, batches, bank, method, train, self._setting, local, lora, under_way)
+        with AheadBatches(batches, at_hand=work.shard.at_hand, pin=self._config.runtime.gpu) as ahead:
+            update = run_client(job, ahead, bank, method, train, self._setting, local, lora, under_way)
+        return replace(update, metrics={**update.metrics, "starved_s": ahead.starved_s})
+
+    def _fetched(self, work: TrainWork) -> ClientJob:
+        """The whole job."""
+        beside = {"knowledge": work.knowledge, "local": work.local}
+        told = {name: handle for name, handle in beside.items() if handle is not None}
+        values = self._store.get([*work.params, *told.values()])
+        params, trees = values[: len(work.params)], values[len(work.params) :]
+        return replace(
+            work.job, params=_merge(params), memory=plain(work.job.memory), **dict(zip(told, trees, strict=True))
+        )
 
     def _under_way(self, job: ClientJob, tell: Tell) -> UnderWay:
         folder, client = self._folder, job.client.index
@@ -108,8 +122,9 @@ class Worker:
             keep_s=self._config.runtime.save_update_s,
         )
 
-    def answer(self, work: AnswerWork) -> list[Answer]:
+    def answer(self, work: AnswerWork) -> Answered:
         """Greedy answers, in the order of the shard."""
+        began = time.perf_counter()
         method = self._algorithm.method
         [knowledge] = self._store.get([work.knowledge])
         if self._packed != work.version:
@@ -118,7 +133,10 @@ class Worker:
         samples = list(work.shard.read(np.arange(len(work.shard))))
         evaluation = self._config.evaluation
         bank, collator = self._bank, self._collator
-        return answer(samples, bank, method, knowledge, collator, self._tokenizer, evaluation, self._stop)
+        effort = Effort()
+        answers = answer(samples, bank, method, knowledge, collator, self._tokenizer, evaluation, self._stop, effort)
+        effort.seconds = time.perf_counter() - began
+        return Answered(answers, effort)
 
 
 def _merge(parts: Sequence[Params]) -> Params:

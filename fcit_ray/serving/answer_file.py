@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from fcit_ray.data.loading.by_length import WINDOW, window_of
 from fcit_ray.errors import UserError, disk_reason
 from fcit_ray.results import lock
 from fcit_ray.storage import durable
@@ -39,8 +40,9 @@ _SAME: Final = {
 
 
 def block_size(count: int, batch_size: int) -> int:
-    """Questions of a block: a multiple of the batch size, such that there are at most `MOST_PARTS` blocks."""
-    return batch_size * max(-(-_LEAST // batch_size), -(-count // (MOST_PARTS * batch_size)))
+    """Questions of a block: a multiple of a window's (`by_length`), such that there are at most `MOST_PARTS` blocks."""
+    window = window_of(batch_size)
+    return window * max(-(-_LEAST // window), -(-count // (MOST_PARTS * window)))
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class AnswerFile:
         self.out = out
         self.parts = out.with_name(f"{out.name}.parts")
         self.about_file = out.with_name(f"{out.name}.about.json")
-        self._about = {"format": FORMAT, **about, "block": size}
+        self._about = {"format": FORMAT, **about, "block": size, "window": WINDOW}
         self._sizes = [min(size, about["count"] - start) for start in range(0, about["count"], size)]
         self._summary: Summary | None = None
         try:
@@ -210,7 +212,7 @@ class AnswerFile:
                     f"{str(self._about[key])[:12]}), so the lines would not belong together: put it back, or give "
                     "--overwrite or another OUT"
                 )
-        if before.get("block") != self._about["block"]:
+        if any(before.get(key) != self._about[key] for key in ("block", "window")):
             raise UserError(f"{self.out}: was begun by a release of fcit_ray that cuts other blocks; give --overwrite")
 
     def _read(self, path: Path) -> dict[str, Any]:

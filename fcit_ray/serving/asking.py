@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fcit_ray.data.loading.by_length import Length, batches_of, length_of
 from fcit_ray.data.loading.collate import Collator
 from fcit_ray.data.loading.samples import SampleEncoder
 from fcit_ray.data.loading.tokens import Sample
@@ -86,36 +87,46 @@ class Answerer:
 
 @dataclass(frozen=True)
 class Asked:
-    """A question that was encoded, or what stood against it."""
+    """A question that was encoded, or what stood against it.
+
+    Attributes:
+        question: with its place.
+        sample: what the model takes; None if there is none.
+        fault: why there is none.
+        length: of the question.
+    """
 
     question: Question
     sample: Sample | None = None
     fault: str = ""
+    length: Length = (0, 0)
 
 
 def encode_all(questions: Sequence[Question], encoder: SampleEncoder) -> list[Asked]:
     """Encode questions one by one; what cannot be encoded says why and stops no other."""
     asked = []
     for question in questions:
+        length = length_of(question.record)
         try:
-            asked.append(Asked(question, question.encode(encoder)))
+            asked.append(Asked(question, question.encode(encoder), length=length))
         except DataError as error:
-            asked.append(Asked(question, fault=str(error)))
+            asked.append(Asked(question, fault=str(error), length=length))
     return asked
 
 
 def answer_lines(asked: Sequence[Asked], answerer: Answerer, batch_size: int) -> list[dict[str, Any]]:
     """The lines of a block, in its order.
 
-    A batch is what lies at `batch_size` places that follow each other, without those that cannot be asked: so one that
-    cannot changes the neighbours of no other batch.
+    Questions of like length are answered together, as in a run (`by_length`). Those that cannot be asked keep their
+    place among them: so one that cannot changes the neighbours of no other batch.
     """
-    lines = []
-    for start in range(0, len(asked), batch_size):
-        batch = asked[start : start + batch_size]
+    lines: dict[int, dict[str, Any]] = {}
+    for places in batches_of([each.length for each in asked], batch_size):
+        batch = [asked[place] for place in places]
         answers = iter(answerer.answer([each.sample for each in batch if each.sample is not None]))
-        lines += [line_of(each, None if each.sample is None else next(answers)) for each in batch]
-    return lines
+        for place, each in zip(places, batch, strict=True):
+            lines[place] = line_of(each, None if each.sample is None else next(answers))
+    return [lines[place] for place in range(len(asked))]
 
 
 def line_of(asked: Asked, given: Answer | None) -> dict[str, Any]:

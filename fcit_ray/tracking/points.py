@@ -28,7 +28,8 @@ class Point:
 
     Attributes:
         index: of the record, from 0. It is the same in every session, as a resumed run makes the same records again.
-        step: rounds finished since the beginning of the run, over all stages; 0 is zero-shot. Never falls.
+        step: rounds finished since the beginning of the run, over all stages; 0 is zero-shot. It falls where an
+            evaluation was answered behind rounds of the next stage: it stands after them, at the step of its stage.
         metrics: by name, all finite. No two points have the same name at the same step.
     """
 

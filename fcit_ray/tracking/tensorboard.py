@@ -28,7 +28,7 @@ class TensorBoard(Tracker):
         folder = run.folder / FOLDER
         before = sorted(folder.glob("events.out.tfevents.*"))
         told = points[: memory.done] if before else []
-        step = told[-1].step if told else 0
+        step, first = _restart(told)
         # Of two files that a second has the later would replace the earlier one.
         self._writer = SummaryWriter(
             logdir=str(folder), purge_step=step if before else None, filename_suffix=f".{len(before):04d}"
@@ -40,7 +40,7 @@ class TensorBoard(Tracker):
             config = yaml.safe_dump(dict(run.config), sort_keys=False)
             self._writer.add_text("config", f"```yaml\n{config}```", 0)
             self._writer.flush()
-        return next((point.index for point in points if point.step >= step), len(points))
+        return first
 
     def log(self, point: Point) -> None:
         writer = self._started()
@@ -66,3 +66,18 @@ class TensorBoard(Tracker):
     def _started(self) -> SummaryWriter:
         assert self._writer is not None, "told something before it was started"
         return self._writer
+
+
+def _restart(told: Sequence[Point]) -> tuple[int, int]:
+    """The step from which readers are to drop what they were told, and the first point that is then told again.
+
+    That is all of the last point's step. A late point, an evaluation that was answered behind rounds, has a lower step
+    than those before it: where one would be told again, all of its step is.
+    """
+    step = told[-1].step if told else 0
+    while True:
+        first = next((place for place, point in enumerate(told) if point.step >= step), len(told))
+        lowest = min((point.step for point in told[first:]), default=step)
+        if lowest == step:
+            return step, first
+        step = lowest

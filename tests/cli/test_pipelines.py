@@ -18,6 +18,7 @@ from fcit_ray.config.schema import Config
 from fcit_ray.data.miniature.writing import write_miniature
 from fcit_ray.errors import RunFolderError
 from fcit_ray.experiment.opening import open_experiment
+from fcit_ray.results import checkpoint
 from fcit_ray.results.figures import make_results
 from fcit_ray.results.opening import open_run
 from fcit_ray.results.run_folder import RunFolder
@@ -199,7 +200,7 @@ def begun(data, tmp_path):
     folder = open_run(tmp_path / "run", config, resume=False, overwrite=False)
     state = ServerState(stage=0, round=1, params={"a": torch.arange(6.0)}, knowledge={}, optimizer={}, memories={})
     for round in (1, 2):
-        folder.save_checkpoint(replace(state, round=round), keep=2)
+        folder.save_checkpoint(replace(state, round=round, params={"a": torch.arange(6.0) + round}), keep=2)
     return folder
 
 
@@ -218,7 +219,9 @@ def test_a_run_of_another_configuration_is_not_resumed(refused, begun):
 
 
 def test_a_flipped_byte_in_a_checkpoint_stops_the_resume_and_names_the_one_before(refused, begun):
-    file = begun.checkpoints()[-1] / "params.safetensors"
+    before, last = map(checkpoint.needed, begun.checkpoints())
+    [name] = last - before
+    file = begun.checkpoint_folder / "objects" / name
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)

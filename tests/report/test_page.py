@@ -167,8 +167,8 @@ def test_what_is_missing_is_named_and_costs_nothing_else(tmp_path):
     run = make_run(tmp_path / "run", root="/nowhere/data")
     run.partition_file.write_text("[]")
     (run.path / "predictions/stage_0001/IconQA.jsonl").write_text('{"question_id": "q0"}\n')
-    state = run.checkpoints()[0] / "state.safetensors"
-    state.write_bytes(state.read_bytes()[:-1])
+    for file in run.checkpoint_folder.glob("objects/*"):
+        file.write_bytes(file.read_bytes()[:-1])
     page = page_of(tmp_path, run)
     assert "The data root /nowhere/data is not there, so questions and pictures are not shown" in page.text
     assert "IconQA.jsonl, line 1: no prediction as" in page.text

@@ -55,8 +55,8 @@ def run(
     state = simulate(experiment.federation(shards.feature), first, train)
     answers = []
     for name in experiment.tests:
-        work = travel(AnswerWork(1, [state.params], state.knowledge, name, shards.test_shard(name, 0, 2)))
-        answers += [text for text, _ in worker.answer(work)]
+        work = travel(AnswerWork(1, [state.params], state.knowledge, name, shards.test_shard(name, [0, 1])))
+        answers += [text for text, _ in travel(worker.answer(work)).answers]
     return state, first, answers
 
 

@@ -1,21 +1,29 @@
 """Ray Data: what it prepares, keeps or streams are the samples that this process would prepare itself."""
 
 import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from conftest import Configure
 
+from fcit_ray.data.loading.batches import epoch_order
 from fcit_ray.data.loading.samples import Sample
 from fcit_ray.data.loading.shards import LocalShards
 from fcit_ray.errors import DataError
 from fcit_ray.experiment.opening import Experiment, open_experiment
 from fcit_ray.runtime.blocks import from_table, to_table
-from fcit_ray.runtime.data import CachedShard, RayShards, StreamedShard, sample_encoder
+from fcit_ray.runtime.data import RayShards, sample_encoder
 from fcit_ray.runtime.errors import RunFailed
+from fcit_ray.runtime.forecast import BATCH, Job, Piece, in_order, kept_pieces
+from fcit_ray.seeds import derive_seed
 
 
 def assert_same(left: list[Sample], right: list[Sample]) -> None:
@@ -47,28 +55,40 @@ def test_samples_survive_the_table_also_in_slices_and_through_a_file(tmp_path: P
     assert_same(list(from_table(pa.concat_tables([table.slice(2), table]))), [samples[2], *samples])
 
 
+@contextmanager
+def opened(experiment: Experiment, budget: int, **more: Any) -> Iterator[RayShards]:
+    """A shard source before the first round."""
+    shards = RayShards(experiment, budget, **more)
+    shards.prepare(0, 0)
+    try:
+        yield shards
+    finally:
+        shards.close()
+
+
 @pytest.mark.usefixtures("cluster")
-def test_cached_streamed_and_local_shards_are_the_same(configure: Configure) -> None:
+def test_kept_streamed_and_local_shards_are_the_same(configure: Configure) -> None:
     experiment = open_experiment(configure())
-    here, cached, streamed = local(experiment), RayShards(experiment, 2**30), RayShards(experiment, 0)
-    cached.prepare(0)
-    streamed.prepare(0)
-    for client in range(3):
-        kept, passing = cached.train_shard(0, client), streamed.train_shard(0, client)
-        assert isinstance(kept, CachedShard)
-        assert isinstance(passing, StreamedShard)
-        expected = here.train_shard(0, client)
-        order = np.random.default_rng(client).permutation(len(expected))
-        assert len(kept) == len(passing) == len(expected)
-        assert_same(list(kept.read(order)), list(expected.read(order)))
-        if client == 0:
+    here = local(experiment)
+    with opened(experiment, 2**30) as kept, opened(experiment, 0) as streamed:
+        for client in range(3):
+            shard, passing = kept.train_shard(0, client), streamed.train_shard(0, client)
+            assert (shard.is_streamed, passing.is_streamed) == (False, True)
+            expected = here.train_shard(0, client)
+            order = np.random.default_rng(client).permutation(len(expected))
+            assert len(shard) == len(passing) == len(expected)
+            for _ in range(2):  # of two epochs
+                assert_same(list(shard.read(order)), list(expected.read(order)))
+            assert kept.train_shard(0, client).at_hand
+            # In an order that nobody foresaw.
             assert_same(list(passing.read(order)), list(expected.read(order)))
-            assert bool((streamed.feature(0, 0) == here.feature(0, 0)).all())
-        assert bool((cached.feature(0, client) == here.feature(0, client)).all())
-    order = np.arange(2)
-    assert_same(
-        list(cached.test_shard("ArxivQA", 4, 6).read(order)), list(here.test_shard("ArxivQA", 4, 6).read(order))
-    )
+            assert bool((streamed.feature(0, client) == here.feature(0, client)).all())
+            assert bool((kept.feature(0, client) == here.feature(0, client)).all())
+        order = np.arange(2)
+        [_, places] = experiment.batches["ArxivQA"]  # six questions in batches of four, the longest first
+        expected = list(here.test_shard("ArxivQA", places).read(order))
+        for shards in (kept, streamed):
+            assert_same(list(shards.test_shard("ArxivQA", places).read(order)), expected)
 
 
 @pytest.mark.usefixtures("cluster")
@@ -76,36 +96,18 @@ def test_a_shard_of_records_with_none_one_and_two_pictures_is_the_same_and_has_t
     configure: Configure, mixed: Path
 ) -> None:
     experiment = open_experiment(configure(benchmark={"root": str(mixed)}))
-    here, cached = local(experiment), RayShards(experiment, 2**30)
-    cached.prepare(0)
-    total = 0
-    for client in range(3):
-        expected = here.train_shard(0, client)
-        order = np.arange(len(expected))
-        assert_same(list(cached.train_shard(0, client).read(order)), list(expected.read(order)))
-        assert bool((cached.feature(0, client) == here.feature(0, client)).all())
-        total += sum(array.nbytes for sample in expected.samples for array in sample.values())
+    here = local(experiment)
+    total = foreseen = 0
+    with opened(experiment, 2**30) as cached:
+        for client in range(3):
+            expected = here.train_shard(0, client)
+            order = np.arange(len(expected))
+            assert_same(list(cached.train_shard(0, client).read(order)), list(expected.read(order)))
+            assert bool((cached.feature(0, client) == here.feature(0, client)).all())
+            total += sum(array.nbytes for sample in expected.samples for array in sample.values())
+            foreseen += sum(cached._size(piece) for piece in kept_pieces("train", 0, client, len(expected)))
     # Pictures are most of it, and of one size; questions differ in length.
-    assert cached._size(("train", 0)) == pytest.approx(total, rel=0.02)
-
-
-@pytest.mark.usefixtures("cluster")
-def test_the_budget_holds_a_window_of_stages_that_moves_on(configure: Configure) -> None:
-    experiment = open_experiment(configure())
-    everything = RayShards(experiment, 2**30)
-    everything.prepare(0)
-    assert isinstance(everything.train_shard(1, 0), CachedShard), "what fits is prepared ahead, in one execution"
-    sizes = {unit: everything._size(unit) for unit in [*everything._units(0), *everything._units(1)]}
-
-    shards = RayShards(experiment, sizes["train", 0] + sizes["test", "ArxivQA"])
-    shards.prepare(0)
-    assert isinstance(shards.train_shard(0, 0), CachedShard)
-    assert isinstance(shards.train_shard(1, 0), StreamedShard), "beyond the budget"
-    before = shards.test_shard("ArxivQA", 0, 4)
-    shards.prepare(1)
-    assert isinstance(shards.train_shard(1, 0), CachedShard)
-    assert isinstance(shards.train_shard(0, 0), StreamedShard), "the past stage has made room"
-    assert shards.test_shard("ArxivQA", 0, 4) is before, "what is wanted again is not prepared again"
+    assert foreseen == pytest.approx(total, rel=0.02)
 
 
 def spoil(experiment: Experiment, dataset: str, number: int) -> str:
@@ -125,23 +127,55 @@ def broken(configure: Configure, miniature: Path, tmp_path: Path) -> tuple[Exper
 
 
 @pytest.mark.usefixtures("cluster")
-def test_what_stops_a_task_of_ray_data_arrives_with_file_record_and_reason(broken: tuple[Experiment, str]) -> None:
+@pytest.mark.parametrize("budget", [2**30, 0])
+def test_what_stops_a_task_of_ray_data_stops_the_client_that_needs_it_with_file_record_and_reason(
+    broken: tuple[Experiment, str], budget: int
+) -> None:
     experiment, said = broken
-    with pytest.raises(DataError) as caught:
-        RayShards(experiment, 2**30).prepare(0)
-    assert str(caught.value).startswith(said)
-    streamed = RayShards(experiment, 0)
-    streamed.prepare(0)
+    warned: list[str] = []
     found = []
-    for client in range(3):
-        shard = streamed.train_shard(0, client)
-        try:
-            list(shard.read(np.arange(len(shard))))
-        except DataError as error:
-            found.append(str(error))
-        streamed.feature(0, client)  # of the text, which needs no picture
+    with opened(experiment, budget, warn=warned.append) as shards:
+        for client in range(3):
+            shard = shards.train_shard(0, client)
+            try:
+                list(shard.read(np.arange(len(shard))))
+            except DataError as error:
+                found.append(str(error))
+            shards.feature(0, client)  # of the text, which needs no picture
     # Of the one client that holds the record.
     assert [message.startswith(said) for message in found] == [True]
+    # Whoever made it ahead of need said so; two clients of three take part in the first round.
+    assert all(f"unless it is mended: {said}" in text for text in warned)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_record_broken_in_a_later_stage_is_told_of_at_once_and_may_be_mended(
+    configure: Configure, miniature: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(miniature, tmp_path / "data")
+    experiment = open_experiment(configure(benchmark={"root": str(tmp_path / "data")}))
+    record = next(one for one in experiment.stream.records[1] if one.dataset == "IconQA")
+    picture = tmp_path / "data" / record.images[0]
+    sound = picture.read_bytes()
+    picture.write_bytes(sound[:-60])
+    [holder] = [client for client in range(3) if record in experiment.stream.shard(1, client)]
+    warned: list[str] = []
+    said = threading.Event()
+
+    def warn(text: str) -> None:
+        warned.append(text)
+        said.set()
+
+    with opened(experiment, 2**30, warn=warn) as shards:
+        first = shards.train_shard(0, 0)
+        assert len(list(first.read(np.arange(len(first))))) == len(first), "the stage before it is as good as ever"
+        assert said.wait(60.0)
+        assert warned[0].startswith("found ahead of need, the run will stop there unless it is mended: ")
+        assert f"{record.where}: image {record.images[0]}: " in warned[0]
+        picture.write_bytes(sound)
+        shards.prepare(1, 0)
+        later = shards.train_shard(1, holder)
+        assert len(list(later.read(np.arange(len(later))))) == len(later)
 
 
 @pytest.mark.usefixtures("cluster")
@@ -149,4 +183,58 @@ def test_a_mistake_in_a_task_of_ray_data_arrives_with_its_traceback(configure: C
     shards = RayShards(open_experiment(configure()), 2**30)
     shards._encoder = replace(shards._encoder, template="nonsense")  # which only the configuration would refuse
     with pytest.raises(RunFailed, match=r"(?s)Traceback.*samples\.py.*KeyError: 'nonsense'"):
-        shards._execute([("test", "ArxivQA")], "test")
+        list(shards.test_shard("ArxivQA", range(4)).read(np.arange(4)))
+    shards.close()
+
+
+def test_the_order_of_need_is_that_of_the_rounds_and_their_largest_clients_then_the_questions(
+    configure: Configure,
+) -> None:
+    experiment = open_experiment(configure(runtime={"num_workers": 1}))
+    shards = RayShards(experiment, 2**30)
+    with shards._lock:
+        shards._place, shards._jobs = (0, 0), shards._forecast.jobs(0, 0)
+    needs = list(shards._needs())
+    population = experiment.federation(lambda task, client: torch.zeros(1)).population
+    told: list[tuple[str, int | str, int]] = []
+    for stage in range(2):
+        for round in range(2):
+            clients = sorted(population.select(stage, round), key=lambda client: -client.num_examples)
+            if (stage, round) == (0, 0):  # before it is planned; later ones are had from what is there by then
+                told += [("feature", client.task, client.index) for client in clients]
+            told += [("train", client.task, client.index) for client in clients]
+        # Six questions a set in batches of four.
+        told += [("test", name, -1) for name in ("ArxivQA", "IconQA")[: stage + 1] for _ in range(2)]
+    assert [(piece.part, piece.name, piece.client) for piece in needs] == told
+
+
+def test_a_stream_is_foreseen_in_the_order_in_which_its_client_reads_it(configure: Configure) -> None:
+    experiment = open_experiment(configure(train={"epochs": 2}))
+    forecast = RayShards(experiment, 0)._forecast
+    [job, *_] = forecast.jobs(1, 0)
+    seed = derive_seed(experiment.setting.seed, "client", 1, 0, job.client)  # as the reference loop has it
+    orders = [epoch_order(job.num_records, seed, epoch).tolist() for epoch in (0, 1)]
+    expected = [tuple(order[start : start + BATCH]) for order in orders for start in range(0, len(order), BATCH)]
+    assert [piece.rows for piece in in_order([job])] == expected
+    # What has been taken is needed no more, but for those who follow close behind.
+    job.took(Piece("train", 1, expected[0], job.client))
+    assert job.taken == 1
+    job.took(Piece("train", 1, (5, 3, 1), job.client))
+    assert job.taken == 1, "nobody foresaw that piece"
+
+
+def test_streams_of_clients_that_train_side_by_side_are_needed_in_turns() -> None:
+    one, other = (Job(0, client, 0, 4 * BATCH, 1, seed=client, streamed=True) for client in (0, 1))
+    late = Job(0, 2, 4 * BATCH, BATCH, 1, seed=2, streamed=True)
+    kept = Job(0, 3, 4 * BATCH, 5, 1, seed=3, streamed=False)
+    assert [piece.client for piece in in_order([one, other, late, kept])] == [0, 1, 0, 1, 0, 1, 0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("megabytes", "streamed"), [(3, False), (2, True)])
+def test_a_shard_is_kept_if_every_worker_can_have_one_and_one_is_ready(
+    configure: Configure, megabytes: int, streamed: bool
+) -> None:
+    # Two workers and the next: a third of the budget. A shard of one megabyte is put in place of the real ones.
+    shards = RayShards(open_experiment(configure()), megabytes * 2**20)
+    shards._bytes_of = lambda piece: 2**20  # type: ignore[method-assign]
+    assert shards.is_streamed(0, 0) is streamed

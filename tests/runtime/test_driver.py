@@ -21,14 +21,16 @@ from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.data import sample_encoder
 from fcit_ray.runtime.driver import Driver
 from fcit_ray.runtime.messages import AnswerWork, DirectStore, TrainWork
-from fcit_ray.runtime.status import Status, describe
+from fcit_ray.runtime.status import Status, describe, figures_of
 from fcit_ray.runtime.worker import Worker
+
+TIMES = ("seconds", "starved_s", "workers", "answer_s", "questions_per_s", "tokens_per_s", "behind")
 
 
 def timeless(value: Any) -> Any:
     """Records without their seconds, the only thing in which two runs of the same bits differ."""
     if isinstance(value, dict):
-        return {key: timeless(item) for key, item in value.items() if key != "seconds"}
+        return {key: timeless(item) for key, item in value.items() if key not in TIMES}
     return [timeless(item) for item in value] if isinstance(value, list) else value
 
 
@@ -156,7 +158,7 @@ def test_an_update_that_is_no_number_stops_the_run_by_name_and_is_in_no_checkpoi
         run(configure(), tmp_path / "run", perform=perform)
     folder = RunFolder(tmp_path / "run")
     assert folder.checkpoints()[-1].name == "stage_0001_round_0000"  # the last one before it
-    assert kinds(folder.path) == [("round", 0), ("round", 0), ("evaluation", 0)]
+    assert kinds(folder.path) == [("round", 0), ("round", 0)]  # the evaluation was under way
     results = run(configure(), tmp_path / "run", resume=True)
     assert results["adapters_sha256"] == RunFolder(whole).results()["adapters_sha256"]
 
@@ -235,7 +237,7 @@ def test_a_centralised_run_goes_on_within_its_one_round(
 
 def test_every_stage_and_every_score_is_a_line(configure: Configure, tmp_path: Path) -> None:
     """Whoever asks four times a second must not miss what passes between."""
-    config = configure(benchmark={"num_rounds": 1, "transfer": ["DVQA"]})
+    config = configure(benchmark={"num_rounds": 1, "transfer": ["DVQA"]}, runtime={"answer_behind": False})
     drivers: list[Driver] = []
     run(config, tmp_path / "run", watch=drivers.append)
     driver, folder = drivers[-1], RunFolder(tmp_path / "run")
@@ -256,6 +258,78 @@ def test_every_stage_and_every_score_is_a_line(configure: Configure, tmp_path: P
         f"small  scores after stage 2/2: ArxivQA {scores['ArxivQA']:.1f}, IconQA {scores['IconQA']:.1f}; "
         f"mean {mean:.1f}; unseen: DVQA {folder.records()[-1]['transfer']['DVQA']:.1f}"
     )
+
+
+def never(*_: Any) -> bool:
+    return False
+
+
+@pytest.mark.parametrize(("place", "behind"), [((1, 1), True), ((2, 0), True), ((1, 1), False)])
+def test_a_run_killed_before_an_evaluation_was_on_record_answers_it_from_the_state_after_its_stage(
+    configure: Configure, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Any, behind: bool
+) -> None:
+    """In the middle of the next stage, and after its last round, where the evaluations of two stages are missing."""
+    path, config = tmp_path / "run", configure(runtime={"keep_checkpoints": 1})
+    save = RunFolder.save_checkpoint
+
+    def save_and_die(folder: RunFolder, state: Any, keep: int, held: Any = None) -> Path:
+        saved = save(folder, state, keep, held)
+        if (state.stage, state.round) == place:
+            raise KeyError("killed")
+        return saved
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "save_checkpoint", save_and_die)
+        patch.setattr("fcit_ray.runtime.evaluating.Evaluation.is_ready", never)  # as slow as it may be
+        with pytest.raises(KeyError, match="killed"):
+            run(config, path)
+    folder = RunFolder(path)
+    assert [kind for kind, _ in kinds(path)] == ["round"] * (2 * place[0] + place[1])
+    held = folder.checkpoint_at(1, 0)
+    assert folder.checkpoints() == [held, folder.checkpoint_at(*place)]
+    aside = held.rename(tmp_path / "aside")
+    with pytest.raises(RunFolderError, match=r"stage 0 \(counted .*, and stage_0001_round_0000, .* is missing"):
+        open_run(path, config, resume=True, overwrite=False)
+    shutil.copytree(aside, held)
+    again = configure(runtime={"keep_checkpoints": 1, "answer_behind": behind})
+    results = run(again, path, resume=True)
+    assert results["adapters_sha256"] == RunFolder(whole).results()["adapters_sha256"]
+    assert timeless(folder.records()) == timeless(RunFolder(whole).records())
+    assert predictions(path) == predictions(whole)
+    assert folder.checkpoints() == [folder.checkpoint_at(2, 0)], "nothing is to be made of the other any more"
+
+
+def test_questions_are_answered_behind_the_next_rounds_and_it_is_told(configure: Configure, tmp_path: Path) -> None:
+    """An idle worker answers; rounds go first; and what was answered last does not stand last."""
+    seen: list[Status] = []
+    works: list[str] = []
+    drivers: list[Driver] = []
+
+    def perform(worker: Worker, work: Any) -> Any:
+        stage = work.job.stage if isinstance(work, TrainWork) else work.stage
+        works.append(f"{'train' if isinstance(work, TrainWork) else 'answer'} {stage}")
+        return worker.perform(work)
+
+    def look(driver: Driver) -> None:
+        drivers.append(driver)
+        seen.append(driver.status())
+
+    config = configure(evaluation={"batch_size": 1})
+    run(config, tmp_path / "run", perform=perform, watch=look)
+    assert works.index("train 1") < len(works) - 1 - works[::-1].index("answer 0"), "the next stage did not wait"
+    [line] = [line.text for line in drivers[-1].status().lines if "behind" in line.text]
+    assert line == "small  answering stage 1/2 behind the next rounds: 6 records"
+    behind = [status for status in seen if status.answering == 0 and status.phase == "training"]
+    assert {status.answered[1] for status in behind} == {6}
+    assert {status.total for status in behind} <= {0, 2}, "clients are counted apart from questions"
+    assert f"answering stage 1: {behind[-1].answered[0]}/6" in figures_of(behind[-1])
+    first, last = (record for record in RunFolder(tmp_path / "run").records() if record["kind"] == "evaluation")
+    assert (first["stage"], first["behind"], last["stage"], last["behind"]) == (0, True, 1, False)
+    for record, answers in ((first, 6), (last, 12)):
+        assert record["padding_frac"] == 0.0  # one at a time
+        assert answers <= record["answer_tokens"] <= 4 * answers
+        assert record["questions_per_s"] == pytest.approx(answers / record["answer_s"])
+        assert record["tokens_per_s"] == pytest.approx(record["answer_tokens"] / record["answer_s"])
 
 
 def test_zero_shot_shows_how_many_records_are_answered_and_how_long_it_takes(

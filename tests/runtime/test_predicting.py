@@ -65,7 +65,7 @@ def ask_here(exam: Exam, size: int) -> dict[tuple[str, str], list[dict[str, Any]
 @pytest.mark.parametrize("name", METHODS)
 def test_answers_and_figures_are_those_of_the_run(folders: dict[str, Path], name: str) -> None:
     exam = open_exam(ready(folders[name]))
-    results, rows = exam.results(ask_here(exam, 4), {"answer": 1.5})
+    results, rows = exam.results(ask_here(exam, 32), {"answer": 1.5})
     for dataset in ("ArxivQA", "IconQA"):
         path = folders[name] / "predictions/stage_0001" / f"{dataset}.jsonl"
         assert rows[dataset] == [json.loads(line) for line in path.read_text().splitlines()]
@@ -83,7 +83,7 @@ def test_another_split_and_unseen_datasets_are_answered(folders: dict[str, Path]
     assert {name: [record.source for record in records] for name, records in exam.tests.items()} == {
         name: [f"instructions/{name}/validation.json"] for name in ("ArxivQA", "IconQA", "OCRVQA")
     }
-    results, _ = exam.results(ask_here(exam, 4), {})
+    results, _ = exam.results(ask_here(exam, 32), {})
     assert results["transfer"]["num_records"] == {"OCRVQA": 1}
     assert set(results["scores"]) == {"ArxivQA", "IconQA"}
     assert results["benchmark"]["split"] == "validation"
@@ -205,7 +205,7 @@ class Cut(BaseException):
 def test_an_actor_and_then_the_command_are_killed_and_the_bytes_are_those_of_this_process(
     folders: dict[str, Path], miniature: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    monkeypatch.setattr("fcit_ray.serving.answer_file._LEAST", 4)  # blocks of a batch: three
+    monkeypatch.setattr("fcit_ray.serving.answer_file.block_size", lambda count, size: 4)  # a batch: three blocks
     asked, out = questions(tmp_path, miniature), tmp_path / "answers.jsonl"
     trained, real, parts = ready(folders["disco"]), os.replace, []
 

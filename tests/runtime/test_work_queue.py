@@ -282,3 +282,22 @@ def test_what_admission_returns_is_kept(queue: WorkQueue) -> None:
     batch = queue.open(["work"], [1.0], lambda work, result: f"{work}: {result}")
     queue.submit(take(queue, 0).token, "result")
     assert batch.wait() == ["work: result"]
+
+
+def test_rounds_go_before_questions_and_are_counted_apart(queue: WorkQueue) -> None:
+    questions = queue.open(["long question"], [9.0], urgency=-1)
+    round = queue.open(["client"], [1.0])
+    assert (queue.progress().num_pieces, queue.progress(urgency=-1).size) == (1, 0)
+    given = [queue.next(0, 0.0), queue.next(0, 0.0)]
+    assert [lease.work for lease in given if lease] == ["client", "long question"]
+    assert given[1] is not None
+    queue.submit(given[1].token, "answer")
+    assert questions.wait() == ["answer"]
+    assert not round.is_done()
+
+
+def test_whoever_waits_is_let_go_when_the_queue_is_finished(queue: WorkQueue) -> None:
+    running = Running(queue, ["a"], [1.0])
+    queue.finish()
+    running.join()
+    assert isinstance(running.error, RunFailed)

@@ -176,9 +176,10 @@ def test_a_part_that_lost_lines_is_answered_anew(tmp_path: Path, whole: bytes) -
 
 @pytest.mark.parametrize(
     ("count", "batch", "size"),
-    [(1, 16, 64), (1000, 20, 80), (10**6, 100, 100), (10**6, 64, 128), (10**7, 16, 1008), (640_001, 64, 128)],
+    # A window is of eight batches: 128, 24, 800 and 512 questions.
+    [(1, 16, 128), (1000, 3, 72), (10**6, 100, 800), (10**7, 16, 1024), (1_280_000, 16, 128), (1_280_001, 16, 256)],
 )
-def test_blocks_are_whole_batches_and_at_most_ten_thousand(count: int, batch: int, size: int) -> None:
+def test_blocks_are_whole_windows_and_at_most_ten_thousand(count: int, batch: int, size: int) -> None:
     assert block_size(count, batch) == size
-    assert size % batch == 0
+    assert size % (8 * batch) == 0
     assert -(-count // size) <= 10_000

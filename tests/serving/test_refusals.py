@@ -194,9 +194,9 @@ def test_a_card_may_be_edited(exported, tmp_path):
 
 def test_a_damaged_run_is_not_exported(disco, tmp_path):
     run = shutil.copytree(disco, tmp_path / "run")
-    [file] = run.glob("checkpoints/*/params.safetensors")
-    file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(CheckpointError, match=r"params.safetensors: damaged"):
+    for file in run.glob("checkpoints/objects/*"):
+        file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match=r"objects/[0-9a-f]{64}\.safetensors: damaged"):
         export(run, tmp_path / "out")
 
 

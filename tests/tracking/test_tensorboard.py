@@ -59,6 +59,20 @@ def test_a_killed_session_is_gone_on_with_and_no_point_is_there_twice(tmp_path, 
     assert len(read(folder).Tensors("config/text_summary")) == 1
 
 
+@pytest.mark.parametrize("told", range(1, 8))
+def test_an_evaluation_that_came_after_rounds_of_the_next_stage_is_there_once(tmp_path, monkeypatch, told) -> None:
+    first, second, evaluation, third, fourth, last = RECORDS
+    late = [first, second, third, evaluation, fourth, last]
+    folder, config = tracked_runs.start(tmp_path / "run", report_to=["tensorboard"])
+    tracked_runs.write(folder, late[:told])
+    tracked_runs.abandon(folder, config, monkeypatch)
+    with tracked_runs.session(folder, config):
+        tracked_runs.write(folder, late[told:])
+        tracked_runs.finish(folder)
+    assert sorted(scalars(folder, "train/loss")) == [(1, 2.0), (2, 1.5), (3, 1.0), (4, 0.5)]
+    assert sorted(scalars(folder, "eval/mean")) == [(2, 70.0), (4, 55.0)]
+
+
 def test_files_that_were_deleted_are_written_anew(tmp_path, monkeypatch) -> None:
     folder, config = tracked_runs.start(tmp_path / "run", report_to=["tensorboard"])
     tracked_runs.write(folder, RECORDS[:4])

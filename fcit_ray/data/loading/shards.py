@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +21,11 @@ class Shard(Protocol):
 
     def __len__(self) -> int: ...
 
+    @property
+    def at_hand(self) -> bool:
+        """Whether `read` waits for nothing."""
+        ...
+
     def read(self, order: np.ndarray) -> Iterable[Sample]:
         """The samples at these positions, in this order."""
         ...
@@ -29,8 +34,17 @@ class Shard(Protocol):
 class ShardSource(Protocol):
     """Where the server's loop gets shards from."""
 
-    def prepare(self, stage: int) -> None:
-        """Have everything ready that the stage and the evaluation after it need; -1 is the zero-shot evaluation."""
+    def prepare(self, stage: int, round: int | None = None) -> None:
+        """Begin to make ready what is needed from here on, in the order of need; returns at once.
+
+        Args:
+            stage: -1 is before the first.
+            round: that comes next; None: the evaluation after the stage.
+        """
+        ...
+
+    def release(self, task: int, client: int) -> None:
+        """A client of the round has been trained: what it alone needed may go."""
         ...
 
     def feature(self, task: int, client: int) -> Tensor:
@@ -39,7 +53,9 @@ class ShardSource(Protocol):
 
     def train_shard(self, task: int, client: int) -> Shard: ...
 
-    def test_shard(self, dataset: str, start: int, stop: int) -> Shard: ...
+    def test_shard(self, dataset: str, places: Sequence[int]) -> Shard:
+        """The questions at these positions of a dataset's file, in this order: those that are answered together."""
+        ...
 
 
 def training_batches(
@@ -73,6 +89,7 @@ class LocalShard:
     """Samples in this process's memory."""
 
     samples: Sequence[Sample]
+    at_hand: ClassVar[bool] = True
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -90,8 +107,11 @@ class LocalShards:
         self._encoder = encoder
         self._train: dict[tuple[int, int], LocalShard] = {}
 
-    def prepare(self, stage: int) -> None:
+    def prepare(self, stage: int, round: int | None = None) -> None:
         """Nothing to do: records are encoded when they are asked for."""
+
+    def release(self, task: int, client: int) -> None:
+        """Nothing to do: all of it stays."""
 
     def feature(self, task: int, client: int) -> Tensor:
         return mean_feature(sample["feature"] for sample in self.train_shard(task, client).samples)
@@ -103,5 +123,6 @@ class LocalShards:
             self._train[key] = LocalShard([self._encoder.encode_train(record) for record in records])
         return self._train[key]
 
-    def test_shard(self, dataset: str, start: int, stop: int) -> LocalShard:
-        return LocalShard([self._encoder.encode_test(record) for record in self._tests[dataset][start:stop]])
+    def test_shard(self, dataset: str, places: Sequence[int]) -> LocalShard:
+        records = self._tests[dataset]
+        return LocalShard([self._encoder.encode_test(records[place]) for place in places])

@@ -151,8 +151,12 @@ class StreamPopulation:
     selection: Selection = seeded
 
     def select(self, stage: int, round: int) -> list[Client]:
-        chosen = self.selection(self.setting, stage, round)
         return [
             Client(index, task, self.stream.num_examples(task, index), self.feature(task, index))
-            for index, task in zip(chosen, self.stream.schedule[stage], strict=True)
+            for task, index in self.chosen(stage, round)
         ]
+
+    def chosen(self, stage: int, round: int) -> list[tuple[int, int]]:
+        """Task and index of those clients, for which no feature is needed."""
+        chosen = self.selection(self.setting, stage, round)
+        return list(zip(self.stream.schedule[stage], chosen, strict=True))

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from fcit_ray.federated.lora.base import LoraRule
 from fcit_ray.federated.traits import Trait
 from fcit_ray.models.names import lora_factor
-from fcit_ray.params import num_bytes
+from fcit_ray.params import Lazy, num_bytes
 from fcit_ray.types import Client, Params, Tree
 
 
@@ -37,7 +37,11 @@ class FedSA(LoraRule):
     def views(self, params: Params, memories: Tree) -> dict[str, Params]:
         """`client_<index>`, in the order of the indices, for each client with a B of its own; else the global one."""
         own = {int(index): memory["personal"] for index, memory in memories.items() if "personal" in memory}
-        views: dict[str, Params] = {f"client_{index}": {**params, **own[index]} for index in sorted(own)}
+
+        def view(values: Params) -> Params:
+            return Lazy({**params, **dict.fromkeys(values)}, lambda n: values[n] if n in values else params[n])
+
+        views: dict[str, Params] = {f"client_{index}": view(own[index]) for index in sorted(own)}
         return views or super().views(params, memories)
 
     def bytes_down(self, params: Params, client: Client) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor
 from fcit_ray.federated.lora.base import LoraRule
 from fcit_ray.federated.traits import Trait, Traits
 from fcit_ray.models.names import lora_factor
+from fcit_ray.params import Lazy
 from fcit_ray.types import Client, ClientUpdate, Params
 
 
@@ -58,8 +59,12 @@ class UnequalRanks(LoraRule):
 
     def _given(self, params: Params, updates: Sequence[ClientUpdate]) -> list[Params]:
         """What each client started from, of the factors."""
-        factors = {name: value for name, value in params.items() if lora_factor(name)}
-        return [self.give(factors, update.client) for update in updates]
+        names = [name for name in params if lora_factor(name)]
+
+        def given(client: Client) -> Params:
+            return Lazy(names, lambda name: self.give({name: params[name]}, client)[name])
+
+        return [given(update.client) for update in updates]
 
     def _rank(self, name: str, value: Tensor, client: Client) -> int:
         """Rows (of an A) or columns (of a B) of this parameter that a client has."""

@@ -27,6 +27,7 @@ from fcit_ray.federated.lora.products import without_factors
 from fcit_ray.federated.lora.ranks import UnequalRanks, cut, full_rank, ranks_of
 from fcit_ray.federated.traits import Trait, Traits
 from fcit_ray.models.names import lora_factor, partner
+from fcit_ray.params import Lazy
 from fcit_ray.types import ClientUpdate, Params
 
 
@@ -65,20 +66,25 @@ class ZeroPad(UnequalRanks):
                 _product_norm(params[a] + item[a], params[b] + item[b]) if a in item and weight else 0.0
                 for item, weight in zip(padded, weights, strict=True)
             ]
-            own = [{name: item[name] for name in (a, b) if name in item} for item in padded]
+            own = [Lazy([name for name in (a, b) if name in item], item.__getitem__) for item in padded]
             delta.update(rule(own, norms if any(norms) else weights))
         return self._without_lost(delta, updates, weights)
 
-    def _padded(self, params: Params, update: ClientUpdate) -> dict[str, Tensor]:
+    def _padded(self, params: Params, update: ClientUpdate) -> Params:
         """What a client would have sent, had it the full rank and zeros in the ranks that it lacks."""
-        padded = dict(update.delta)
-        for name, value in update.delta.items():
-            if lora_factor(name):
-                rank, full = self._rank(name, value, update.client), full_rank(name, value)
-                if rank < full:
-                    padded[name] = value.clone()
-                    ranks_of(name, padded[name], rank, full).copy_(-ranks_of(name, params[name], rank, full))
-        return padded
+
+        def value(name: str) -> Tensor:
+            sent = update.delta[name]
+            if not lora_factor(name):
+                return sent
+            rank, full = self._rank(name, sent, update.client), full_rank(name, sent)
+            if rank == full:
+                return sent
+            padded = sent.clone()
+            ranks_of(name, padded, rank, full).copy_(-ranks_of(name, params[name], rank, full))
+            return padded
+
+        return Lazy(update.delta, value)
 
     def _without_lost(
         self, delta: dict[str, Tensor], updates: Sequence[ClientUpdate], weights: Sequence[float]
