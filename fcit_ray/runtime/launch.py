@@ -3,7 +3,9 @@
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -30,6 +32,12 @@ _LEAVE_S = 30.0  # for the workers to leave at the end of a run
 _ABANDON_S = 5.0  # the same when the run was given up; who is in the middle of an update is not waited for
 
 
+def _own_log(log_file: Path) -> AbstractContextManager[None]:
+    """The process has one run after another, each with a log of its own."""
+    redirect_logs(log_file)
+    return nullcontext()
+
+
 @dataclass(frozen=True)
 class Shared:
     """What runs of one sweep have in common.
@@ -38,11 +46,15 @@ class Shared:
         workers: who does the work, called with configuration, folder and driver; returns when they have left.
         prepare: makes blocks of records, or finds them made; None makes them in the driver.
         abandon_s: how long workers are waited for where the run was given up; those of a crew see to themselves.
+        num_workers: that may serve the run, where they are more than its own.
+        log: within it what Ray's loggers say in this process goes to the run's file.
     """
 
     workers: Callable[[Config, RunFolder, Any], None]
     prepare: Prepare | None = None
     abandon_s: float = _ABANDON_S
+    num_workers: int = 0
+    log: Callable[[Path], AbstractContextManager[None]] = _own_log
 
 
 def check_room(config: Config) -> None:
@@ -97,8 +109,9 @@ def launch(
     try:
         if folder.finished:
             return folder.results()
-        redirect_logs(folder.log_file)  # each run of a comparison or a sweep has its own
-        return _launch(config, folder, on_status, experiment, shared or Shared(run_workers))
+        shared = shared or Shared(run_workers)
+        with shared.log(folder.log_file):
+            return _launch(config, folder, on_status, experiment, shared)
     finally:
         folder.release()
 
@@ -114,9 +127,10 @@ def _launch(
     config = experiment.config
     check_room(config)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    num_workers = max(config.runtime.num_workers, shared.num_workers)
     driver: Any = (
         ray.remote(RayDriver)
-        .options(num_cpus=0, max_concurrency=3 * config.runtime.num_workers + 8, scheduling_strategy=here)
+        .options(num_cpus=0, max_concurrency=3 * num_workers + 8, scheduling_strategy=here)
         # Ray's processes stay in the directory in which this one joined the cluster, whatever it is now.
         .remote(experiment, RunFolder(folder.path.absolute()), shared.prepare)
     )
