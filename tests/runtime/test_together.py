@@ -1,4 +1,4 @@
-"""Several runs at once in one worker group: each gives what it gives alone, and one that fails costs the others none."""
+"""Several runs at once in one worker group: each gives what it gives alone, and one that fails costs others none."""
 
 from concurrent.futures import Future
 from pathlib import Path
