@@ -53,7 +53,7 @@ def at_a_time(configs: Sequence[Config]) -> int:
     """How many runs keep a worker group busy: in all rounds under way twice as many clients as workers, and one more.
 
     That one prepares, or aggregates, while the others train. Where there are few workers it is two: a driver more would
-    take their CPUs. On TabMWP's sizes and eight GPUs four to six are needed (`benchmarks/sweep.py --simulate`).
+    take their CPUs. On TabMWP's sizes and eight GPUs four to six are needed (`benchmarks/runs_at_once.py`).
     """
     clients = min(max(config.benchmark.clients_per_round, 1) for config in configs)
     return min(len(configs), 1 + math.ceil(2 * configs[0].runtime.num_workers / clients))
@@ -66,6 +66,7 @@ def launch_together(
     *,
     on_status: Callable[[str, Status], None],
     on_end: Callable[[str, Future[Results]], None],
+    most: int | None = None,
 ) -> None:
     """Carry runs out on the connected cluster, in their order, several at a time.
 
@@ -75,12 +76,13 @@ def launch_together(
         around: called with a run's name and what carries it out, in a thread of the run's; returns its results.
         on_status: called with a name and where that run stands, from the threads.
         on_end: called with a name and what came of it, as each run ends, from this thread.
+        most: runs at a time; `at_a_time` by default.
 
     Raises:
         ClusterLost: the runs that were under way are told of by nobody then.
     """
     configs = [run.config for run in runs.values()]
-    most = at_a_time(configs)
+    most = most or at_a_time(configs)
     budget = max(config.runtime.cache_mb for config in configs) * 2**20
     pantry = ray.remote(Pantry).options(num_cpus=0, max_concurrency=most + 2).remote(budget)
     given_up = threading.Event()
