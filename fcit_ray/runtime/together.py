@@ -50,13 +50,13 @@ def alike(configs: Sequence[Config]) -> bool:
 
 
 def at_a_time(configs: Sequence[Config]) -> int:
-    """How many runs keep a worker group busy: in all rounds under way twice as many clients as workers, and one more.
+    """How many runs keep a worker group busy: those whose rounds have twice as many clients as it workers, and two.
 
-    That one prepares, or aggregates, while the others train. Where there are few workers it is two: a driver more would
-    take their CPUs. On TabMWP's sizes and eight GPUs four to six are needed (`benchmarks/runs_at_once.py`).
+    One of these two prepares, or aggregates, while others train; one starts, which takes its driver seconds. On
+    TabMWP's sizes and eight GPUs that makes six, which fill them (`benchmarks/runs_at_once.py`).
     """
     clients = min(max(config.benchmark.clients_per_round, 1) for config in configs)
-    return min(len(configs), 1 + math.ceil(2 * configs[0].runtime.num_workers / clients))
+    return min(len(configs), 2 + math.ceil(2 * configs[0].runtime.num_workers / clients))
 
 
 def launch_together(
