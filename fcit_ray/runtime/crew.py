@@ -93,7 +93,7 @@ def engage(foreman: Any) -> Callable[[Config, RunFolder, Any], None]:
                     ray.get(foreman.tell.remote(number, waiting))
             finally:
                 ray.get(foreman.end.remote(number))
-        except ray.exceptions.RayActorError as error:
+        except ray.exceptions.RayError as error:
             _log.info("the driver or the foreman is gone: %s", error)
             try:
                 ray.get(driver.fail.remote("the process that had hired the workers is gone"))
