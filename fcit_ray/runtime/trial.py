@@ -30,7 +30,8 @@ def run_trial(space: Mapping[str, Any]) -> None:
     quiet()
     trial = space["trial"]
     try:
-        shared = Shared(engage(space["foreman"]), FromPantry(space["pantry"]), abandon_s=0.0)
+        workers, prepare = engage(space["foreman"]), FromPantry(space["pantry"])
+        shared = Shared(workers, prepare, abandon_s=0.0, num_workers=space["num_workers"])
         _carry_out(trial, Path(space["out"]), shared, space["stops_early"])
     except Exception as error:
         failed = failure(error, "the trial")

@@ -77,6 +77,7 @@ def run_sweep(
                 "foreman": crews.foreman,
                 "pantry": pantry,
                 "stops_early": scheduler is not None,
+                "num_workers": sweep.max_concurrent * most_workers,
             },
             tune_config=tune.TuneConfig(
                 max_concurrent_trials=sweep.max_concurrent,

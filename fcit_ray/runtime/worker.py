@@ -22,6 +22,7 @@ from fcit_ray.models.chat import stop_tokens
 from fcit_ray.models.load import load_processor
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.messages import AnswerWork, FeatureWork, Store, TrainWork
+from fcit_ray.runtime.shape import base_key
 from fcit_ray.storage.trees import plain
 from fcit_ray.types import ClientJob, ClientUpdate, Params
 
@@ -163,12 +164,6 @@ class Worker:
         answers = answer(samples, bank, method, knowledge, collator, self._tokenizer, evaluation, self._stop, effort)
         effort.seconds = time.perf_counter() - began
         return Answered(answers, effort)
-
-
-def base_key(config: Config) -> tuple[Any, ...]:
-    """What the base of a run is loaded by: runs of one key can have one after the other."""
-    model = config.model
-    return (model.path, model.dtype, model.attention, model.quantize, config.runtime.gpu)
 
 
 def _merge(parts: Sequence[Params]) -> Params:

@@ -100,7 +100,7 @@ def test_more_deaths_than_allowed_end_the_run(configure: Configure, tmp_path: Pa
 def test_a_killed_driver_ends_the_run_which_resumes_with_the_same_bits(
     slower: Config, expected: str, tmp_path: Path
 ) -> None:
-    kill = KillOnce("_RayDriver")
+    kill = KillOnce("RayDriver")
     with pytest.raises(RunFailed, match="--resume"):
         start(slower, tmp_path / "run", on_status=kill)
     assert kill.killed is not None
