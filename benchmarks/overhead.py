@@ -118,7 +118,7 @@ class IdleWorker:
     def initial_params(self) -> Params:
         return {}
 
-    def perform(self, work: TrainWork, tell: Any) -> ClientUpdate:
+    def perform(self, work: TrainWork, tell: Any, partners: Any = None) -> ClientUpdate:
         job = work.job
         *params, _ = self._store.get([*work.params, work.knowledge])
         delta = {name: value for part in params for name, value in part.items()}

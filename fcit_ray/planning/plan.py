@@ -278,4 +278,5 @@ def load_of(config: Config, run: Outline, lengths: Lengths, *, cuda: bool) -> Lo
         new_tokens=evaluation.max_new_tokens,
         cuda=cuda,
         tiles=tiles_of(run.shapes, lengths.pixels),
+        in_pieces=(train.micro_batch_size or train.batch_size) < train.batch_size,
     )

@@ -1,11 +1,15 @@
 """What the driver hands to a worker. Large values travel as handles: put once a round, fetched by who needs them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from fcit_ray.data.loading.shards import Shard
-from fcit_ray.types import ClientJob
+from fcit_ray.types import ClientJob, Params
+
+
+class ValueLost(Exception):
+    """What a handle stands for went with the process that put it, or its node."""
 
 
 class Store(Protocol):
@@ -13,7 +17,13 @@ class Store(Protocol):
 
     def put(self, value: Any) -> Any: ...
 
-    def get(self, handles: Sequence[Any]) -> list[Any]: ...
+    def get(self, handles: Sequence[Any]) -> list[Any]:
+        """The values.
+
+        Raises:
+            ValueLost: one of them is gone.
+        """
+        ...
 
 
 class DirectStore:
@@ -41,6 +51,21 @@ class TrainWork:
     params: Sequence[Any]
     knowledge: Any
     shard: Shard
+
+
+def job_of(work: TrainWork, store: Store) -> ClientJob:
+    """The whole job, with what travels by handle.
+
+    Raises:
+        ValueLost: the driver is gone.
+    """
+    *params, knowledge = store.get([*work.params, work.knowledge])
+    return replace(work.job, params=merge(params), knowledge=knowledge)
+
+
+def merge(parts: Sequence[Params]) -> Params:
+    """Mappings that together are one."""
+    return {name: value for part in parts for name, value in part.items()}
 
 
 @dataclass(frozen=True)

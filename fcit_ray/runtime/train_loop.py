@@ -17,16 +17,14 @@ from fcit_ray.runtime.blocks import quiet
 from fcit_ray.runtime.errors import failure, place_of
 from fcit_ray.runtime.foreman import Dismissed
 from fcit_ray.runtime.messages import Over
+from fcit_ray.runtime.partners import Partners
+from fcit_ray.runtime.ray_line import CutOff, RayLine
 from fcit_ray.runtime.store import RayStore, share_tensors
 from fcit_ray.runtime.worker import Base, Worker
 from fcit_ray.types import Params
 
 _WAIT_S = 5.0
 _log = logging.getLogger("ray.train")
-
-
-class _CutOff(Exception):
-    """Ray no longer answers this process, which is being ended with its group or its node: no fault of the work."""
 
 
 class Serves(Protocol):
@@ -40,7 +38,7 @@ class Serves(Protocol):
 
     def initial_params(self) -> Params: ...
 
-    def perform(self, work: Any, tell: Tell) -> Any: ...
+    def perform(self, work: Any, tell: Tell, partners: Partners) -> Any: ...
 
 
 def train_loop(context: dict[str, Any]) -> None:
@@ -88,7 +86,7 @@ def _serve_run(driver: Any, context: Mapping[str, Any], base: Base | None) -> Ba
         serve(driver, worker)
     except ray.exceptions.RayActorError:
         _log.info("the driver is gone, and with it the run")  # raised, the workers would be started anew
-    except _CutOff:
+    except CutOff:
         _log.info("cut off from Ray; whoever takes this worker's place is handed its work again")
         return None
     except Exception as error:
@@ -103,7 +101,7 @@ def _serve_run(driver: Any, context: Mapping[str, Any], base: Base | None) -> Ba
 
 def serve(driver: Any, worker: Serves) -> None:
     """Do what the driver hands out until it answers `Over`."""
-    rank = ray.train.get_context().get_world_rank()
+    rank, store = ray.train.get_context().get_world_rank(), RayStore()
     _log.info("worker %d: attention by %s", rank, worker.attention)
     if ray.get(driver.join.remote(rank, worker.attention, worker.frozen)):
         ray.get(driver.begin.remote(worker.initial_params()))
@@ -112,8 +110,9 @@ def serve(driver: Any, worker: Serves) -> None:
         if lease is None:
             continue
         try:
-            result = worker.perform(lease.work, partial(_tell, driver, lease.token))
-        except _CutOff:
+            partners = Partners(RayLine(driver), lease.token, rank, store)
+            result = worker.perform(lease.work, partial(_tell, driver, lease.token), partners)
+        except CutOff:
             raise
         except Exception as error:
             raise failure(error, place_of(lease.work)) from error
@@ -128,4 +127,4 @@ def _tell(driver: Any, token: int, done: int, total: int) -> None:
     try:
         driver.tell.remote(token, done, total)
     except OSError as error:  # of the pipe to Ray's own processes
-        raise _CutOff from error
+        raise CutOff from error

@@ -1,7 +1,6 @@
 """A worker: holds the frozen base once, trains one client or answers one piece of a test set at a time."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,10 @@ from fcit_ray.federated.under_way import Tell, UnderWay, nobody
 from fcit_ray.models.chat import stop_tokens
 from fcit_ray.models.load import load_processor
 from fcit_ray.results.run_folder import RunFolder
-from fcit_ray.runtime.messages import AnswerWork, Store, TrainWork
+from fcit_ray.runtime.helping import Helper
+from fcit_ray.runtime.messages import AnswerWork, Store, TrainWork, job_of, merge
+from fcit_ray.runtime.partners import Partners
+from fcit_ray.runtime.shared_steps import HelpWork, PartNote
 from fcit_ray.types import ClientJob, ClientUpdate, Params
 
 
@@ -59,6 +61,7 @@ class Worker:
         self._bank = make_bank(config, self._algorithm, model)
         self._stop = stop_tokens(processor, config.model.prompt, self._bank.model.generation_config)
         self._packed: int | None = None
+        self._helper = Helper(self._bank, self._algorithm, self._train, self._setting, self._collator, store)
 
     def leave(self) -> Base:
         """Take off the base what the run has put on it; the worker is of no more use."""
@@ -78,14 +81,20 @@ class Worker:
         """Names of the parameters that no client trains."""
         return self._bank.frozen(with_projector=self._train.projector_lr > 0)
 
-    def perform(self, work: TrainWork | AnswerWork, tell: Tell = nobody) -> ClientUpdate | list[Answer]:
-        return self.train(work, tell) if isinstance(work, TrainWork) else self.answer(work)
+    def perform(
+        self, work: TrainWork | AnswerWork | HelpWork, tell: Tell = nobody, partners: Partners | None = None
+    ) -> ClientUpdate | list[Answer] | PartNote | None:
+        if isinstance(work, HelpWork):
+            assert partners is not None, "a micro-batch of nobody's client"
+            self._packed = None
+            return self._helper.help(work, partners)
+        self._helper.leave()
+        return self.train(work, tell, partners) if isinstance(work, TrainWork) else self.answer(work)
 
-    def train(self, work: TrainWork, tell: Tell = nobody) -> ClientUpdate:
-        """One client's local training; `tell` hears of its steps."""
+    def train(self, work: TrainWork, tell: Tell = nobody, partners: Partners | None = None) -> ClientUpdate:
+        """One client's local training; `tell` hears of its steps, `partners` may help with them."""
         self._packed = None
-        *params, knowledge = self._store.get([*work.params, work.knowledge])
-        job = replace(work.job, params=_merge(params), knowledge=knowledge)
+        job = job_of(work, self._store)
         train = self._train
         batches = training_batches(
             work.shard, self._collator, train.batch_size, job.seed, train.epochs, train.micro_batch_size
@@ -94,7 +103,7 @@ class Worker:
         lora = algorithm.aggregation.lora
         bank, method, local = self._bank, algorithm.method, algorithm.local
         under_way = self._under_way(job, tell)
-        return run_client(job, batches, bank, method, train, self._setting, local, lora, under_way)
+        return run_client(job, batches, bank, method, train, self._setting, local, lora, under_way, partners)
 
     def _under_way(self, job: ClientJob, tell: Tell) -> UnderWay:
         folder, client = self._folder, job.client.index
@@ -112,7 +121,7 @@ class Worker:
         method = self._algorithm.method
         [knowledge] = self._store.get([work.knowledge])
         if self._packed != work.version:
-            self._bank.pack(method.deploy(_merge(self._store.get(work.params)), knowledge))
+            self._bank.pack(method.deploy(merge(self._store.get(work.params)), knowledge))
             self._packed = work.version
         samples = list(work.shard.read(np.arange(len(work.shard))))
         evaluation = self._config.evaluation
@@ -124,7 +133,3 @@ def base_key(config: Config) -> tuple[Any, ...]:
     """What the base of a run is loaded by: runs of one key can have one after the other."""
     model = config.model
     return (model.path, model.dtype, model.attention, model.quantize, config.runtime.gpu)
-
-
-def _merge(parts: Sequence[Params]) -> Params:
-    return {name: value for part in parts for name, value in part.items()}
