@@ -115,13 +115,13 @@ def run_client(
         if number < taken:
             continue
         shares = answer_shares(micro_batches)
-        result = step_sum(run, method, local, extra, micro_batches, shares, len(losses), total, team)
-        by_others += result.by_others
+        sums, helped = step_sum(run, method, local, extra, micro_batches, shares, len(losses), total, team)
+        by_others += helped
         in_all += len(micro_batches)
         for name, parameter in trained.items():
             # A projector that no record of the step has a picture for has a gradient, zero, as in LLaVA's code (which
             # gives such a record a blank picture): its moments go on, whatever the batches are cut into.
-            gradient = result.gradients.get(name)
+            gradient = sums.total.get(name)
             parameter.grad = torch.zeros_like(parameter) if gradient is None else gradient
         # A finite loss may have no finite gradient, and after the last step no loss would tell.
         check_finite("gradient", clip_grad_norm_(trained.values(), train.max_grad_norm), job, len(losses))
@@ -129,7 +129,7 @@ def run_client(
         factor = learning_rate_factor(len(losses), total, train.warmup_frac)
         local.after_step(run, extra, {name: rate * factor for name, rate in rates.items()})
         schedule.step()
-        losses.append(math.fsum(result.losses))
+        losses.append(math.fsum(sums.losses.values()))
         under_way.step(run, local, extra, optimizer, losses, total)
     assert len(losses) == total, f"{len(losses)} steps instead of {total}: the shard and the job disagree"
     after = {name: parameter.detach().cpu().float() for name, parameter in trained.items()}

@@ -113,6 +113,15 @@ def makespan(clients: tuple[int, ...], workers: int, cut: Cut, most: int | None 
     return _Rehearsal(clients, workers, cut, most).run()
 
 
+def alone(clients: Sequence[int], workers: int) -> float:
+    """The same where every client has one worker: the largest that waits goes to whoever is free first.
+
+    Graham, "Bounds on multiprocessing timing anomalies", 1969; at most 4/3 - 1/(3 W) times the best.
+    """
+    whole = max(1, *clients, 1)
+    return makespan(tuple(clients), workers, Cut(whole, whole), 1)
+
+
 def shortest(clients: Sequence[int], workers: int, cut: Cut) -> float:
     """No schedule of these micro-batches is shorter: all records shared evenly, or the longest client by itself.
 

@@ -5,7 +5,7 @@ micro-batches in float32, as one process accumulates them. So it does not matter
 process did before. The leader keeps all else: optimiser, schedule, what the local rule does after a step, the report.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -207,19 +207,42 @@ class OrderedSum:
         return True
 
 
-@dataclass(frozen=True)
-class StepSum:
-    """A step's sum.
+def share_out(
+    sums: OrderedSum, compute: Callable[[int], Part], post: Callable[[Team, tuple[int, ...]], None], team: Team | None
+) -> int:
+    """Have all micro-batches of a step computed, here and by others.
 
-    Attributes:
-        gradients: by name; one that no micro-batch has a gradient for is absent.
-        losses: shares of the loss, in the order of the micro-batches.
-        by_others: of them, how many came from others.
+    Args:
+        sums: takes the parts; complete at the end.
+        compute: a micro-batch, here.
+        post: shares the step, of which these micro-batches are not computed yet.
+        team: who may help; None: nobody.
+
+    Returns:
+        How many came from others.
     """
-
-    gradients: dict[str, Tensor]
-    losses: list[float]
-    by_others: int
+    waiting = list(sums.numbers)
+    by_others = 0
+    posted = False
+    done: int | None = None
+    while not sums.complete:
+        if not posted and team is not None and len(waiting) > 1 and team.wanted():
+            post(team, tuple(waiting))
+            posted = True
+        if posted and team is not None:
+            turn = team.turn(done)
+            by_others += sum(sums.add(number, part) for number, part in turn.parts.items())
+            done, number = None, turn.number
+            if number is None:
+                if not turn.parts:  # nobody else will compute what is missing
+                    posted, team = False, None
+                    waiting = [number for number in sums.numbers if number not in sums.losses]
+                continue
+        else:
+            number = waiting.pop(0)
+        sums.add(number, compute(number))
+        done = number
+    return by_others
 
 
 def step_sum(
@@ -232,7 +255,7 @@ def step_sum(
     step: int,
     total: int,
     team: Team | None = None,
-) -> StepSum:
+) -> tuple[OrderedSum, int]:
     """Gradients and losses of one step, with the help of others where they want to.
 
     Args:
@@ -243,35 +266,24 @@ def step_sum(
         step: from 0, over all epochs.
         total: steps in all.
         team: who may help; None: nobody.
+
+    Returns:
+        The sum, and how many of its parts came from others.
     """
-    waiting = [number for number, share in enumerate(shares) if share]
-    result = OrderedSum(tuple(waiting), run.bank.device)
-    by_others = 0
-    posted = False
-    done: int | None = None
-    while not result.complete:
-        if not posted and team is not None and len(waiting) > 1 and team.wanted():
-            each = 1 / total / len(micro_batches)
-            state = local.pause(run, extra)
-            team.post(Step(step, current(run), state, shares, tuple(waiting), 1 - (step + 1) / total, each))
-            posted = True
-        if posted and team is not None:
-            turn = team.turn(done)
-            by_others += sum(result.add(number, part) for number, part in turn.parts.items())
-            done, number = None, turn.number
-            if number is None:
-                if not turn.parts:
-                    posted, team = False, None
-                    waiting = [number for number in result.numbers if number not in result.losses]
-                continue
-        else:
-            number = waiting.pop(0)
-        batch, share = micro_batches[number], shares[number]
-        result.add(number, micro_batch_part(run, method, local, extra, batch, share, step, number))
-        done = number
+
+    def compute(number: int) -> Part:
+        return micro_batch_part(run, method, local, extra, micro_batches[number], shares[number], step, number)
+
+    def post(to: Team, waiting: tuple[int, ...]) -> None:
+        each = 1 / total / len(micro_batches)
+        counted = local.pause(run, extra)
+        to.post(Step(step, current(run), counted, shares, waiting, 1 - (step + 1) / total, each))
+
+    sums = OrderedSum([number for number, share in enumerate(shares) if share], run.bank.device)
+    by_others = share_out(sums, compute, post, team)
     # What hooks may draw from here on does not depend on who computed the last micro-batch.
     torch.manual_seed(derive_seed(run.job.seed, "step", step))
-    return StepSum(result.total, [result.losses[number] for number in result.numbers], by_others)
+    return sums, by_others
 
 
 def current(run: LocalRun) -> dict[str, Tensor]:

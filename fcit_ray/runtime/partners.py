@@ -9,7 +9,6 @@ from fcit_ray.federated.sharing import Part, Step, Turn
 from fcit_ray.runtime.messages import Store, TrainWork, ValueLost
 from fcit_ray.runtime.shared_steps import PartNote, TurnNote
 
-_ASK_S = 0.2
 _WAIT_S = 5.0
 
 
@@ -33,16 +32,18 @@ class Partners:
         token: of the lease.
         worker: the rank of this worker.
         store: for values and gradients.
+        ask_s: seconds between two questions whether somebody wants to help.
 
     Attributes:
         exchange_s: see `Team`.
     """
 
-    def __init__(self, line: Line, token: int, worker: int, store: Store):
+    def __init__(self, line: Line, token: int, worker: int, store: Store, ask_s: float = 0.2):
         self._line = line
         self._token = token
         self._worker = worker
         self._store = store
+        self._ask_s = ask_s
         self._post: int | None = None
         self._missing: list[int] = []
         self._wanted = False
@@ -52,7 +53,7 @@ class Partners:
 
     def wanted(self) -> bool:
         """Asks the driver a few times a second and goes on meanwhile: who is alone waits for nothing."""
-        if self._answer is None and time.monotonic() - self._asked >= _ASK_S:
+        if self._answer is None and time.monotonic() - self._asked >= self._ask_s:
             self._asked = time.monotonic()
             self._answer = self._line.later("wants", self._token, self._worker)
         if self._answer is not None and (answer := self._answer()) is not None:

@@ -98,13 +98,13 @@ class _Post:
         ahead = (len(self.open) + len(self.failed) + len(self.taken)) * step.each
         return Started(self.size * (step.left + ahead), self.workers, bool(self.open))
 
-    def late(self, now: float) -> int | None:
-        """A micro-batch of another's that takes too long; with nothing to compare it with, none does."""
-        if not self.took:
-            return None
+    def late(self, now: float, patience_s: float) -> int | None:
+        """A micro-batch of another's that takes too long."""
+        if self.took:
+            patience_s = _SLOW * statistics.median(self.took)
         since = {number: began for number, (worker, began) in self.taken.items() if worker != self.leader}
         number = min(since, key=lambda number: since[number], default=None)
-        return number if number is not None and now - since[number] > _SLOW * statistics.median(self.took) else None
+        return number if number is not None and now - since[number] > patience_s else None
 
 
 class SharedSteps:
@@ -113,12 +113,16 @@ class SharedSteps:
     Args:
         changed: the work queue's condition; methods that say so want it held.
         clock: seconds, monotonic.
+        patience_s: for a helper where there is nothing to compare it with.
         most: workers that one client may have; None: as many as shorten it.
     """
 
-    def __init__(self, changed: threading.Condition, clock: Callable[[], float], most: int | None = None):
+    def __init__(
+        self, changed: threading.Condition, clock: Callable[[], float], patience_s: float, most: int | None = None
+    ):
         self._changed = changed
         self._clock = clock
+        self._patience_s = patience_s
         self.most = most
         self._posts: dict[int, _Post] = {}
         self._hands: dict[int, tuple[int, int]] = {}  # leases of helpers: which micro-batch of which post
@@ -156,7 +160,7 @@ class SharedSteps:
                         number = queue.pop(0)
                         post.taken[number] = (post.leader, self._clock())
                         return TurnNote(number, parts)
-                late = post.late(self._clock())
+                late = post.late(self._clock(), self._patience_s)
                 left = deadline - self._clock()
                 if name not in self._posts:
                     return TurnNote(None, parts, over=True)

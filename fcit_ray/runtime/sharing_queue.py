@@ -25,7 +25,7 @@ class SharingQueue(WorkQueue):
 
     def __init__(self, lease_s: float, clock: Any = time.monotonic, most: int | None = None):
         super().__init__(lease_s, clock)
-        self._steps = SharedSteps(self._changed, clock, most)
+        self._steps = SharedSteps(self._changed, clock, lease_s, most)
         self._heard: dict[int, float] = {}
 
     # What everybody calls, with those who help in mind.
