@@ -124,7 +124,7 @@ class IdleWorker:
     def initial_params(self) -> Params:
         return {}
 
-    def perform(self, work: TrainWork, tell: Any) -> ClientUpdate:
+    def perform(self, work: TrainWork, tell: Any, partners: Any = None) -> ClientUpdate:
         job = work.job
         params = self._store.get(work.params)
         delta = {name: value for part in params for name, value in part.items()}

@@ -251,10 +251,16 @@ def _schedule(plan: Plan) -> Table:
         table.add_row("up, a round", _range(up), f"{_gb(sum(up))} in all")
     if rounds and plan.has_data:
         share = efficiency(rounds, plan.workers)
+        alone = efficiency(rounds, plan.workers, lambda round: round.alone)
+        bound = efficiency(rounds, plan.workers, lambda round: round.shortest)
         at = max(rounds, key=lambda round: max(round.records))
         records, longest = max(at.records), max(at.steps)
         table.add_row("steps", f"{sum(sum(round.steps) for round in rounds):,}", "")
+        table.add_row("packing, one worker a client", f"{alone:.1%}", f"idle {1 - alone:.1%}")
         table.add_row("packing efficiency", f"{share:.1%}", f"idle {1 - share:.1%}")
+        local = local_training(plan.config)
+        pieces = -(-local.batch_size // (local.micro_batch_size or local.batch_size))
+        table.add_row("no schedule packs better than", f"{bound:.1%}", f"{pieces} micro-batch(es) a step")
         table.add_row("longest client", f"{records:,} records", f"{longest:,} steps, stage {at.stage + 1}")
     if plan.has_data:
         table.add_row("questions answered", f"{plan.tests:,}", "")

@@ -14,8 +14,9 @@ from fcit_ray.config.schema import parse_config
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.foreman import Dismissed, Engagement
 from fcit_ray.runtime.messages import Over
+from fcit_ray.runtime.ray_line import CutOff
 from fcit_ray.runtime.store import RayStore
-from fcit_ray.runtime.train_loop import CutOff, begin, perform, report
+from fcit_ray.runtime.train_loop import begin, perform, report
 from fcit_ray.runtime.worker import Base, Worker
 
 _WAIT_S = 5.0
@@ -65,7 +66,7 @@ class _Hand:
             lease = ray.get(driver.next.remote(engagement.worker, 0.0))
             if lease is None or isinstance(lease, Over):
                 return
-            result = perform(driver, self._put_on(engagement), lease)
+            result = perform(driver, self._put_on(engagement), lease, engagement.worker)
         except ray.exceptions.RayActorError:
             raise
         except CutOff:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 from fcit_ray.runtime.shape import Shape, too_many_deaths
@@ -19,6 +20,8 @@ from fcit_ray.runtime.shape import Shape, too_many_deaths
 Piece = tuple[float, float]
 """A piece of work that waits: its urgency, and its size. Of two the larger goes first."""
 
+HELP = -2.0
+"""Urgency of a client that is under way: its leader goes on without help, only longer."""
 _PATIENCE = 4
 """A run goes first, whatever waits elsewhere, once each worker has been sent past it so many times."""
 
@@ -217,7 +220,8 @@ class Foreman:
         run.waiting.pop(0)  # by another until the run tells anew
         run.passed = 0
         for other in self._runs.values():
-            other.passed += bool(other is not run and other.waiting and other.shape.kind == run.shape.kind)
+            waits = bool(other.waiting) and other.waiting[0] > (HELP, inf)  # nobody is kept from anything but help
+            other.passed += other is not run and waits and other.shape.kind == run.shape.kind
         worker.serves, worker.base = run, run.base
         run.served_by.add(worker.number)
         return Engagement(run.number, run.driver, run.context, worker.number)

@@ -16,6 +16,8 @@ from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.blocks import quiet
 from fcit_ray.runtime.errors import failure, place_of
 from fcit_ray.runtime.messages import Over
+from fcit_ray.runtime.partners import Partners
+from fcit_ray.runtime.ray_line import CutOff, RayLine
 from fcit_ray.runtime.store import RayStore, share_tensors
 from fcit_ray.runtime.work_queue import Lease
 from fcit_ray.runtime.worker import Worker
@@ -23,10 +25,6 @@ from fcit_ray.types import Params
 
 _WAIT_S = 5.0
 _log = logging.getLogger("ray.train")
-
-
-class CutOff(Exception):
-    """Ray no longer answers this process, which is being ended with its group or its node: no fault of the work."""
 
 
 class Serves(Protocol):
@@ -40,7 +38,7 @@ class Serves(Protocol):
 
     def initial_params(self) -> Params: ...
 
-    def perform(self, work: Any, tell: Tell) -> Any: ...
+    def perform(self, work: Any, tell: Tell, partners: Partners) -> Any: ...
 
 
 def train_loop(context: dict[str, Any]) -> None:
@@ -94,7 +92,7 @@ def serve(driver: Any, worker: Serves) -> None:
     while not isinstance(lease := ray.get(driver.next.remote(rank, _WAIT_S)), Over):
         if lease is None:
             continue
-        result = perform(driver, worker, lease)
+        result = perform(driver, worker, lease, rank)
         if sent is not None:
             ray.get(sent)
         sent = driver.submit.remote(lease.token, result)  # on its way while the next work is fetched
@@ -102,14 +100,15 @@ def serve(driver: Any, worker: Serves) -> None:
         ray.get(sent)
 
 
-def perform(driver: Any, worker: Serves, lease: Lease) -> Any:
-    """The result of one lease.
+def perform(driver: Any, worker: Serves, lease: Lease, rank: int) -> Any:
+    """The result of one lease, which the worker has under this number.
 
     Raises:
         RunFailed: says where in the run what went wrong.
     """
     try:
-        return worker.perform(lease.work, partial(_tell, driver, lease.token))
+        partners = Partners(RayLine(driver), lease.token, rank, RayStore())
+        return worker.perform(lease.work, partial(_tell, driver, lease.token), partners)
     except (CutOff, ray.exceptions.RayActorError):  # the driver is gone: it was asked for records
         raise
     except Exception as error:

@@ -186,11 +186,9 @@ class WorkQueue:
         deadline = self._clock() + timeout_s
         with self._changed:
             while True:
-                token = None if self._over or self._failure is not None else self._free()
-                if token is not None:
-                    item = self._items[token]
-                    item.worker, item.deadline = worker, self._clock() + self._lease_s
-                    return Lease(token, item.work)
+                lease = None if self._over or self._failure is not None else self._pick(worker)
+                if lease is not None:
+                    return lease
                 left = deadline - self._clock()
                 if self._over or self._failure is not None or left <= 0:
                     return None
@@ -259,6 +257,15 @@ class WorkQueue:
                 total_size=sum(item.size for item in items),
                 part=items[0].part if len(items) == 1 else (0, 0),
             )
+
+    def _pick(self, worker: int) -> Lease | None:
+        """What a free worker does now, if there is anything."""
+        token = self._free()
+        if token is None:
+            return None
+        item = self._items[token]
+        item.worker, item.deadline = worker, self._clock() + self._lease_s
+        return Lease(token, item.work)
 
     def _free(self) -> int | None:
         now = self._clock()
