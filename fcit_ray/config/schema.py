@@ -6,7 +6,7 @@ Every error is a `ConfigError` that names the dotted key, the value given and wh
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
@@ -129,6 +129,10 @@ class Runtime(Section):
     """Ray Train workers; each holds one frozen base and trains one client at a time."""
     gpu: bool = False
     """Give each worker a GPU."""
+    workers_per_client: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Workers that may compute one client together, micro-batch by micro-batch, to the same bits. `auto`: whoever has
+    nothing else to do helps the client that would take longest, where its steps have a micro-batch left to compute
+    (`train.micro_batch_size`); n: at most n; 1: nobody is helped."""
     cpus_per_worker: float = Field(0.5, gt=0)
     """Ray CPUs a worker reserves. Keep workers * this below the cluster's CPUs: Ray Data needs one to read."""
     lease_s: float = Field(3600.0, gt=0)
@@ -140,7 +144,8 @@ class Runtime(Section):
     max_worker_failures: int = Field(5, ge=0)
     """Restarts of the worker group before the run gives up."""
     cache_mb: int = Field(2000, ge=0)
-    """Prepared shards of a stage are kept in the object store up to this size; above it they are streamed."""
+    """Records are prepared ahead of need, and kept in the object store, up to this size. A shard of more than this
+    shared by the workers and one is streamed instead: of it only what is needed next is there."""
     feature_cache: str | None = Field("auto", min_length=1)
     """Folder where identity features of CLIP, and of pictures, are kept by content for all runs: each different text or
     picture is encoded once, whatever runs, seeds or trials want it. `auto`: `$XDG_CACHE_HOME/fcit_ray/features`, or
@@ -153,8 +158,15 @@ class Runtime(Section):
     """Checkpoints kept in the run folder."""
     save_update_s: float = Field(600.0, ge=0)
     """A client's update that takes longer (a centralised run is a single one) is saved so often, in the run folder:
-    adapters, optimiser and draws, about three times what the client trains. A lost worker or an interrupted run then
-    goes on in it, to the same bits."""
+    adapters and optimiser, about three times what the client trains. A lost worker or an interrupted run then goes on
+    in it, to the same bits."""
+
+    @field_validator("workers_per_client", mode="before")
+    @classmethod
+    def _auto_or_a_number(cls, value: Any) -> Any:
+        if value != "auto" and not (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+            raise ValueError(f"expected auto, or a whole number of workers of at least 1 (got {value!r})")
+        return value
 
     @field_validator("feature_cache")
     @classmethod

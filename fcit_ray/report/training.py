@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fcit_ray.report import charts
+from fcit_ray.report.answering import answering_tables
 from fcit_ray.report.blocks import (
     Block,
     Cell,
@@ -12,17 +13,15 @@ from fcit_ray.report.blocks import (
     Section,
     Table,
     Text,
-    bytes_in_words,
     count_cell,
     known,
     number,
     number_cell,
-    time_in_words,
 )
+from fcit_ray.report.cost import cost_blocks
 from fcit_ray.report.reading import Told
 from fcit_ray.report.scores import round_tooltip
 
-_PHASES = ("prepare", "train", "aggregate", "answer", "score")
 _MOST_CLIENTS = 60
 """Columns that a table of clients may have; of more the picture of the partition is easier to read."""
 
@@ -35,7 +34,7 @@ def training_sections(run: Told, anchor: str) -> list[Section]:
         ("subspaces", "Subspaces: who trained which, and how near they are", subspaces),
         ("gates", "Gate weights by task", [gates] if gates else []),
         ("norms", "Norms of the updates", _norms(run)),
-        ("cost", "Time and bytes by phase", _cost(run)),
+        ("cost", "Time and bytes by phase", [*cost_blocks(run), *answering_tables(run)]),
         ("partition", "Who holds which data", _partition(run)),
     ]
     return [Section(f"{anchor}{name}", title, blocks) for name, title, blocks in found if blocks]
@@ -164,81 +163,6 @@ def _norms(run: Told) -> list[Block]:
     return [chart]
 
 
-def _cost(run: Told) -> list[Block]:
-    """Seconds by phase and bytes by direction, by stage."""
-    timed = [record for record in run.records if isinstance(record.get("seconds"), Mapping) and "stage" in record]
-    if not timed:
-        return []
-    laps: dict[int, dict[str, float]] = {}
-    moved: dict[int, dict[str, float]] = {}
-    for record in timed:
-        stage = int(record["stage"])
-        for phase, seconds in record["seconds"].items():
-            _add(laps, stage, str(phase), known(seconds))
-        if "starved_s" in record:
-            _add(laps, stage, "starved", known(record["starved_s"]))
-        for name, key in (("down", "bytes_down"), ("up", "bytes_up")):
-            if key in record:
-                _add(moved, stage, name, known(record[key]))
-    names = [*_PHASES, *sorted({name for each in laps.values() for name in each} - {*_PHASES, "starved"})]
-    phases = [name for name in names if any(name in each for each in laps.values())]
-    starved = ["starved"] if any("starved" in each for each in laps.values()) else []
-    seconds = _by_stage(
-        "Seconds by stage and phase", "seconds", laps, phases,
-        "Wall clock. prepare: data and values laid out; train: the clients' updates; aggregate: the server's round; "
-        "answer and score: the evaluation." + (" starved: of these, workers waited for data." if starved else ""),
-        time_in_words, also=starved,
-    )  # fmt: skip
-    blocks: list[Block] = [seconds]
-    if moved:
-        blocks.append(
-            _by_stage(
-                "Bytes by stage and direction", "MB", moved, ["down", "up"],
-                "Parameters and reports between server and clients; 1 MB is a million bytes.", bytes_in_words, 1e6,
-            )
-        )  # fmt: skip
-    return blocks
-
-
-def _by_stage(
-    title: str,
-    unit: str,
-    values: Mapping[int, Mapping[str, float]],
-    series: Sequence[str],
-    note: str,
-    words: Any,
-    scale: float = 1.0,
-    also: Sequence[str] = (),
-) -> Chart:
-    """Stacked bars; `also` is in the table alone, as it is a part of what is stacked already."""
-    names = {stage: "zero-shot" if stage < 0 else str(stage + 1) for stage in sorted(values)}
-    bars = [
-        {"x": name, "y": values[stage][key] / scale, "series": key, "rank": rank}
-        for stage, name in names.items()
-        for rank, key in enumerate(series)
-        if key in values[stage]
-    ]
-    rows = []
-    for stage, name in names.items():
-        total = math.fsum(values[stage].get(key, 0.0) for key in series)
-        cells = [number_cell(values[stage].get(key, math.nan) / scale, 2) for key in [*series, *also]]
-        rows.append([Cell(name if stage < 0 else f"stage {name}"), *cells, Cell(words(total), total)])
-    sums = [math.fsum(each.get(key, 0.0) for each in values.values()) for key in [*series, *also]]
-    total = math.fsum(sums[: len(series)])
-    rows.append([Cell("all"), *(number_cell(value / scale, 2) for value in sums), Cell(words(total), total)])
-    return Chart(
-        title,
-        f"Stacked bars: {unit} of {', '.join(series)} in each of {len(names)} stages; {words(total)} in all.",
-        charts.bar_chart(
-            bars, series, x={"sort": [*names.values()], "axis": {"title": "stage", "labelAngle": 0}},
-            y={"title": unit, "axis": {"tickCount": 5}}, description=title,
-        ),
-        Table(f"{title}, {unit}", ["Stage", *series, *also, "In all"], rows),
-        series,
-        note=note,
-    )  # fmt: skip
-
-
 def _partition(run: Told) -> list[Block]:
     tasks = run.partition.get("tasks") or []
     rows, clients = [], 0
@@ -267,9 +191,3 @@ def _partition(run: Told) -> list[Block]:
 def _spread(counts: Sequence[Any]) -> list[Cell]:
     ordered = sorted(int(count) for count in counts)
     return [count_cell(ordered[0]), count_cell(ordered[len(ordered) // 2]), count_cell(ordered[-1])]
-
-
-def _add(table: dict[int, dict[str, float]], stage: int, name: str, value: float) -> None:
-    if not math.isnan(value):
-        row = table.setdefault(stage, {})
-        row[name] = row.get(name, 0.0) + value

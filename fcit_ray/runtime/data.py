@@ -176,8 +176,14 @@ class RayShards:
         yield from (piece for piece, taken in asked.items() if taken)  # by another of the run's models
 
     def _make(self, pieces: Sequence[Piece], gently: bool) -> Iterator[Block]:
-        wanted = [Wanted(piece.part, [_json(record) for record in self._records(piece)]) for piece in pieces]
+        wanted = [
+            Wanted(piece.part, [_json(record) for record in self._records(piece)], self._is_passing(piece))
+            for piece in pieces
+        ]
         return self._prepare(wanted, self._encoder, gently)
+
+    def _is_passing(self, piece: Piece) -> bool:
+        return piece.part == "train" and self.is_streamed(int(piece.name), piece.client)
 
     def _tell_of(self, block: Block) -> None:
         """Nobody waits for it yet, and it may be mended by the time that somebody does."""

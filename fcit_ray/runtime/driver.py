@@ -4,6 +4,9 @@ It plans a round, lets the workers pull its jobs, closes the round, writes its r
 evaluates after each stage. One thread runs `run`; the workers' calls come in on others.
 """
 
+# As text: who gets a handle of the actor, Ray Train's controller too, imports what its methods' annotations name.
+from __future__ import annotations
+
 import math
 import threading
 from collections.abc import Sequence
@@ -24,11 +27,13 @@ from fcit_ray.runtime.evaluating import Evaluation
 from fcit_ray.runtime.identity import IdentityFeatures
 from fcit_ray.runtime.messages import Over, Store, TrainWork
 from fcit_ray.runtime.rounds import round_record, train_works
+from fcit_ray.runtime.sharing_queue import SharingQueue
 from fcit_ray.runtime.standing import Standing
 from fcit_ray.runtime.status import Status
 from fcit_ray.runtime.stopwatch import Stopwatch
+from fcit_ray.runtime.timesheet import Timesheet
 from fcit_ray.runtime.waiting import WaitingRoom
-from fcit_ray.runtime.work_queue import Lease, WorkQueue
+from fcit_ray.runtime.work_queue import Lease
 from fcit_ray.types import ClientJob, ClientUpdate, Params, ServerState
 
 _SLOW_S = 60  # after which the display says what the run is waiting for
@@ -51,11 +56,14 @@ class Driver:
         self._shards = shards
         self._store = store
         self._federation: Federation = experiment.federation(shards.feature)
-        self._queue = WorkQueue(self._config.runtime.lease_s)
+        runtime = self._config.runtime
+        most = None if runtime.workers_per_client == "auto" else runtime.workers_per_client
+        self._queue = SharingQueue(runtime.lease_s, most=most)
         self._initial: Params | None = None
         self._begun = threading.Event()
         self._attention: set[str] = set()
         self._frozen: frozenset[str] = frozenset()
+        self._timesheet = Timesheet(self._config.runtime.num_workers)
         self._standing = Standing(self._config.name, experiment.setting.num_stages)
         self._lora = self._federation.aggregation.lora
         self._at = (0, 0)
@@ -77,6 +85,7 @@ class Driver:
             Whether it is to send the initial parameters with `begin`.
         """
         self._queue.join(worker)
+        self._timesheet.is_free(worker)
         if attention:
             self._attention.add(attention)
         self._frozen |= frozen
@@ -99,22 +108,31 @@ class Driver:
         Returns:
             Work, `Over`, or None: there was nothing within the time, ask again.
         """
+        self._timesheet.is_free(worker)
         lease = self._queue.next(worker, timeout_s)
+        if lease is not None:
+            self._timesheet.begins(worker, lease)
         return Over() if lease is None and self._queue.over else lease
 
     def submit(self, token: int, result: Any) -> None:
         """Take the result of a lease; one that a twin has brought already is dropped."""
+        self._timesheet.told(token, getattr(result, "metrics", {}))
         self._queue.submit(token, result)
 
     def lost(self, workers: Sequence[int]) -> None:
         """These workers have died: what they had in hand is handed out again at once."""
         for worker in workers:
             self._queue.join(worker)
+            self._timesheet.is_free(worker)
 
     def fail(self, message: str, details: str = "") -> None:
         """A worker met an error that any other would meet too: the run ends. `details` are for the log."""
         self._queue.fail(message, details)
         self._begun.set()
+
+    def share(self, what: str, *args: Any) -> Any:
+        """What a worker asks of others, or for them: `wants`, `post`, `turn` and `work_of` of `SharingQueue`."""
+        return getattr(self._queue, what)(*args)
 
     # What the launcher calls.
 
@@ -166,9 +184,8 @@ class Driver:
         if (table := features.table()) is not None:
             self._shards.use(table)
         # While the workers load the base.
-        stage, round = (state.stage, state.round) if state else (0, 0)
-        last = self._experiment.setting.num_stages - 1
-        self._shards.prepare(*((stage, round) if stage <= last else (last, None)))
+        at, last = (state.stage, state.round) if state else (0, 0), self._experiment.setting.num_stages - 1
+        self._shards.prepare(*(at if at[0] <= last else (last, None)))
         if state is None:
             state = self._federation.start(self._wait_for_initial_params())
         while True:
@@ -225,6 +242,7 @@ class Driver:
 
     def _round(self, state: ServerState) -> ServerState:
         clock = Stopwatch()
+        self._timesheet.open_round()
         names = {self._experiment.stream.tasks[task].name for task in self._experiment.stream.schedule[state.stage]}
         self._standing.show(
             phase="preparing",
@@ -237,20 +255,22 @@ class Driver:
         jobs = self._federation.plan(state)
         works = train_works(state, jobs, self._store, self._shards)
         clock.lap("prepare")
+        self._timesheet.mark()
         self._standing.show(self._seconds_left(), phase="training")
         with WaitingRoom(self._folder.path) as room:
             arrivals = Arrivals(self._federation, jobs, room)
             updates = self._trained(works, jobs, arrivals)
             clock.lap("train")
+            self._timesheet.mark()
             after = self._federation.close(state, updates, arrivals.mean())
             clock.lap("aggregate")
             tasks = [task.name for task in self._experiment.stream.tasks]
             record = round_record(state, jobs, updates, after, tasks, self._lora, arrivals.bytes_up)
-            clients = record.pop("clients")
-            self._folder.log({**record, **self._spent(after), "clients": clients, "seconds": clock.laps})
+            rest = {"clients": record.pop("clients"), "workers": self._timesheet.close_round(), "seconds": clock.laps}
+            self._folder.log({**record, **self._spent(after), **rest})
             # What an open evaluation would be begun again from.
             held = (self._evaluation.stage + 1, 0) if self._evaluation.stage is not None else None
-            after = self._folder.save_checkpoint(after, self._config.runtime.keep_checkpoints, held, adapter_index)
+            after = self._folder.save_checkpoint(after, self._config.runtime.keep_checkpoints, adapter_index, held)
         self._standing.took("round", sum(clock.laps.values()), 1)
         self._standing.show(loss=record["loss"])
         return after
@@ -268,8 +288,7 @@ class Driver:
             self._shards.release(work.job.client.task, work.job.client.index)
             return update
 
-        updates: list[ClientUpdate] = self._queue.run(works, [job.client.num_examples for job in jobs], admit)
-        return updates
+        return self._queue.run(works, [job.client.num_examples for job in jobs], admit)
 
     def _spent(self, state: ServerState) -> dict[str, float]:
         """What privacy the rounds before this state have cost, where the privacy rule counts it."""

@@ -9,6 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import ray
@@ -73,8 +74,12 @@ class FromPantry:
     pantry: Any
 
     def __call__(self, pieces: Sequence[Wanted], encoder: SampleEncoder, gently: bool = False, /) -> Iterator[Block]:
-        for some in _in_portions(pieces):
-            yield from ray.get(self.pantry.blocks.remote(some, encoder, gently))
+        for passing, some in groupby(pieces, lambda piece: piece.passing):
+            if passing:  # no other trial will want it
+                yield from prepare_blocks(list(some), encoder, gently)
+                continue
+            for portion in _in_portions(list(some)):
+                yield from ray.get(self.pantry.blocks.remote(portion, encoder, gently))
 
 
 def _in_portions(pieces: Sequence[Wanted]) -> Iterator[list[Wanted]]:

@@ -19,7 +19,7 @@ FILES = (
 )  # fmt: skip
 """What is handed over at the end, of those that there are."""
 
-_ABOUT = ("kind", "stage", "round", "clients", "seconds", "scores", "transfer", "datasets", "num_records")
+_ABOUT = ("kind", "stage", "round", "clients", "workers", "seconds", "scores", "transfer", "datasets", "num_records")
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,10 @@ def _point(index: int, record: Mapping[str, Any], num_rounds: int) -> Point:
         metrics |= _with_mean("eval", "task", record["scores"])
         metrics |= _with_mean("transfer", "dataset", record.get("transfer", {}))
     metrics |= dict(_of_clients(record.get("clients", [])))
+    for worker in record.get("workers", []):  # their sums: of one worker they are in metrics.jsonl
+        for key, value in worker.items():
+            if key != "worker":
+                metrics[f"workers/{key}"] = metrics.get(f"workers/{key}", 0.0) + value
     return Point(index, step, {name: float(value) for name, value in metrics.items() if _is_number(value)})
 
 

