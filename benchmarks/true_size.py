@@ -1,8 +1,8 @@
 """A whole run at LLaVA-1.5-7B's true shapes on a CPU: peak memory of its processes beside what `--plan` foresees.
 
-    python benchmarks/true_size.py --work /tmp/true_size                # 14 GB of disk, 20 GB of memory, an hour or two
-    python benchmarks/true_size.py --work /tmp/true_size --size tiny    # a minute: whether it works
-    python benchmarks/true_size.py --work /tmp/true_size --size 2-layers    # the 7B's widths, a few minutes, 2 GB
+    python benchmarks/true_size.py --work /tmp/true_size                  # 14 GB of disk, 20 of memory, half an hour
+    python benchmarks/true_size.py --work /tmp/true_size --size tiny      # a minute: whether it works
+    python benchmarks/true_size.py --work /tmp/true_size --size 2-layers  # the 7B's widths: two minutes, 5 GB
 
 Random bfloat16 weights of the published sizes, written as safetensors once (and kept in `--work`), with a tokenizer of
 bytes; two clients of two records each, of the miniature, with pictures of 336 pixels, one round of DISCO, and one
