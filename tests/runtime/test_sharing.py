@@ -26,6 +26,7 @@ from fcit_ray.methods.lwf import Lwf
 from fcit_ray.methods.moelora import MoELoRA
 from fcit_ray.models.bank import AdapterBank
 from fcit_ray.params import params_sha256
+from fcit_ray.runtime.foreman import HELP
 from fcit_ray.runtime.helping import Helper
 from fcit_ray.runtime.messages import DirectStore, TrainWork, ValueLost
 from fcit_ray.runtime.partners import Partners
@@ -446,3 +447,13 @@ def test_a_lost_helper_s_micro_batch_is_open_again_and_a_lost_leader_s_step_is_o
     lease = queue.next(1, 0.0)
     assert lease is not None
     assert lease.work == "a", "its client is handed out again, and nobody helps the lost one"
+
+
+def test_who_sends_workers_hears_of_a_client_that_could_be_helped_once_nothing_waits(queue: SharingQueue) -> None:
+    queue.open(["round"], [40.0])
+    queue.open(["questions"], [8.0], urgency=-1)
+    assert queue.waiting([], 0.0) == [(0, 40.0), (-1, 8.0)]
+    led(queue, 0)
+    assert queue.waiting([], 0.0) == [(-1, 8.0)]
+    led(queue, 1)
+    assert queue.waiting([], 0.0) == [(HELP, 40.0)], "of the round's alone: questions are not shared"
