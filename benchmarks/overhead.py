@@ -78,10 +78,10 @@ class TimedFolder(RunFolder):
     checkpoint_s: float
 
     def save_checkpoint(
-        self, state: ServerState, keep: int, held: tuple[int, int] | None = None, unit: Unit = one
+        self, state: ServerState, keep: int, unit: Unit = one, held: tuple[int, int] | None = None
     ) -> ServerState:
         began = time.perf_counter()
-        state = super().save_checkpoint(state, keep, held, unit)
+        state = super().save_checkpoint(state, keep, unit, held)
         object.__setattr__(self, "checkpoint_s", time.perf_counter() - began)  # a frozen dataclass
         return state
 
@@ -124,7 +124,7 @@ class IdleWorker:
     def initial_params(self) -> Params:
         return {}
 
-    def perform(self, work: TrainWork, tell: Any) -> ClientUpdate:
+    def perform(self, work: TrainWork, tell: Any, partners: Any = None) -> ClientUpdate:
         job = work.job
         params = self._store.get(work.params)
         delta = {name: value for part in params for name, value in part.items()}

@@ -2,12 +2,13 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from fcit_ray.cli.arguments import Configs, Overwrite, methods_like, split_overrides
-from fcit_ray.cli.common import console, exit_on_error, tell, usable_folder, write_out
+from fcit_ray.cli.common import console, exit_on_error, tell, write_out
+from fcit_ray.importing import swift_imports
 
 
 def compare(
@@ -39,43 +40,19 @@ def compare(
         paths = {file_name(path.stem): path for path in (find_config(name, "methods") for name in methods)}
         configs = {name: load_config(*names, path, overrides=overrides) for name, path in paths.items()}
         tell(f"{', '.join(config.name for config in configs.values())}: checking configurations and data ...")
-        from fcit_ray.cli.display import Display
-        from fcit_ray.cli.page import leave_report
-        from fcit_ray.errors import ClusterLost, RunFailed
-        from fcit_ray.experiment.opening import open_experiment
-        from fcit_ray.results.diagnostics import diagnostics_markdown, diagnostics_table
-        from fcit_ray.results.figures import matrix_from_results
-        from fcit_ray.results.majority import majority_results
-        from fcit_ray.results.opening import open_run
-        from fcit_ray.results.plots import plot_comparison, plot_curves
-        from fcit_ray.results.tables import comparison_table, markdown_table, row_from_results
-        from fcit_ray.runtime.cluster import start_ray
-        from fcit_ray.runtime.launch import launch
-        from fcit_ray.tracking.choose import check_trackers
-        from fcit_ray.tracking.following import Following
+        from fcit_ray.cli.comparing import carry_out
 
-        check_trackers(configs.values())
-        experiments = {name: open_experiment(config) for name, config in configs.items()}
-        usable_folder(out)
-        folders = {
-            name: open_run(out / name, config, resume=resume, overwrite=overwrite) for name, config in configs.items()
-        }
-        results: dict[str, dict[str, Any]] = {}
-        failures: list[str] = []
-        failed: dict[str, str] = {}
+        folders, results, failed = carry_out(configs, out, resume=resume, overwrite=overwrite)
+        with swift_imports():
+            from fcit_ray.cli.page import leave_report
+            from fcit_ray.results.diagnostics import diagnostics_markdown, diagnostics_table
+            from fcit_ray.results.figures import matrix_from_results
+            from fcit_ray.results.majority import majority_results
+            from fcit_ray.results.plots import plot_comparison, plot_curves
+            from fcit_ray.results.tables import comparison_table, markdown_table, row_from_results
+
+        failures = [f"{folders[name].path}: {why}" for name, why in failed.items()]
         majority = majority_results(next(iter(configs.values())))
-        if not all(folder.finished for folder in folders.values()):
-            start_ray(out / "logs" / "ray.log")
-        for name, each in configs.items():
-            try:
-                with Following(each, folders[name], tell, group=out.name), Display() as display:
-                    results[name] = launch(each, folders[name], on_status=display.update, experiment=experiments[name])
-            except ClusterLost:
-                raise
-            except RunFailed as error:  # the other methods are not to blame
-                failures.append(f"{folders[name].path}: {error}")
-                failed[name] = str(error)
-                tell(f"failed: {failures[-1]}")
         labelled = [result["label"] for result in results.values()]
         labels = {
             n: f"{r['label']} ({n})" if labelled.count(r["label"]) > 1 else r["label"] for n, r in results.items()

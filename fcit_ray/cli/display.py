@@ -1,6 +1,7 @@
 """What the user sees while a run is under way: two calm lines in a terminal, plain lines in a file."""
 
 import sys
+import threading
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
@@ -15,10 +16,10 @@ from fcit_ray.runtime.status import Status, describe, figures_of, place_of, prin
 
 
 class Display:
-    """Shows one run's status; a context manager, for it must give the terminal back whatever happens.
+    """Shows the status of a run, or of several; a context manager, as it must give the terminal back whatever happens.
 
-    In a terminal two lines are redrawn in place and vanish at the end, leaving the scores of every evaluation and a
-    line that says how it ended; what other code prints meanwhile scrolls by above. Elsewhere (file, pipe, dumb
+    In a terminal two lines a run are redrawn in place and vanish at its end, leaving the scores of every evaluation and
+    a line that says how it ended; what other code prints meanwhile scrolls by above. Elsewhere (file, pipe, dumb
     terminal) plain lines are written: those of the status, or, where it brings none, one whenever the phase, the stage
     or the round changes; no colours, no control characters, no time.
     """
@@ -26,9 +27,9 @@ class Display:
     def __init__(self, console: Console | None = None) -> None:
         """Show nothing yet; `console` is standard error by default, so that standard output stays the results'."""
         self._console = console or Console(stderr=True)
-        self._status: Status | None = None
+        self._statuses: dict[str, Status] = {}  # by run
         self._live: Live | None = None
-        self._num_lines = 0
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         if self._console.is_terminal and not self._console.is_dumb_terminal:
@@ -54,20 +55,28 @@ class Display:
         finally:
             self._live = None
             self._console.show_cursor(True)
-        if self._status is not None:
-            interrupted = "interrupted: " if error is not None and self._status.phase not in ("done", "failed") else ""
-            self._write(interrupted + describe(replace(self._status, seconds_left=None)))
+        for status in self._statuses.values():
+            interrupted = "interrupted: " if error is not None and status.phase not in ("done", "failed") else ""
+            self._write(interrupted + describe(replace(status, seconds_left=None)))
 
-    def update(self, status: Status) -> None:
-        """Show a new status; cheap enough to be called at every change."""
-        before, self._status = self._status, status
-        new = status.num_lines - self._num_lines
-        self._num_lines = status.num_lines
-        for line in status.lines[-new:] if new > 0 else ():
-            if self._live is None or line.lasting:
-                self._write(line.text)
-        if self._live is None and not status.num_lines and (before is None or _key(before) != _key(status)):
-            self._write(describe(status))
+    def update(self, status: Status, run: str = "") -> None:
+        """Show a new status of a run; cheap enough to be called at every change, and from any thread."""
+        with self._lock:
+            before = self._statuses.get(run)
+            self._statuses[run] = status
+            new = status.num_lines - (before.num_lines if before else 0)
+            for line in status.lines[-new:] if new > 0 else ():
+                if self._live is None or line.lasting:
+                    self._write(line.text)
+            if self._live is None and not status.num_lines and (before is None or _key(before) != _key(status)):
+                self._write(describe(status))
+
+    def end(self, run: str, failed: bool = False) -> None:
+        """A run of several is over: its lines go, and one stays that says how it ended."""
+        with self._lock:
+            status = self._statuses.pop(run, None)
+            if status is not None and self._live is not None:
+                self._write(describe(replace(status, seconds_left=None, phase="failed" if failed else status.phase)))
 
     def note(self, text: str) -> None:
         """Leave a line behind, above what is redrawn."""
@@ -86,22 +95,25 @@ class Display:
         self._console.file.flush()
 
     def _render(self) -> RenderableType:
-        status = self._status
-        if status is None:
-            return Text("")
-        first = Text(no_wrap=True, overflow="ellipsis")
-        first.append(printable(status.label), style="bold")
-        for part in place_of(status):
-            first.append("  ").append(part)
-        if status.message:
-            first.append("  ").append(printable(status.message), style="dim")
-        second = Table.grid(padding=(0, 2, 0, 0), expand=False)
-        cells: list[RenderableType] = [Text(status.phase, style="cyan")]
-        if status.total:
-            cells.append(ProgressBar(total=status.total, completed=min(float(status.done), status.total), width=20))
-        cells += [Text(part, no_wrap=True) for part in figures_of(status)]
-        second.add_row(*cells)
-        return Group(first, second)
+        with self._lock:
+            statuses = list(self._statuses.values())
+        return Group(*(_two_lines(status) for status in statuses)) if statuses else Text("")
+
+
+def _two_lines(status: Status) -> RenderableType:
+    first = Text(no_wrap=True, overflow="ellipsis")
+    first.append(printable(status.label), style="bold")
+    for part in place_of(status):
+        first.append("  ").append(part)
+    if status.message:
+        first.append("  ").append(printable(status.message), style="dim")
+    second = Table.grid(padding=(0, 2, 0, 0), expand=False)
+    cells: list[RenderableType] = [Text(status.phase, style="cyan")]
+    if status.total:
+        cells.append(ProgressBar(total=status.total, completed=min(float(status.done), status.total), width=20))
+    cells += [Text(part, no_wrap=True) for part in figures_of(status)]
+    second.add_row(*cells)
+    return Group(first, second)
 
 
 def _key(status: Status) -> tuple[object, ...]:

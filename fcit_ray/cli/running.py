@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fcit_ray.cli.common import console, tell
+from fcit_ray.importing import swift_imports
 
 if TYPE_CHECKING:
     from fcit_ray.config.schema import Config
     from fcit_ray.experiment.opening import Experiment
     from fcit_ray.results.reading import Results
+    from fcit_ray.runtime.starting import RayBeside
 
 
 def run(
@@ -22,8 +24,8 @@ def run(
 ) -> "Results":
     """Train and evaluate a run on Ray: the cluster of `RAY_ADDRESS` or `ray start`, else one on this machine.
 
-    Everything that needs no model is checked before Ray starts. Interrupted (Ctrl-C, SIGTERM) or killed, the run goes
-    on from its last checkpoint with `resume`, to the same bits.
+    Everything that needs no model is checked before anything else starts than Ray itself, which does so meanwhile.
+    Interrupted (Ctrl-C, SIGTERM) or killed, the run goes on from its last checkpoint with `resume`, to the same bits.
 
     Args:
         config: of `load_config`.
@@ -42,16 +44,25 @@ def run(
     """
     if progress:
         tell(f"{config.name}: checking configuration and data ...")
-    from fcit_ray.cli.display import Display
-    from fcit_ray.cli.page import leave_report
-    from fcit_ray.experiment.opening import open_experiment
-    from fcit_ray.results.opening import open_run
-    from fcit_ray.results.reading import Results
-    from fcit_ray.runtime.cluster import start_ray
-    from fcit_ray.runtime.launch import launch
-    from fcit_ray.storage.file_names import file_name
-    from fcit_ray.tracking.choose import check_trackers
-    from fcit_ray.tracking.following import Following
+    from fcit_ray.runtime.starting import RayBeside
+
+    with RayBeside() as beside:
+        return _run(config, out, beside, resume=resume, overwrite=overwrite, progress=progress)
+
+
+def _run(
+    config: "Config", out: str | Path | None, beside: "RayBeside", *, resume: bool, overwrite: bool, progress: bool
+) -> "Results":
+    with swift_imports():
+        from fcit_ray.cli.display import Display
+        from fcit_ray.cli.page import leave_report
+        from fcit_ray.experiment.opening import open_experiment
+        from fcit_ray.results.opening import open_run
+        from fcit_ray.results.reading import Results
+        from fcit_ray.runtime.launch import launch
+        from fcit_ray.storage.file_names import file_name
+        from fcit_ray.tracking.choose import check_trackers
+        from fcit_ray.tracking.following import Following
 
     check_trackers([config])
     experiment = open_experiment(config)
@@ -63,7 +74,7 @@ def run(
         tell(f"run folder: {path}, as the name {config.name!r} is none that a file can have")
     folder = open_run(path, config, resume=resume, overwrite=overwrite)
     try:
-        start_ray(folder.log_file)
+        beside.ready(folder.log_file)
         with Following(config, folder, tell):  # to whose end the report belongs, which trackers keep
             with Display() if progress else nullcontext() as display:
                 tell_status = display.update if display else lambda status: None

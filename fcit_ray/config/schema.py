@@ -6,7 +6,7 @@ Every error is a `ConfigError` that names the dotted key, the value given and wh
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
@@ -39,8 +39,9 @@ class Model(Section):
     bfloat16's memory. Needs a CUDA GPU, `dtype: bfloat16` and the extra `quant`. Tower and projector stay whole."""
     identity: Literal["text", "image", "both"] = "text"
     """What samples and clients are told apart by: frozen features of the instruction (the paper's choice), of the
-    picture (pooled output of the base's vision tower, which every process that reads data then loads; of several
-    pictures the mean, and a record without any is refused), or both."""
+    picture (pooled output of the base's vision tower; of several pictures the mean, and a record without any is
+    refused), or both. Pictures' features, and CLIP's, are computed by the workers before anything else, each once:
+    `runtime.feature_cache`."""
     identity_encoder: str = Field("base", min_length=1)
     """Whose frozen features those are: `base` (the model's own token embeddings and vision tower), or the folder or hub
     name of a CLIP model, whose two encoders then give them (the paper: openai/clip-vit-large-patch14-336)."""
@@ -128,6 +129,10 @@ class Runtime(Section):
     """Ray Train workers; each holds one frozen base and trains one client at a time."""
     gpu: bool = False
     """Give each worker a GPU."""
+    workers_per_client: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Workers that may compute one client together, micro-batch by micro-batch, to the same bits. `auto`: whoever has
+    nothing else to do helps the client that would take longest, where its steps have a micro-batch left to compute
+    (`train.micro_batch_size`); n: at most n; 1: nobody is helped."""
     cpus_per_worker: float = Field(0.5, gt=0)
     """Ray CPUs a worker reserves. Keep workers * this below the cluster's CPUs: Ray Data needs one to read."""
     lease_s: float = Field(3600.0, gt=0)
@@ -153,15 +158,25 @@ class Runtime(Section):
     """Checkpoints kept in the run folder."""
     save_update_s: float = Field(600.0, ge=0)
     """A client's update that takes longer (a centralised run is a single one) is saved so often, in the run folder:
-    adapters, optimiser and draws, about three times what the client trains. A lost worker or an interrupted run then
-    goes on in it, to the same bits."""
+    adapters and optimiser, about three times what the client trains. A lost worker or an interrupted run then goes on
+    in it, to the same bits."""
+
+    @field_validator("workers_per_client", mode="before")
+    @classmethod
+    def _auto_or_a_number(cls, value: Any) -> Any:
+        if value != "auto" and not (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+            raise ValueError(f"expected auto, or a whole number of workers of at least 1 (got {value!r})")
+        return value
 
     @field_validator("feature_cache")
     @classmethod
     def _a_folder(cls, folder: str | None) -> str | None:
         if folder is not None and is_uri(folder):
             raise ValueError("expected auto, null, or a folder of the machine where the run is started")
-        return folder
+        try:
+            return folder and str(Path(folder).expanduser())
+        except RuntimeError:
+            raise ValueError("there is no such user's home folder; expected auto, null, or a folder") from None
 
 
 class Tracking(Section):
@@ -269,7 +284,7 @@ def with_absolute_paths(config: Config) -> Config:
     }
     cache = config.runtime.feature_cache
     if cache is not None and cache != "auto":
-        cache = str(Path(cache).expanduser().absolute())
+        cache = str(Path(cache).absolute())
     return config.model_copy(
         update={
             "benchmark": config.benchmark.model_copy(update={"root": absolute(config.benchmark.root)}),

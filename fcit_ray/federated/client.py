@@ -1,8 +1,10 @@
 """One client's local training: the innermost loop, the same whoever calls it."""
 
+import logging
 import math
 import time
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -12,13 +14,15 @@ from fcit_ray.config.schema import Train
 from fcit_ray.data.loading.batches import Batches, in_steps, num_steps
 from fcit_ray.data.loading.collate import IGNORE_INDEX
 from fcit_ray.federated.local_optim import LocalRule, Plain
-from fcit_ray.federated.local_run import LocalRun
 from fcit_ray.federated.lora.base import FactorAverage, LoraRule
 from fcit_ray.federated.method import Method
-from fcit_ray.federated.under_way import UnderWay
+from fcit_ray.federated.sharing import Team, check_finite, set_up, step_sum
+from fcit_ray.federated.under_way import UnderWay, can_go_on
 from fcit_ray.models.bank import AdapterBank
 from fcit_ray.params import norm
 from fcit_ray.types import ClientJob, ClientUpdate, Params, Setting
+
+_log = logging.getLogger(__name__)
 
 
 def learning_rate_factor(step: int, total: int, warmup_frac: float) -> float:
@@ -58,6 +62,7 @@ def run_client(
     local: LocalRule | None = None,
     lora: LoraRule | None = None,
     under_way: UnderWay | None = None,
+    team: Team | None = None,
 ) -> ClientUpdate:
     """Train the assigned adapters and the projector on one client's shard.
 
@@ -71,20 +76,20 @@ def run_client(
         local: what it adds to its steps; default nothing.
         lora: which factors it trains, and which of them it keeps; default both and neither.
         under_way: told of every step, and keeps what it takes to go on; default nobody is told, nothing is kept.
+        team: who may compute micro-batches of its steps, to the same bits; default nobody.
 
     Returns:
         Local minus global values of what was trained, and `metrics`: loss (mean over steps), first_loss, last_loss,
-        steps, delta_norm, seconds.
+        steps, delta_norm, seconds; where others helped, `shared`, the share of the micro-batches that they computed,
+        and exchange_s, of the seconds those in which its leader waited for them or moved values.
 
     Raises:
         FloatingPointError: the loss or its gradient is not finite; names stage, round, client and step.
     """
     began = time.perf_counter()
-    torch.manual_seed(job.seed)  # dropout
     local, lora = local or Plain(), lora or FactorAverage()
-    start = {**lora.give(job.params, job.client), **job.memory.get("personal", {})}
-    bank.load(start)
-    trained = bank.activate(job.assignment, with_projector=train.projector_lr > 0, trains=lora.trains)
+    run, extra = set_up(job, batches, bank, train, setting, local, lora)
+    trained = run.trained
     groups = [
         {"params": [p for n, p in trained.items() if not bank.is_projector(n)], "lr": train.lr},
         {"params": [p for n, p in trained.items() if bank.is_projector(n)], "lr": train.projector_lr},
@@ -94,20 +99,12 @@ def run_client(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(step, total, train.warmup_frac)
     )
-    run = LocalRun(
-        job=job,
-        setting=setting,
-        bank=bank,
-        start=start,
-        trained=trained,
-        memory=job.memory.get("method", {}),
-        batches=batches,
-    )
     rates = {name: train.projector_lr if bank.is_projector(name) else train.lr for name in trained}
-    extra = local.start(run)
-    bank.recompute(train.gradient_checkpointing)
-    bank.model.train()
     under_way = under_way or UnderWay()
+    if team is not None and not can_go_on(local):
+        _tell_not_shared(type(local).__name__)
+        team = None
+    by_others = in_all = 0
     losses, spent = under_way.begin(run, local, extra, optimizer, total)
     if losses:
         schedule.load_state_dict({**schedule.state_dict(), "last_epoch": len(losses), "_step_count": len(losses) + 1})
@@ -117,35 +114,29 @@ def run_client(
     for number, micro_batches in enumerate(in_steps(batches(), job.client.num_examples, train.batch_size)):
         if number < taken:
             continue
-        optimizer.zero_grad(set_to_none=True)
-        parts = []
-        for batch, share in zip(micro_batches, answer_shares(micro_batches), strict=True):
-            if not share:
-                continue
-            loss = method.loss(run, batch, method.forward(run, batch)) + local.penalty(run, extra)
-            _check_finite("loss", loss, job, len(losses))
-            part = loss * share
-            part.backward()
-            parts.append(part.item())
-        for parameter in trained.values():
+        shares = answer_shares(micro_batches)
+        sums, helped = step_sum(run, method, local, extra, micro_batches, shares, len(losses), total, team)
+        by_others += helped
+        in_all += len(micro_batches)
+        for name, parameter in trained.items():
             # A projector that no record of the step has a picture for has a gradient, zero, as in LLaVA's code (which
             # gives such a record a blank picture): its moments go on, whatever the batches are cut into.
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
+            gradient = sums.total.get(name)
+            parameter.grad = torch.zeros_like(parameter) if gradient is None else gradient
         # A finite loss may have no finite gradient, and after the last step no loss would tell.
-        _check_finite("gradient", clip_grad_norm_(trained.values(), train.max_grad_norm), job, len(losses))
+        check_finite("gradient", clip_grad_norm_(trained.values(), train.max_grad_norm), job, len(losses))
         optimizer.step()
         factor = learning_rate_factor(len(losses), total, train.warmup_frac)
         local.after_step(run, extra, {name: rate * factor for name, rate in rates.items()})
         schedule.step()
-        losses.append(math.fsum(parts))
+        losses.append(math.fsum(sums.losses.values()))
         under_way.step(run, local, extra, optimizer, losses, total)
     assert len(losses) == total, f"{len(losses)} steps instead of {total}: the shard and the job disagree"
     after = {name: parameter.detach().cpu().float() for name, parameter in trained.items()}
     report, memory = method.report(run)
     local_report, local_memory = local.report(run, extra)
     personal = {name: value.clone() for name, value in after.items() if lora.stays(name)}
-    delta: Params = {name: value - start[name] for name, value in after.items() if name not in personal}
+    delta: Params = {name: value - run.start[name] for name, value in after.items() if name not in personal}
     # What it did not train this time it keeps as well: a client of many adapters trains one of them now and then.
     kept = {**job.memory.get("personal", {}), **personal}
     memories = {"method": memory, "local": local_memory, "personal": kept}
@@ -164,14 +155,12 @@ def run_client(
             "last_loss": losses[-1],
             "steps": float(total),
             "delta_norm": norm(delta),
+            **({"shared": by_others / in_all, "exchange_s": team.exchange_s} if team and by_others else {}),
             "seconds": spent + time.perf_counter() - began,
         },
     )
 
 
-def _check_finite(what: str, value: Tensor, job: ClientJob, step: int) -> None:
-    if not torch.isfinite(value):
-        raise FloatingPointError(
-            f"{what} is {value.item()} in stage {job.stage}, round {job.round}, client {job.client.index}, "
-            f"step {step}; lower train.lr or train.max_grad_norm"
-        )
+@cache
+def _tell_not_shared(rule: str) -> None:
+    _log.warning("%s counts over its steps and has no `pause`: no worker helps another with its clients", rule)

@@ -33,8 +33,8 @@ from fcit_ray.federated.traits import Part, Promised, Trait
 from fcit_ray.params import Lazy, clip_to_norm, norm, part, weighted_mean
 from fcit_ray.types import Params
 
-_AT_ONCE: Final = 2**22
-_ALIGNED: Final = 2**12  # entries; the ends of a vector's registers fall where they fall in the whole tensor
+_AT_ONCE: Final = 2**20
+_ALIGNED: Final = 2**10  # entries; the ends of a vector's registers fall where they fall in the whole tensor
 
 
 @dataclass(frozen=True, kw_only=True)

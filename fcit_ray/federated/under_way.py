@@ -1,7 +1,8 @@
 """A client's update while it is under way: how far it is, and what it takes to go on with it to the same bits.
 
-Between two steps that is: the values trained so far, the optimiser's moments, the draws that come next, and what the
-local rule has counted. All else follows from the job. It is kept as checkpoints are: plain files, checksummed.
+Between two steps that is: the values trained so far, the optimiser's moments, and what the local rule has counted. All
+else follows from the job, the draws too, which are seeded by step and micro-batch. It is kept as checkpoints are: plain
+files, checksummed.
 """
 
 import logging
@@ -18,6 +19,8 @@ from fcit_ray.params import params_sha256
 from fcit_ray.types import ServerState
 
 _TELL_S = 0.5
+_DRAWS = "dropout by micro-batch"
+"""How draws are seeded: what was kept when they followed one another could not go on to the same bits."""
 
 Tell = Callable[[int, int], None]
 """Told the steps taken and the steps in all."""
@@ -64,7 +67,7 @@ class UnderWay:
         self._began = self._kept = self.clock()
         if self.keep is None and self.kept is None:
             return [], 0.0
-        if not _can_go_on(local):
+        if not can_go_on(local):
             _log.warning("%s counts over its steps and has no `pause`: its updates are not kept", type(local).__name__)
             self.keep = self.kept = None
             return [], 0.0
@@ -82,9 +85,6 @@ class UnderWay:
                     key: value if key == "step" else value.to(parameter.device) for key, value in moments.items()
                 }
         local.go_on(run, extra, state.local)
-        torch.set_rng_state(state.knowledge["draws"])
-        if run.bank.device.type == "cuda":
-            torch.cuda.set_rng_state(state.knowledge["cuda_draws"], run.bank.device)
         self._seconds = state.knowledge["seconds"]
         losses: list[float] = state.knowledge["losses"]
         _log.info("client %d's update goes on after step %d of %d", run.job.client.index, len(losses), total)
@@ -106,7 +106,6 @@ class UnderWay:
             self.tell(len(losses), total)
         if self.keep is None or now - self._kept < self.keep_s or len(losses) == total:
             return
-        cuda = run.bank.device.type == "cuda"
         self.keep(
             ServerState(
                 stage=run.job.stage,
@@ -117,8 +116,6 @@ class UnderWay:
                     "mark": self._mark(run, total),
                     "losses": list(losses),
                     "seconds": self._seconds + now - self._began,
-                    "draws": torch.get_rng_state(),
-                    "cuda_draws": torch.cuda.get_rng_state(run.bank.device) if cuda else None,
                 },
                 local=local.pause(run, extra),
                 memories={},
@@ -129,9 +126,9 @@ class UnderWay:
     def _mark(self, run: LocalRun, total: int) -> list[Any]:
         """By which an update is known again: its job, and the values that it began with."""
         self._start = self._start or params_sha256(run.start)
-        return [*run.job.key, run.job.seed, run.job.client.num_examples, total, self._start]
+        return [_DRAWS, *run.job.key, run.job.seed, run.job.client.num_examples, total, self._start]
 
 
-def _can_go_on(local: LocalRule) -> bool:
+def can_go_on(local: LocalRule) -> bool:
     """Whether all that the local rule counts over the steps can be kept."""
     return not local.overrides("after_step") or local.overrides("pause")

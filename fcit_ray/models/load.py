@@ -180,8 +180,7 @@ def load_text_encoder(path: str) -> TextEncoder:
 def load_image_encoder(path: str) -> VisionTowerEncoder:
     """Load the frozen encoder of pictures: the model's vision tower, in float32 whatever `model.dtype` says.
 
-    Only the tower's tensors are read. LLaVA-1.5's take 1.2 GB in every process that prepares data, and about five
-    seconds of one CPU a picture.
+    Only the tower's tensors are read. LLaVA-1.5's take 1.2 GB, and about five seconds of one CPU a picture.
 
     Raises:
         ModelError: no such model, or no whole vision tower in it.

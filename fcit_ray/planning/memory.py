@@ -43,6 +43,7 @@ class Load:
         answer_batch: questions answered together.
         new_tokens: length limit of an answer.
         cuda: on a GPU; torch's dropout keeps bytes there and floats on a CPU.
+        in_pieces: whether a step is several of these batches, whose gradients are added.
         padded: whether a batch's records differ in length, so that a mask is needed.
     """
 
@@ -66,6 +67,7 @@ class Load:
     cuda: bool = True
     padded: bool = True
     tiles: float = 1.0
+    in_pieces: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +196,8 @@ def memory(shapes: Shapes, load: Load) -> Memory:
         base=base,
         adapters=FLOAT * (load.held + load.packed),
         told=load.told,
-        gradients=FLOAT * load.trained,
+        # Those of a step so far, and those of the micro-batch that comes to them.
+        gradients=(2 if load.in_pieces else 1) * FLOAT * load.trained,
         moments=2 * FLOAT * load.trained,
         activations=activations * (1 + FRAGMENTS if load.cuda else 1),
         # In the loss: logits as computed, in float32, and their logarithms of softmax, which the backward pass keeps.

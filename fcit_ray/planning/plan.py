@@ -4,8 +4,7 @@ Nothing is read of the weights: the model is built from its configuration on the
 method and the server's `Federation.plan` are the run's own, on tensors that have shapes and no values.
 """
 
-import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +20,7 @@ from fcit_ray.experiment.algorithm import make_algorithm
 from fcit_ray.experiment.opening import Experiment, equip, local_training, make_setting
 from fcit_ray.federated.algorithm import Algorithm
 from fcit_ray.federated.federation import Federation
+from fcit_ray.federated.packing import Cut, alone, makespan, shortest
 from fcit_ray.models.bank import AdapterBank
 from fcit_ray.models.folder import model_folder
 from fcit_ray.models.load import DTYPES
@@ -41,7 +41,9 @@ class Round:
         down, up: bytes to and from all its clients.
         steps: of each client, in the order of the plan.
         records: of each client.
-        makespan: of longest-first list scheduling over the workers, in records.
+        makespan: as the runtime hands it out over the workers, in records of an epoch.
+        alone: if no worker helped another, likewise.
+        shortest: no schedule of these micro-batches is shorter, likewise.
     """
 
     stage: int
@@ -51,6 +53,8 @@ class Round:
     steps: tuple[int, ...]
     records: tuple[int, ...]
     makespan: float
+    alone: float
+    shortest: float
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,8 @@ def outline(experiment: Experiment, workers: int, shaped: tuple[AdapterBank, Sha
     state = federation.start(params)
     learns = not method.overrides("report")  # what it learns of a round needs no report of the training
     rounds, trained, told, ranks = [], 0, 0, (0, 0)
+    cut = Cut(train.batch_size, train.micro_batch_size or train.batch_size, train.epochs)
+    most = None if config.runtime.workers_per_client == "auto" else config.runtime.workers_per_client
     while not federation.is_over(state):
         jobs = federation.plan(state)
         updates = [_update(job, kept.by(job), algorithm) for job in jobs]
@@ -130,7 +136,9 @@ def outline(experiment: Experiment, workers: int, shaped: tuple[AdapterBank, Sha
                 up=sum(lora.bytes_up(update) for update in updates),
                 steps=tuple(num_steps(count, train.batch_size, train.epochs) for count in records),
                 records=records,
-                makespan=list_schedule(records, workers),
+                makespan=makespan(records, workers, cut, most) / train.epochs,
+                alone=alone(records, workers),
+                shortest=shortest(records, workers, cut) / train.epochs,
             )
         )
         for job in jobs:
@@ -238,20 +246,17 @@ def _blind_stream(config: Config) -> Stream:
     return Stream(tasks, ((),) * len(tasks), shards, schedule, ())
 
 
-def list_schedule(sizes: Sequence[float], workers: int) -> float:
-    """When the last piece is done if the largest left goes to whoever is free first, in the sizes' unit.
+def efficiency(
+    rounds: Sequence[Round], workers: int, length: Callable[[Round], float] = lambda round: round.makespan
+) -> float:
+    """Share of the workers' time in which they train, over all rounds; what is missing to one is idle.
 
-    Graham, "Bounds on multiprocessing timing anomalies", 1969; at most 4/3 - 1/(3 workers) times the best.
+    Args:
+        rounds: of the run.
+        workers: that train at once.
+        length: of a round; by default as it is handed out.
     """
-    free = [0.0] * workers
-    for size in sorted(sizes, reverse=True):
-        heapq.heappush(free, heapq.heappop(free) + size)
-    return max(free)
-
-
-def efficiency(rounds: Sequence[Round], workers: int) -> float:
-    """Share of the workers' time in which they train, over all rounds; what is missing to one is idle."""
-    spent = workers * sum(round.makespan for round in rounds)
+    spent = workers * sum(map(length, rounds))
     return sum(sum(round.records) for round in rounds) / spent if spent else 1.0
 
 
@@ -278,4 +283,5 @@ def load_of(config: Config, run: Outline, lengths: Lengths, *, cuda: bool) -> Lo
         new_tokens=evaluation.max_new_tokens,
         cuda=cuda,
         tiles=tiles_of(run.shapes, lengths.pixels),
+        in_pieces=(train.micro_batch_size or train.batch_size) < train.batch_size,
     )

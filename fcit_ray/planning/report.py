@@ -1,6 +1,6 @@
 """The plan of a run as a user reads it: a few plain tables, and what each estimate rests on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rich import box
@@ -12,6 +12,7 @@ from fcit_ray.data.loading.samples import SampleEncoder
 from fcit_ray.errors import ConfigError, DataError, ModelError
 from fcit_ray.experiment.opening import Experiment, local_training
 from fcit_ray.models.bank import AdapterBank
+from fcit_ray.planning.answering import hidden_share, largest_answer_batch
 from fcit_ray.planning.fitting import TIGHT, smallest_change
 from fcit_ray.planning.memory import Load, Memory, memory
 from fcit_ray.planning.plan import Outline, blind_experiment, efficiency, load_of, outline
@@ -32,7 +33,7 @@ class Plan:
         load: of one worker.
         memory: of one worker.
         has_data: whether the data was there; without it there is no schedule and no time.
-        tests: records to answer in the whole run.
+        asked: records to answer after each stage, from 0; -1 is zero-shot.
         notes: what could not be looked at, in words.
     """
 
@@ -44,8 +45,13 @@ class Plan:
     load: Load
     memory: Memory
     has_data: bool
-    tests: int
+    asked: Mapping[int, int]
     notes: tuple[str, ...] = ()
+
+    @property
+    def tests(self) -> int:
+        """Records to answer in the whole run."""
+        return sum(self.asked.values())
 
     @property
     def refusal(self) -> str:
@@ -98,13 +104,14 @@ def make_plan(
         except (DataError, ModelError) as error:
             notes.append(f"token lengths not measured, model.max_length taken instead: {error}")
     load = load_of(config, run, lengths, cuda=device.is_gpu)
-    tests = 0
+    asked: dict[int, int] = {}
     if experiment is not None:
         stages = range(experiment.setting.num_stages) or range(-1, 0)  # nothing trained: the one evaluation before
         due = stages if config.evaluation.every_stage else stages[-1:]
-        tests = sum(len(experiment.tests[name]) for stage in due for name in experiment.evaluated(stage))
+        tests = experiment.tests
+        asked = {stage: sum(len(tests[name]) for name in experiment.evaluated(stage)) for stage in due}
     needed = memory(run.shapes, load)
-    return Plan(config, device, workers, run, lengths, load, needed, experiment is not None, tests, tuple(notes))
+    return Plan(config, device, workers, run, lengths, load, needed, experiment is not None, asked, tuple(notes))
 
 
 def check_memory(plan: Plan) -> str:
@@ -150,21 +157,39 @@ def training_hours(plan: Plan) -> float:
     """Of all rounds' longest workers at the mean record length; 0 where no peak or no data is known."""
     if not plan.device.peak or not plan.has_data:
         return 0.0
+    return sum(round.makespan for round in plan.run.rounds) * _record_s(plan) / 3600
+
+
+def _record_s(plan: Plan) -> float:
+    """Seconds of a worker in which it trains a record of the mean length, in all epochs of a round."""
     mean = max(1, round(plan.lengths.mean))
     load = replace(_at_mean(plan), tokens=mean, answer_tokens=min(plan.load.answer_tokens, mean))
-    records = sum(round.makespan for round in plan.run.rounds) * local_training(plan.config).epochs
-    return records / load.batch * step_flops(plan.run.shapes, load) / (plan.device.peak * UTILISATION) / 3600
+    steps = local_training(plan.config).epochs / load.batch
+    return steps * step_flops(plan.run.shapes, load) / (plan.device.peak * UTILISATION)
 
 
 def answering_hours(plan: Plan) -> float:
     """Of all evaluations, spread over the workers; 0 where no peak or no data is known."""
     if not plan.device.peak or not plan.has_data:
         return 0.0
+    return plan.tests * _answer_s(plan) / plan.workers / 3600
+
+
+def answers_behind(plan: Plan) -> float:
+    """Share of the answers that workers give whom the next stage's rounds leave idle; 0 where that is not known."""
+    runtime = plan.config.runtime
+    known = plan.device.peak and plan.has_data
+    if not known or not runtime.answer_behind or plan.workers < 2 or not plan.config.evaluation.every_stage:
+        return 0.0
+    return hidden_share(plan.asked, plan.run.rounds, plan.workers, _record_s(plan), _answer_s(plan))
+
+
+def _answer_s(plan: Plan) -> float:
+    """Seconds of a worker that an answer takes."""
     lengths = plan.lengths
-    each = answer_seconds(
+    return answer_seconds(
         plan.run.shapes, _at_mean(plan), plan.memory.base, lengths.mean, max(1.0, lengths.mean_answer), plan.device
     )
-    return plan.tests * each / plan.workers / 3600
 
 
 def _at_mean(plan: Plan) -> Load:
@@ -209,6 +234,9 @@ def _memory(plan: Plan) -> Table:
             table.add_row(name, _gb(value), "")
     table.add_row("training", _gb(need.training), _share(need.training, plan.device))
     table.add_row(f"answering, {load.answer_batch} at once", _gb(need.answering), _share(need.answering, plan.device))
+    if plan.device.memory:
+        fit = largest_answer_batch(plan.run.shapes, load, plan.device.memory)
+        table.add_row("evaluation.batch_size that fits", f"{fit:,}", f"in {TIGHT:.0%} of {plan.device.name}")
     table.add_row("needed", _gb(need.total), _share(need.total, plan.device))
     return table
 
@@ -223,17 +251,23 @@ def _schedule(plan: Plan) -> Table:
         table.add_row("up, a round", _range(up), f"{_gb(sum(up))} in all")
     if rounds and plan.has_data:
         share = efficiency(rounds, plan.workers)
+        alone = efficiency(rounds, plan.workers, lambda round: round.alone)
+        bound = efficiency(rounds, plan.workers, lambda round: round.shortest)
         at = max(rounds, key=lambda round: max(round.records))
         records, longest = max(at.records), max(at.steps)
         table.add_row("steps", f"{sum(sum(round.steps) for round in rounds):,}", "")
+        table.add_row("packing, one worker a client", f"{alone:.1%}", f"idle {1 - alone:.1%}")
         table.add_row("packing efficiency", f"{share:.1%}", f"idle {1 - share:.1%}")
+        local = local_training(plan.config)
+        pieces = -(-local.batch_size // (local.micro_batch_size or local.batch_size))
+        table.add_row("no schedule packs better than", f"{bound:.1%}", f"{pieces} micro-batch(es) a step")
         table.add_row("longest client", f"{records:,} records", f"{longest:,} steps, stage {at.stage + 1}")
     if plan.has_data:
         table.add_row("questions answered", f"{plan.tests:,}", "")
     if train := training_hours(plan):
         table.add_row("training", f"{train:.2g} h", "estimate")
     if answer := answering_hours(plan):
-        table.add_row("answering", f"{answer:.2g} h", "estimate")
+        table.add_row("answering", f"{answer:.2g} h", f"estimate; {answers_behind(plan):.0%} of it behind rounds")
     return table
 
 

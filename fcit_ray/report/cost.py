@@ -11,6 +11,8 @@ from fcit_ray.report.reading import Told
 _PHASES = ("prepare", "train", "aggregate", "answer", "score")
 _CAUSES = {
     "compute_s": "training",
+    "help_s": "helping",
+    "exchange_s": "exchange",
     "starved_s": "starved",
     "other_s": "handing over",
     "answer_s": "answering",
@@ -68,8 +70,9 @@ def _hours(run: Told) -> list[Block]:
     return [
         _by_stage(
             "Where the workers' time went", "seconds of workers", spent, [*_CAUSES.values()],
-            f"All workers together, from round to round. {told}. training: steps of clients; starved: had a client and "
-            "no batch; handing over: values fetched, updates sent; answering: questions of a stage that is over; idle: "
+            f"All workers together, from round to round. {told}. training: steps of clients; helping: micro-batches of "
+            "another worker's client; exchange: values moved for those, or waited for; starved: had a client and no "
+            "batch; handing over: values fetched, updates sent; answering: questions of a stage that is over; idle: "
             "nothing to do while others trained; server: nothing to do while the server planned, averaged or saved.",
             time_in_words,
         )

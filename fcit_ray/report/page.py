@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from fcit_ray.report.answers import sample_answers
 from fcit_ray.report.blocks import Block, RunPart, Section, Text
+from fcit_ray.report.bundle import javascript_bundle
 from fcit_ray.report.comparison import comparison_sections
 from fcit_ray.report.pictures import Pictures
 from fcit_ray.report.reading import Told
@@ -65,9 +66,7 @@ def make_page(
 
 def lay_out(page: Page) -> str:
     """The HTML of a page. Scripts are admitted by their digest, so that no text can become one."""
-    import vl_convert  # seconds of bundling: only where a page is made
-
-    scripts = [vl_convert.javascript_bundle(), _file("page.js")]  # type: ignore[call-arg]  # its stub asks for a snippet
+    scripts = [javascript_bundle(), _file("page.js")]
     # No eval: Vega's own interpreter reads the expressions. Its SVG sets styles, so these are admitted inline.
     policy = (
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; script-src "

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fcit_ray.report import charts
+from fcit_ray.report.answering import answering_tables
 from fcit_ray.report.blocks import (
     Block,
     Cell,
@@ -33,7 +34,7 @@ def training_sections(run: Told, anchor: str) -> list[Section]:
         ("subspaces", "Subspaces: who trained which, and how near they are", subspaces),
         ("gates", "Gate weights by task", [gates] if gates else []),
         ("norms", "Norms of the updates", _norms(run)),
-        ("cost", "Time and bytes by phase", cost_blocks(run)),
+        ("cost", "Time and bytes by phase", [*cost_blocks(run), *answering_tables(run)]),
         ("partition", "Who holds which data", _partition(run)),
     ]
     return [Section(f"{anchor}{name}", title, blocks) for name, title, blocks in found if blocks]

@@ -14,7 +14,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from fcit_ray.results.rows import UNDEFINED, Row, markdown_line, merge_seeds
 
@@ -87,6 +86,8 @@ def difference(best: Row, other: Row) -> Difference:
     mean = float(values.mean())
     if len(seeds) < 2 or float(np.ptp(values)) <= _SAME:
         return Difference(best=best, other=other, seeds=seeds, mean=mean)
+    from scipy import stats  # half a second, and most tables test nothing
+
     test = stats.ttest_1samp(values, 0.0)
     interval = test.confidence_interval(LEVEL)
     return Difference(
@@ -155,6 +156,8 @@ def _line(found: Difference) -> str:
 
 def _least_effect(num_seeds: int) -> float:
     """The |d_z| at which p is 0.05: t = d_z sqrt(n)."""
+    from scipy import stats
+
     return float(stats.t.ppf(0.975, num_seeds - 1)) / math.sqrt(num_seeds)
 
 

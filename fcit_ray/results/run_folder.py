@@ -119,16 +119,16 @@ class RunFolder(Places):
         self,
         state: ServerState,
         keep: int,
-        held: tuple[int, int] | None = None,
         unit: checkpoint.Unit = checkpoint.one,
+        held: tuple[int, int] | None = None,
     ) -> ServerState:
         """Write the state under its position, then delete all but the last `keep` checkpoints and that at `held`.
 
         Args:
             state: clients' memories that lie in an earlier checkpoint's objects are not read.
             keep: checkpoints that stay, at least 1.
-            held: position of one more that stays: of which something is still to be made.
             unit: what of a run a parameter belongs to: what has not changed since the last checkpoint stays as it is.
+            held: position of one more that stays: of which something is still to be made.
 
         Returns:
             The state, with the clients' memories where they now lie.

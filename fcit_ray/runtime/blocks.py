@@ -22,13 +22,18 @@ import ray.data
 import torch
 from pydantic import TypeAdapter
 
-from fcit_ray.data.loading.samples import Sample, SampleEncoder
-from fcit_ray.data.records.layout import Record
 from fcit_ray.errors import UserError
+from fcit_ray.importing import swift_imports
+
+with swift_imports():  # a task begins with it
+    from fcit_ray.data.loading.samples import Sample, SampleEncoder
+    from fcit_ray.data.records.layout import Record
 
 RECORD = TypeAdapter(Record)
 CPUS_PER_TASK = 0.5  # a read or decode task; small, so that it finds room beside the workers on a box of two cores
 _RECORDS_PER_PROCESS = 1000
+_FEW = 1000
+"""Records that are made where they are asked for: a process of their own would take as long to start."""
 _FAILURE = "failure"  # column of a table that holds an error instead of samples
 _NICE = 10  # of a thread that decodes ahead of need: it has a tenth of what a trainer has where both want a core
 
@@ -175,11 +180,26 @@ def prepare_blocks(pieces: Sequence[Wanted], encoder: SampleEncoder, gently: boo
 
     Whoever stops early stops what was not yet made.
     """
+    cheap = encoder.identity == "text" and encoder.identity_encoder == "base"
+    if cheap and sum(len(piece.records) for piece in pieces) <= _FEW:
+        yield from _made_here(pieces, encoder, gently)
+        return
     bundles = _dataset_of(pieces, encoder, gently).iter_internal_ref_bundles()
     # Of the blocks' metadata: none is fetched for it.
     blocks = ((entry.ref, entry.metadata.num_rows) for bundle in bundles for entry in bundle.blocks)
     for piece, (ref, num_rows) in zip(pieces, blocks, strict=True):
         yield Block(ref, failed=num_rows != len(piece.records))
+
+
+def _made_here(pieces: Sequence[Wanted], encoder: SampleEncoder, gently: bool) -> Iterator[Block]:
+    """The same blocks by this process."""
+    encode, threads = _Encode(encoder, gently), torch.get_num_threads()
+    for piece in pieces:
+        try:
+            table = encode(pa.table({"part": [piece.part], "records": [list(piece.records)]}))
+        finally:
+            torch.set_num_threads(threads)
+        yield Block(ray.put(table), failed=table.num_rows != len(piece.records))
 
 
 def _dataset_of(pieces: Sequence[Wanted], encoder: SampleEncoder, gently: bool) -> ray.data.Dataset:

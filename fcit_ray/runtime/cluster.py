@@ -10,6 +10,8 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,7 +22,7 @@ from fcit_ray.errors import ClusterLost, RunFailed
 from fcit_ray.runtime.blocks import quiet
 from fcit_ray.runtime.store import share_tensors
 
-_HEALTH_CHECK_S = "0.5"  # between Ray Train's looks at its workers: how soon a death is known
+_HEALTH_CHECK_S = "0.2"  # between Ray Train's looks at its workers: how soon a death is known
 _PROBE_S = 3.0
 _LOST_S = 15.0
 """After which a head that does not answer is given up; Ray itself would end this process after a minute, unasked."""
@@ -28,6 +30,8 @@ _LOST_S = 15.0
 # The longest name that Ray gives a socket below its folder, and what an address of one may have.
 _SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 _MOST_SOCKET = 107
+
+_LOGGERS = ("ray", "ray.train", "ray.tune", "ray.data", "py.warnings")
 
 _TOKEN = (
     "it asks for a token: set RAY_AUTH_MODE=token, and put the token that the cluster was started with into "
@@ -213,14 +217,12 @@ class _LogFile(logging.FileHandler):
 
 def redirect_logs(log_file: Path) -> None:
     """Send the words of Ray's Python loggers in this process, and Python's warnings, to a file."""
-    log_file.parent.mkdir(parents=True, exist_ok=True)
-    handler = _LogFile(log_file)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler = _log_handler(log_file)
     logging.captureWarnings(True)
     # Deaths of processes, which Ray prints in the terminal even where it is told to keep its logs to itself.
     if (worker := inside_ray("worker")) is not None:
         worker.print_to_stdstream = _log_lines
-    for name in ("ray", "ray.train", "ray.tune", "ray.data", "py.warnings"):
+    for name in _LOGGERS:
         logger = logging.getLogger(name)
         for old in list(logger.handlers):
             logger.removeHandler(old)
@@ -228,6 +230,30 @@ def redirect_logs(log_file: Path) -> None:
         logger.addHandler(handler)
         logger.propagate = False
         logger.setLevel(logging.INFO)
+
+
+@contextmanager
+def logs_of_this_thread(log_file: Path) -> Iterator[None]:
+    """Send what this thread has to say to a file too: that of one run of several in this process."""
+    handler = _log_handler(log_file)
+    thread = threading.get_ident()
+    handler.addFilter(lambda record: record.thread == thread)
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+        handler.close()
+
+
+def _log_handler(log_file: Path) -> logging.Handler:
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    handler = _LogFile(log_file)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    return handler
 
 
 def _log_lines(data: Any, *_: Any, **__: Any) -> None:

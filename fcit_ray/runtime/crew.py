@@ -1,4 +1,4 @@
-"""Crews: worker groups that outlive a run, so that the next finds processes, imports and base in place."""
+"""Crews: worker groups that outlive a run and serve several at once: processes, imports and base are in place."""
 
 import logging
 import threading
@@ -13,30 +13,32 @@ from fcit_ray.config.schema import Config
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.foreman import Foreman
 from fcit_ray.runtime.groups import run_group
-from fcit_ray.runtime.shape import Shape
+from fcit_ray.runtime.messages import Over
+from fcit_ray.runtime.shape import Shape, base_key
 from fcit_ray.runtime.train_group import TellLost, work_for_crew
 
 _WAIT_S = 5.0
+_TELL_S = 2.0  # at least so often the foreman hears what a run has waiting: who was sent for it may have died
 _LEAVE_S = 30.0  # for crews to go at the end
 _log = logging.getLogger("ray")
 
 
 class Crews:
-    """The crews of one sweep; a context, at whose end they go.
+    """The crews of one sweep or comparison; a context, at whose end they go.
 
     Args:
         most: crews at a time.
         num_workers: of the largest.
         storage: folder for Ray Train's own files.
+        most_runs: at a time; as many as crews by default.
     """
 
-    def __init__(self, most: int, num_workers: int, storage: Path):
+    def __init__(self, most: int, num_workers: int, storage: Path, most_runs: int | None = None):
         self._storage = storage
         self._threads: list[threading.Thread] = []
-        # A call each of every worker and every run waits in it.
-        self.foreman: Any = (
-            ray.remote(Foreman).options(num_cpus=0, max_concurrency=most * (num_workers + 2) + 8).remote(most)
-        )
+        # A call of every worker waits in it, and those of runs must find room beside them.
+        calls = most * num_workers + 2 * (most_runs or most) + 8
+        self.foreman: Any = ray.remote(Foreman).options(num_cpus=0, max_concurrency=calls).remote(most)
 
     def hire(self) -> None:
         """Start the crews that runs wait for; called about once a second."""
@@ -76,22 +78,26 @@ class Crews:
 
 
 def engage(foreman: Any) -> Callable[[Config, RunFolder, Any], None]:
-    """Who does a run's work: a crew that the foreman finds, until it is done."""
+    """Who does a run's work: workers that the foreman sends, until it is done."""
 
     def serve(config: Config, folder: RunFolder, driver: Any) -> None:
         context = {"config": config.model_dump(mode="json"), "folder": str(folder.path.resolve())}
+        most_deaths = config.runtime.max_worker_failures
         try:
             number = ray.get(
-                foreman.engage.remote(Shape.of(config.runtime), context, driver, config.runtime.max_worker_failures)
+                foreman.engage.remote(Shape.of(config.runtime), context, driver, most_deaths, base_key(config))
             )
-            while not ray.get(foreman.over.remote(number, _WAIT_S)):
-                pass
-            ray.get(driver.fail.remote(f"the workers left before the run was over; {folder.log_file} says more"))
-        except ray.exceptions.RayActorError as error:
-            _log.info("the workers are gone: %s", error)
+            waiting: Any = []
             try:
-                ray.get(driver.fail.remote("the sweep that had hired the workers is gone"))
+                while not isinstance(waiting := ray.get(driver.waiting.remote(waiting, _TELL_S)), Over):
+                    ray.get(foreman.tell.remote(number, waiting))
+            finally:
+                ray.get(foreman.end.remote(number))
+        except ray.exceptions.RayError as error:
+            _log.info("the driver or the foreman is gone: %s", error)
+            try:
+                ray.get(driver.fail.remote("the process that had hired the workers is gone"))
             except ray.exceptions.RayError:
-                _log.info("and so is the driver")
+                _log.info("it was the driver")
 
     return serve

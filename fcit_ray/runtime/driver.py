@@ -4,6 +4,9 @@ It plans a round, lets the workers pull its jobs, closes the round, writes its r
 evaluates after each stage. One thread runs `run`; the workers' calls come in on others.
 """
 
+# As text: who gets a handle of the actor, Ray Train's controller too, imports what its methods' annotations name.
+from __future__ import annotations
+
 import math
 import threading
 from collections.abc import Sequence
@@ -24,12 +27,13 @@ from fcit_ray.runtime.evaluating import Evaluation
 from fcit_ray.runtime.identity import IdentityFeatures
 from fcit_ray.runtime.messages import Over, Store, TrainWork
 from fcit_ray.runtime.rounds import round_record, train_works
+from fcit_ray.runtime.sharing_queue import SharingQueue
 from fcit_ray.runtime.standing import Standing
 from fcit_ray.runtime.status import Status
 from fcit_ray.runtime.stopwatch import Stopwatch
 from fcit_ray.runtime.timesheet import Timesheet
 from fcit_ray.runtime.waiting import WaitingRoom
-from fcit_ray.runtime.work_queue import Lease, WorkQueue
+from fcit_ray.runtime.work_queue import Lease
 from fcit_ray.types import ClientJob, ClientUpdate, Params, ServerState
 
 _SLOW_S = 60  # after which the display says what the run is waiting for
@@ -52,7 +56,9 @@ class Driver:
         self._shards = shards
         self._store = store
         self._federation: Federation = experiment.federation(shards.feature)
-        self._queue = WorkQueue(self._config.runtime.lease_s)
+        runtime = self._config.runtime
+        most = None if runtime.workers_per_client == "auto" else runtime.workers_per_client
+        self._queue = SharingQueue(runtime.lease_s, most=most)
         self._initial: Params | None = None
         self._begun = threading.Event()
         self._attention: set[str] = set()
@@ -123,6 +129,10 @@ class Driver:
         """A worker met an error that any other would meet too: the run ends. `details` are for the log."""
         self._queue.fail(message, details)
         self._begun.set()
+
+    def share(self, what: str, *args: Any) -> Any:
+        """What a worker asks of others, or for them: `wants`, `post`, `turn` and `work_of` of `SharingQueue`."""
+        return getattr(self._queue, what)(*args)
 
     # What the launcher calls.
 
@@ -260,7 +270,7 @@ class Driver:
             self._folder.log({**record, **self._spent(after), **rest})
             # What an open evaluation would be begun again from.
             held = (self._evaluation.stage + 1, 0) if self._evaluation.stage is not None else None
-            after = self._folder.save_checkpoint(after, self._config.runtime.keep_checkpoints, held, adapter_index)
+            after = self._folder.save_checkpoint(after, self._config.runtime.keep_checkpoints, adapter_index, held)
         self._standing.took("round", sum(clock.laps.values()), 1)
         self._standing.show(loss=record["loss"])
         return after

@@ -42,7 +42,7 @@ def run_group(
         TorchTrainer(
             loop,
             train_loop_config=dict(context),
-            torch_config=NoGroupConfig(),
+            torch_config=NoGroupConfig(),  # type: ignore[arg-type]  # any backend does
             scaling_config=ray.train.ScalingConfig(
                 num_workers=shape.num_workers, use_gpu=shape.gpu, resources_per_worker=resources
             ),

@@ -92,6 +92,8 @@ class IdentityFeatures:
         if runtime.feature_cache is None:
             return None
         root = default_folder() if runtime.feature_cache == "auto" else Path(runtime.feature_cache)
+        if root is None:
+            return None
         device = "cuda" if runtime.gpu else "cpu"
         digest = encoder_digest(model.path, model.identity_encoder, half, device, memo=root)
         return FeatureCache(root, digest, runtime.feature_cache_mb * 2**20)

@@ -1,10 +1,11 @@
 """One run on a Ray cluster: a driver actor and one Ray Train run whose workers pull their jobs from it."""
 
 import logging
-import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -14,26 +15,27 @@ from fcit_ray.config.schema import Config
 from fcit_ray.data.partition.writing import partition_counts
 from fcit_ray.errors import ClusterLost, ConfigError, RunFailed
 from fcit_ray.experiment.opening import Experiment, open_experiment
-from fcit_ray.results.plots import plot_counts
 from fcit_ray.results.run_folder import RunFolder
-from fcit_ray.runtime.blocks import CPUS_PER_TASK, Block, Prepare, quiet
+from fcit_ray.runtime.blocks import CPUS_PER_TASK, Prepare
 from fcit_ray.runtime.cluster import redirect_logs, watch_head
-from fcit_ray.runtime.data import RayShards
-from fcit_ray.runtime.driver import Driver
-from fcit_ray.runtime.errors import MENDABLE, failure, origin
-from fcit_ray.runtime.forecast import Piece
+from fcit_ray.runtime.driver_actor import RayDriver
+from fcit_ray.runtime.errors import origin
 from fcit_ray.runtime.groups import run_group
-from fcit_ray.runtime.prepared import AskDriver
 from fcit_ray.runtime.room import Room
 from fcit_ray.runtime.shape import Shape
 from fcit_ray.runtime.status import Status
-from fcit_ray.runtime.store import RayStore, share_tensors
 from fcit_ray.runtime.train_group import TellLost, work
 
 _POLL_S = 0.25
 _STATUS_S = 5.0
 _LEAVE_S = 30.0  # for the workers to leave at the end of a run
 _ABANDON_S = 5.0  # the same when the run was given up; who is in the middle of an update is not waited for
+
+
+def _own_log(log_file: Path) -> AbstractContextManager[None]:
+    """The process has one run after another, each with a log of its own."""
+    redirect_logs(log_file)
+    return nullcontext()
 
 
 @dataclass(frozen=True)
@@ -44,46 +46,15 @@ class Shared:
         workers: who does the work, called with configuration, folder and driver; returns when they have left.
         prepare: makes blocks of records, or finds them made; None makes them in the driver.
         abandon_s: how long workers are waited for where the run was given up; those of a crew see to themselves.
+        num_workers: that may serve the run, where they are more than its own.
+        log: within it what Ray's loggers say in this process goes to the run's file.
     """
 
     workers: Callable[[Config, RunFolder, Any], None]
     prepare: Prepare | None = None
     abandon_s: float = _ABANDON_S
-
-
-class _RayDriver(Driver):
-    """The driver inside its actor: reads its run's data there and serves it through Ray Data and the object store."""
-
-    def __init__(self, experiment: Experiment, folder: RunFolder, prepare: Prepare | None):
-        share_tensors(copies=False)  # each update is the driver's alone
-        quiet()
-        ask = AskDriver(ray.get_runtime_context().current_actor)
-        self._ray_shards = RayShards(
-            experiment, experiment.config.runtime.cache_mb * 2**20, prepare, ask, warn=self._warn
-        )
-        super().__init__(experiment, folder, self._ray_shards, RayStore())
-
-    def blocks(self, pieces: Sequence[Piece], timeout_s: float) -> list[Block] | None:
-        """What the workers call for records that were not there when they were handed their work."""
-        return self._ray_shards.blocks(pieces, timeout_s)
-
-    def _warn(self, text: str) -> None:
-        self._standing.warn(text)
-
-    def run(self) -> dict[str, Any]:
-        try:
-            return super().run()
-        except Exception as error:
-            root = origin(error)
-            if isinstance(root, MENDABLE):
-                raise root from None
-            raise failure(root, "the driver") from None
-        finally:
-            self._ray_shards.close()
-
-    def pid(self) -> int:
-        """Process id of the actor, for tests that kill it."""
-        return os.getpid()
+    num_workers: int = 0
+    log: Callable[[Path], AbstractContextManager[None]] = _own_log
 
 
 def check_room(config: Config) -> None:
@@ -138,8 +109,9 @@ def launch(
     try:
         if folder.finished:
             return folder.results()
-        redirect_logs(folder.log_file)  # each run of a comparison or a sweep has its own
-        return _launch(config, folder, on_status, experiment, shared or Shared(run_workers))
+        shared = shared or Shared(run_workers)
+        with shared.log(folder.log_file):
+            return _launch(config, folder, on_status, experiment, shared)
     finally:
         folder.release()
 
@@ -154,15 +126,11 @@ def _launch(
     experiment = experiment or open_experiment(config)
     config = experiment.config
     check_room(config)
-    if experiment.stream.tasks:  # zero-shot has no clients
-        counts = partition_counts(config, experiment.stream)
-        folder.write_partition(counts)
-        with folder.using():
-            plot_counts(counts, folder.partition_picture)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    num_workers = max(config.runtime.num_workers, shared.num_workers)
     driver: Any = (
-        ray.remote(_RayDriver)
-        .options(num_cpus=0, max_concurrency=3 * config.runtime.num_workers + 8, scheduling_strategy=here)
+        ray.remote(RayDriver)
+        .options(num_cpus=0, max_concurrency=3 * num_workers + 8, scheduling_strategy=here)
         # Ray's processes stay in the directory in which this one joined the cluster, whatever it is now.
         .remote(experiment, RunFolder(folder.path.absolute()), shared.prepare)
     )
@@ -172,6 +140,7 @@ def _launch(
     lost = False
     head = watch_head()
     try:
+        _show_partition(experiment, folder)
         with head:
             while not ray.wait([running], timeout=_POLL_S)[0]:
                 head.check()
@@ -209,6 +178,18 @@ def _launch(
             ray.kill(driver)
         # Without their driver the workers leave, and Ray Train tidies up; cut off, it would leave a process behind.
         workers.join(timeout=0.0 if lost else shared.abandon_s)
+
+
+def _show_partition(experiment: Experiment, folder: RunFolder) -> None:
+    """Who has which records, as a file and as a picture; while the driver and the workers start."""
+    if not experiment.stream.tasks:  # zero-shot has no clients
+        return
+    from fcit_ray.results.plots import plot_counts
+
+    counts = partition_counts(experiment.config, experiment.stream)
+    folder.write_partition(counts)
+    with folder.using():
+        plot_counts(counts, folder.partition_picture)
 
 
 def run_workers(config: Config, folder: RunFolder, driver: Any, loop: Callable[[dict[str, Any]], None] = work) -> None:

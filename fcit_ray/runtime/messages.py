@@ -1,14 +1,21 @@
 """What the driver hands to a worker. Large values travel as handles: put once a round, fetched by who needs them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
-from fcit_ray.data.loading.feature_maker import Item
-from fcit_ray.data.loading.features import Half
-from fcit_ray.data.loading.samples import SampleEncoder
 from fcit_ray.data.loading.shards import Shard
-from fcit_ray.types import ClientJob
+from fcit_ray.storage.trees import plain
+from fcit_ray.types import ClientJob, Params
+
+if TYPE_CHECKING:  # What encodes is imported by who encodes.
+    from fcit_ray.data.loading.feature_maker import Item
+    from fcit_ray.data.loading.features import Half
+    from fcit_ray.data.loading.samples import SampleEncoder
+
+
+class ValueLost(Exception):
+    """What a handle stands for went with the process that put it, or its node."""
 
 
 class Store(Protocol):
@@ -16,7 +23,13 @@ class Store(Protocol):
 
     def put(self, value: Any) -> Any: ...
 
-    def get(self, handles: Sequence[Any]) -> list[Any]: ...
+    def get(self, handles: Sequence[Any]) -> list[Any]:
+        """The values.
+
+        Raises:
+            ValueLost: one of them is gone.
+        """
+        ...
 
 
 class DirectStore:
@@ -46,6 +59,24 @@ class TrainWork:
     knowledge: Any
     shard: Shard
     local: Any = None
+
+
+def job_of(work: TrainWork, store: Store) -> ClientJob:
+    """The whole job, with what travels by handle.
+
+    Raises:
+        ValueLost: the driver is gone.
+    """
+    beside = {"knowledge": work.knowledge, "local": work.local}
+    told = {name: handle for name, handle in beside.items() if handle is not None}
+    values = store.get([*work.params, *told.values()])
+    params, trees = values[: len(work.params)], values[len(work.params) :]
+    return replace(work.job, params=merge(params), memory=plain(work.job.memory), **dict(zip(told, trees, strict=True)))
+
+
+def merge(parts: Sequence[Params]) -> Params:
+    """Mappings that together are one."""
+    return {name: value for part in parts for name, value in part.items()}
 
 
 @dataclass(frozen=True)
@@ -79,9 +110,9 @@ class FeatureWork:
         items: what is encoded; the result is float32 (N, D), in their order.
     """
 
-    encoder: SampleEncoder
-    half: Half
-    items: Sequence[Item]
+    encoder: "SampleEncoder"
+    half: "Half"
+    items: "Sequence[Item]"
 
 
 @dataclass(frozen=True)

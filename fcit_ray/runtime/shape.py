@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fcit_ray.config.schema import Runtime
+    from fcit_ray.config.schema import Config, Runtime
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,20 @@ class Shape:
     cpus: float
     gpu: bool
 
+    @property
+    def kind(self) -> tuple[float, bool]:
+        """Of its workers: those of one kind can do each other's work."""
+        return (self.cpus, self.gpu)
+
     @classmethod
     def of(cls, runtime: "Runtime") -> "Shape":
         return cls(runtime.num_workers, runtime.cpus_per_worker, runtime.gpu)
+
+
+def base_key(config: "Config") -> tuple[Any, ...]:
+    """What the base of a run is loaded by: runs of one key can have one after the other."""
+    model = config.model
+    return (model.path, model.dtype, model.attention, model.quantize, config.runtime.gpu)
 
 
 def too_many_deaths(most: int, ranks: Any) -> str:

@@ -9,6 +9,8 @@ import ray
 import ray.util
 import torch
 
+from fcit_ray.runtime.messages import ValueLost
+
 
 class RayStore:
     """Values in the object store; a handle is a reference inside a list, or Ray would fetch it at every call."""
@@ -18,7 +20,10 @@ class RayStore:
 
     def get(self, handles: Sequence[Any]) -> list[Any]:
         """All in one call: each costs about as much as a megabyte."""
-        values: list[Any] = ray.get([handle[0] for handle in handles])
+        try:
+            values: list[Any] = ray.get([handle[0] for handle in handles])
+        except ray.exceptions.ObjectLostError as error:
+            raise ValueLost(str(error)) from error
         return values
 
 

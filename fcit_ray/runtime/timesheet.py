@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from fcit_ray.runtime.messages import TrainWork
+from fcit_ray.runtime.shared_steps import HelpWork
 from fcit_ray.runtime.work_queue import Lease
 
-Kind = Literal["train", "answer"]
+Kind = Literal["train", "help", "answer"]
 
-CAUSES = ("compute_s", "starved_s", "other_s", "answer_s", "idle_s", "server_s")
+CAUSES = ("compute_s", "help_s", "exchange_s", "starved_s", "other_s", "answer_s", "idle_s", "server_s")
 """Into which a worker's time in a round falls; docs/reference/run-folder.md defines them."""
 
-_TOLD = ("compute_s", "starved_s")
+_TOLD = ("compute_s", "exchange_s", "starved_s")
 
 
 @dataclass
@@ -58,7 +59,8 @@ class Timesheet:
             known = self._workers.setdefault(worker, _Worker())
             self._has[lease.token] = worker
             known.count(self._clock())
-            known.kind = "train" if isinstance(lease.work, TrainWork) else "answer"
+            kinds: dict[type, Kind] = {TrainWork: "train", HelpWork: "help"}
+            known.kind = kinds.get(type(lease.work), "answer")
 
     def is_free(self, worker: int) -> None:
         """A worker asks for work, or has been lost: what it had in hand, it has no more."""
@@ -108,7 +110,7 @@ def _by_cause(*marks: tuple[float, Mapping[str, float]]) -> dict[str, float]:
     (begin, before), (began, planned), (over, trained), (end, after) = marks
 
     def in_hand(one: Mapping[str, float], other: Mapping[str, float]) -> float:
-        return sum(other.get(kind, 0.0) - one.get(kind, 0.0) for kind in ("train", "answer"))
+        return sum(other.get(kind, 0.0) - one.get(kind, 0.0) for kind in ("train", "help", "answer"))
 
     def spent(key: str) -> float:
         return after.get(key, 0.0) - before.get(key, 0.0)
@@ -116,6 +118,7 @@ def _by_cause(*marks: tuple[float, Mapping[str, float]]) -> dict[str, float]:
     told = {key: spent(key) for key in _TOLD}
     return {
         **told,
+        "help_s": spent("help"),
         "other_s": spent("train") - sum(told.values()),
         "answer_s": spent("answer"),
         "idle_s": over - began - in_hand(planned, trained),

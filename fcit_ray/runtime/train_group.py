@@ -3,8 +3,9 @@
 from typing import Any
 
 import ray.train
-from ray.train.backend import Backend
-from ray.train.torch import TorchConfig
+from ray.train.backend import Backend, BackendConfig
+
+from fcit_ray.importing import swift_imports
 
 
 def work(context: dict[str, Any]) -> None:
@@ -13,14 +14,16 @@ def work(context: dict[str, Any]) -> None:
     The controller reads the loop to hand it on. With the real one it would import all that trains, three seconds of a
     CPU that the driver needs to start.
     """
-    from fcit_ray.runtime.train_loop import train_loop
+    with swift_imports():
+        from fcit_ray.runtime.train_loop import train_loop
 
     train_loop(context)
 
 
 def work_for_crew(context: dict[str, Any]) -> None:
     """The same of a worker that serves one run after another: `crew_loop`."""
-    from fcit_ray.runtime.train_loop import crew_loop
+    with swift_imports():
+        from fcit_ray.runtime.crew_loop import crew_loop
 
     crew_loop(context)
 
@@ -32,7 +35,14 @@ class _NoGroup(Backend):
     has_replica_groups = True  # One worker that dies is replaced; the others keep their base and their clients.
 
 
-class NoGroupConfig(TorchConfig):
+class NoGroupConfig(BackendConfig):
+    """Not one of torch's: the controller reads it, and would import torch for it, two seconds of a CPU.
+
+    What that would do in a worker is done without: no process group, and the one GPU that each sees is device 0.
+    """
+
+    backend = "none"  # TorchTrainer asks for the name of the group's
+
     @property
     def backend_cls(self) -> type[Backend]:
         return _NoGroup

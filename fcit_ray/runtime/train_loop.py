@@ -15,18 +15,16 @@ from fcit_ray.federated.under_way import Tell
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.blocks import quiet
 from fcit_ray.runtime.errors import failure, place_of
-from fcit_ray.runtime.foreman import Dismissed
 from fcit_ray.runtime.messages import Over
+from fcit_ray.runtime.partners import Partners
+from fcit_ray.runtime.ray_line import CutOff, RayLine
 from fcit_ray.runtime.store import RayStore, share_tensors
-from fcit_ray.runtime.worker import Base, Worker
+from fcit_ray.runtime.work_queue import Lease
+from fcit_ray.runtime.worker import Worker
 from fcit_ray.types import Params
 
 _WAIT_S = 5.0
 _log = logging.getLogger("ray.train")
-
-
-class _CutOff(Exception):
-    """Ray no longer answers this process, which is being ended with its group or its node: no fault of the work."""
 
 
 class Serves(Protocol):
@@ -40,7 +38,7 @@ class Serves(Protocol):
 
     def initial_params(self) -> Params: ...
 
-    def perform(self, work: Any, tell: Tell) -> Any: ...
+    def perform(self, work: Any, tell: Tell, partners: Partners) -> Any: ...
 
 
 def train_loop(context: dict[str, Any]) -> None:
@@ -49,56 +47,39 @@ def train_loop(context: dict[str, Any]) -> None:
     Args:
         context: `config` (plain mapping), `driver` (actor handle) and `folder` (path of the run folder).
     """
-    _begin()
-    _serve_run(context["driver"], context, None)
+    begin()
+    _serve_run(context["driver"], context)
 
 
-def crew_loop(context: dict[str, Any]) -> None:
-    """Serve one driver after another; the base stays for the next run that wants the same.
-
-    Args:
-        context: `foreman` (actor handle) and `crew` (its number there).
-    """
-    _begin()
-    foreman, crew = context["foreman"], context["crew"]
-    rank = ray.train.get_context().get_world_rank()
-    base: Base | None = None
-    while not isinstance(engagement := ray.get(foreman.next.remote(crew, rank, _WAIT_S)), Dismissed):
-        if engagement is None:
-            continue
-        base = _serve_run(engagement.driver, engagement.context, base)
-        ray.get(foreman.left.remote(crew, rank, engagement.number))
-
-
-def _begin() -> None:
+def begin() -> None:
     torch.set_num_threads(1)
     share_tensors()
     quiet()
 
 
-def _serve_run(driver: Any, context: Mapping[str, Any], base: Base | None) -> Base | None:
-    """Serve a driver until it is over or gone; returns the base without what the run had put on it.
+def _serve_run(driver: Any, context: Mapping[str, Any]) -> None:
+    """Serve a driver until it is over or gone.
 
     An error that any worker would meet (a bad record, a loss that is not finite, a mistake in a method) is reported to
     the driver, which ends the run; it is not raised, because Ray Train would start the workers anew to meet it again.
     """
-    worker = None
     try:
-        worker = Worker(parse_config(context["config"]), RayStore(), RunFolder(Path(context["folder"])), base)
-        serve(driver, worker)
+        serve(driver, Worker(parse_config(context["config"]), RayStore(), RunFolder(Path(context["folder"]))))
     except ray.exceptions.RayActorError:
         _log.info("the driver is gone, and with it the run")  # raised, the workers would be started anew
-    except _CutOff:
+    except CutOff:
         _log.info("cut off from Ray; whoever takes this worker's place is handed its work again")
-        return None
     except Exception as error:
-        failed = failure(error, "starting a worker")
-        try:
-            ray.get(driver.fail.remote(str(failed), failed.details))
-        except ray.exceptions.RayActorError:
-            _log.info("the driver is gone, and with it the run")
-        return None  # in the middle of something: not to be trusted with another run
-    return worker.leave() if worker is not None else None
+        report(driver, error)
+
+
+def report(driver: Any, error: Exception) -> None:
+    """Tell a driver what ends its run."""
+    failed = failure(error, "starting a worker")
+    try:
+        ray.get(driver.fail.remote(str(failed), failed.details))
+    except ray.exceptions.RayActorError:
+        _log.info("the driver is gone, and with it the run")
 
 
 def serve(driver: Any, worker: Serves) -> None:
@@ -111,12 +92,7 @@ def serve(driver: Any, worker: Serves) -> None:
     while not isinstance(lease := ray.get(driver.next.remote(rank, _WAIT_S)), Over):
         if lease is None:
             continue
-        try:
-            result = worker.perform(lease.work, partial(_tell, driver, lease.token))
-        except (_CutOff, ray.exceptions.RayActorError):  # the driver is gone: it was asked for records
-            raise
-        except Exception as error:
-            raise failure(error, place_of(lease.work)) from error
+        result = perform(driver, worker, lease, rank)
         if sent is not None:
             ray.get(sent)
         sent = driver.submit.remote(lease.token, result)  # on its way while the next work is fetched
@@ -124,8 +100,23 @@ def serve(driver: Any, worker: Serves) -> None:
         ray.get(sent)
 
 
+def perform(driver: Any, worker: Serves, lease: Lease, rank: int) -> Any:
+    """The result of one lease, which the worker has under this number.
+
+    Raises:
+        RunFailed: says where in the run what went wrong.
+    """
+    try:
+        partners = Partners(RayLine(driver), lease.token, rank, RayStore())
+        return worker.perform(lease.work, partial(_tell, driver, lease.token), partners)
+    except (CutOff, ray.exceptions.RayActorError):  # the driver is gone: it was asked for records
+        raise
+    except Exception as error:
+        raise failure(error, place_of(lease.work)) from error
+
+
 def _tell(driver: Any, token: int, done: int, total: int) -> None:
     try:
         driver.tell.remote(token, done, total)
     except OSError as error:  # of the pipe to Ray's own processes
-        raise _CutOff from error
+        raise CutOff from error

@@ -30,9 +30,9 @@ def run_trial(space: Mapping[str, Any]) -> None:
     quiet()
     trial = space["trial"]
     try:
-        _carry_out(
-            trial, Path(space["out"]), Shared(engage(space["foreman"]), FromPantry(space["pantry"]), abandon_s=0.0)
-        )
+        workers, prepare = engage(space["foreman"]), FromPantry(space["pantry"])
+        shared = Shared(workers, prepare, abandon_s=0.0, num_workers=space["num_workers"])
+        _carry_out(trial, Path(space["out"]), shared, space["stops_early"])
     except Exception as error:
         failed = failure(error, "the trial")
         if failed.details:
@@ -45,13 +45,15 @@ def named(folder: str) -> str:
     return f"trial {folder}: "
 
 
-def _carry_out(trial: Mapping[str, Any], out: Path, shared: Shared) -> None:
+def _carry_out(trial: Mapping[str, Any], out: Path, shared: Shared, stops_early: bool) -> None:
     folder = RunFolder(out / trial["folder"])
     stopped_after = trial["stopped_after"]
     if stopped_after is not None:
         _Reports(folder, over=True).tell(stopped_after)
         return
     config = parse_config(trial["config"])
+    if stops_early:  # whether there is a next stage is up to the scores of this one
+        config = config.model_copy(update={"runtime": config.runtime.model_copy(update={"answer_behind": False})})
     reports = _Reports(folder, over=folder.finished)
     folder = open_run(out / trial["folder"], config, resume=True, overwrite=False)
     redirect_logs(folder.log_file)

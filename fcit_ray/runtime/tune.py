@@ -72,7 +72,13 @@ def run_sweep(
         tuner = tune.Tuner(
             # The trial function only waits; crews and Ray Data reserve what they use. Tune refuses a plain 0.
             tune.with_resources(run_trial, {"CPU": 0.01}),
-            param_space={"out": str(out.resolve()), "foreman": crews.foreman, "pantry": pantry},
+            param_space={
+                "out": str(out.resolve()),
+                "foreman": crews.foreman,
+                "pantry": pantry,
+                "stops_early": scheduler is not None,
+                "num_workers": sweep.max_concurrent * most_workers,
+            },
             tune_config=tune.TuneConfig(
                 max_concurrent_trials=sweep.max_concurrent,
                 num_samples=sum(study.num_trials for study in studies),

@@ -3,6 +3,7 @@
 Plain threads and no Ray, so that tests can lose workers at will.
 """
 
+import heapq
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -10,6 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from fcit_ray.errors import RunFailed
+
+_TOLD = 64
+"""Pieces that whoever sends workers is told of at a time."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,23 @@ class WorkQueue:
         with self._changed:
             return all(item.done for item in self._items.values() if item.batch is batch)
 
+    def waiting(self, known: Sequence[tuple[float, float]], timeout_s: float) -> list[tuple[float, float]]:
+        """Urgency and size of the largest pieces that nobody has in hand, the largest first.
+
+        Args:
+            known: the last answer; one that differs is waited for.
+            timeout_s: how long.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._over or self._failure or self._waiting() != list(known), timeout_s)
+            return self._waiting()
+
+    def _waiting(self) -> list[tuple[float, float]]:
+        now = self._clock()
+        free = (item for item in self._items.values() if not item.done)
+        pieces = [(item.batch.urgency, item.size) for item in free if item.worker is None or item.deadline <= now]
+        return heapq.nlargest(_TOLD, pieces)
+
     def join(self, worker: int) -> None:
         """A worker (re)starts: what it had in hand before is handed out again."""
         with self._changed:
@@ -165,11 +186,9 @@ class WorkQueue:
         deadline = self._clock() + timeout_s
         with self._changed:
             while True:
-                token = None if self._over or self._failure is not None else self._free()
-                if token is not None:
-                    item = self._items[token]
-                    item.worker, item.deadline = worker, self._clock() + self._lease_s
-                    return Lease(token, item.work)
+                lease = None if self._over or self._failure is not None else self._pick(worker)
+                if lease is not None:
+                    return lease
                 left = deadline - self._clock()
                 if self._over or self._failure is not None or left <= 0:
                     return None
@@ -238,6 +257,15 @@ class WorkQueue:
                 total_size=sum(item.size for item in items),
                 part=items[0].part if len(items) == 1 else (0, 0),
             )
+
+    def _pick(self, worker: int) -> Lease | None:
+        """What a free worker does now, if there is anything."""
+        token = self._free()
+        if token is None:
+            return None
+        item = self._items[token]
+        item.worker, item.deadline = worker, self._clock() + self._lease_s
+        return Lease(token, item.work)
 
     def _free(self) -> int | None:
         now = self._clock()

@@ -1,7 +1,6 @@
 """A worker: holds the frozen base once, trains one client or answers one piece of a test set at a time."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,8 +20,11 @@ from fcit_ray.federated.under_way import Tell, UnderWay, nobody
 from fcit_ray.models.chat import stop_tokens
 from fcit_ray.models.load import load_processor
 from fcit_ray.results.run_folder import RunFolder
-from fcit_ray.runtime.messages import AnswerWork, FeatureWork, Store, TrainWork
-from fcit_ray.storage.trees import plain
+from fcit_ray.runtime.helping import Helper
+from fcit_ray.runtime.messages import AnswerWork, FeatureWork, Store, TrainWork, job_of, merge
+from fcit_ray.runtime.partners import Partners
+from fcit_ray.runtime.shape import base_key
+from fcit_ray.runtime.shared_steps import HelpWork, PartNote
 from fcit_ray.types import ClientJob, ClientUpdate, Params
 
 
@@ -65,6 +67,7 @@ class Worker:
         self._stop = stop_tokens(processor, config.model.prompt, self._bank.model.generation_config)
         self._packed: int | None = None
         self._maker: FeatureMaker | None = None
+        self._helper = Helper(self._bank, self._algorithm, self._train, self._setting, self._collator, store)
 
     def leave(self) -> Base:
         """Take off the base what the run has put on it; the worker is of no more use."""
@@ -85,17 +88,25 @@ class Worker:
         return self._bank.frozen(with_projector=self._train.projector_lr > 0)
 
     def perform(
-        self, work: TrainWork | AnswerWork | FeatureWork, tell: Tell = nobody
-    ) -> ClientUpdate | Answered | np.ndarray:
+        self,
+        work: TrainWork | AnswerWork | FeatureWork | HelpWork,
+        tell: Tell = nobody,
+        partners: Partners | None = None,
+    ) -> ClientUpdate | Answered | np.ndarray | PartNote | None:
         if isinstance(work, FeatureWork):
             return self.features(work)
         self._put_away()
-        return self.train(work, tell) if isinstance(work, TrainWork) else self.answer(work)
+        if isinstance(work, HelpWork):
+            assert partners is not None, "a micro-batch of nobody's client"
+            self._packed = None
+            return self._helper.help(work, partners)
+        self._helper.leave()
+        return self.train(work, tell, partners) if isinstance(work, TrainWork) else self.answer(work)
 
-    def train(self, work: TrainWork, tell: Tell = nobody) -> ClientUpdate:
-        """One client's local training; `tell` hears of its steps."""
+    def train(self, work: TrainWork, tell: Tell = nobody, partners: Partners | None = None) -> ClientUpdate:
+        """One client's local training; `tell` hears of its steps, `partners` may help with them."""
         self._packed = None
-        job = self._fetched(work)
+        job = job_of(work, self._store)
         train = self._train
         batches = training_batches(
             work.shard, self._collator, train.batch_size, job.seed, train.epochs, train.micro_batch_size
@@ -106,21 +117,12 @@ class Worker:
         under_way = self._under_way(job, tell)
         with AheadBatches(batches, at_hand=work.shard.at_hand, pin=self._config.runtime.gpu) as ahead:
             began = time.perf_counter()
-            update = run_client(job, ahead, bank, method, train, self._setting, local, lora, under_way)
+            update = run_client(job, ahead, bank, method, train, self._setting, local, lora, under_way, partners)
             spent = time.perf_counter() - began
         # Of this attempt; `seconds` is that of an earlier one too, where the update was gone on with.
-        hours = {"compute_s": spent - ahead.starved_s, "starved_s": ahead.starved_s}
+        exchange_s = update.metrics.get("exchange_s", 0.0)
+        hours = {"compute_s": spent - ahead.starved_s - exchange_s, "starved_s": ahead.starved_s}
         return replace(update, metrics={**update.metrics, **hours})
-
-    def _fetched(self, work: TrainWork) -> ClientJob:
-        """The whole job."""
-        beside = {"knowledge": work.knowledge, "local": work.local}
-        told = {name: handle for name, handle in beside.items() if handle is not None}
-        values = self._store.get([*work.params, *told.values()])
-        params, trees = values[: len(work.params)], values[len(work.params) :]
-        return replace(
-            work.job, params=_merge(params), memory=plain(work.job.memory), **dict(zip(told, trees, strict=True))
-        )
 
     def _under_way(self, job: ClientJob, tell: Tell) -> UnderWay:
         folder, client = self._folder, job.client.index
@@ -154,7 +156,7 @@ class Worker:
         method = self._algorithm.method
         [knowledge] = self._store.get([work.knowledge])
         if self._packed != work.version:
-            self._bank.pack(method.deploy(_merge(self._store.get(work.params)), knowledge))
+            self._bank.pack(method.deploy(merge(self._store.get(work.params)), knowledge))
             self._packed = work.version
         samples = list(work.shard.read(np.arange(len(work.shard))))
         evaluation = self._config.evaluation
@@ -163,13 +165,3 @@ class Worker:
         answers = answer(samples, bank, method, knowledge, collator, self._tokenizer, evaluation, self._stop, effort)
         effort.seconds = time.perf_counter() - began
         return Answered(answers, effort)
-
-
-def base_key(config: Config) -> tuple[Any, ...]:
-    """What the base of a run is loaded by: runs of one key can have one after the other."""
-    model = config.model
-    return (model.path, model.dtype, model.attention, model.quantize, config.runtime.gpu)
-
-
-def _merge(parts: Sequence[Params]) -> Params:
-    return {name: value for part in parts for name, value in part.items()}

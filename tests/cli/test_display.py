@@ -191,3 +191,29 @@ def test_a_dumb_terminal_gets_plain_lines() -> None:
     received = run_in_terminal("pass", term="dumb")
     assert not CONTROL.search(received.replace("\r\n", "\n"))
     assert "disco  training  stage 1/8" in received
+
+
+def test_several_runs_have_their_lines_each_and_the_same_words_twice_are_told_of_both() -> None:
+    output = io.StringIO()
+    with Display(Console(file=output)) as display:
+        for label in ("DISCO", "Finetune"):
+            line = Line(f"{label}  preparing", lasting=False)
+            display.update(Status(label=label, phase="preparing", num_stages=2, lines=(line,), num_lines=1), label)
+        more = (Line("DISCO  preparing", lasting=False), Line("DISCO  training", lasting=False))
+        display.update(Status(label="DISCO", phase="training", num_stages=2, lines=more, num_lines=2), "DISCO")
+        display.end("Finetune")
+    assert output.getvalue().splitlines() == ["DISCO  preparing", "Finetune  preparing", "DISCO  training"]
+
+
+def test_in_a_terminal_each_run_has_two_lines_until_it_ends() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=80)
+    with Display(console) as display:
+        for label in ("DISCO", "Finetune"):
+            display.update(Status(label=label, phase="training", num_stages=2), label)
+        with console.capture() as both:
+            console.print(display._render())
+        display.end("DISCO", failed=True)
+        with console.capture() as one:
+            console.print(display._render())
+    assert [name in both.get() for name in ("DISCO", "Finetune")] == [True, True]
+    assert [name in one.get() for name in ("DISCO", "Finetune")] == [False, True]

@@ -453,8 +453,8 @@ def test_a_paper_setting_has_the_papers_values(setting):
     assert (model.dtype, model.prompt, model.identity) == ("bfloat16", "vicuna_v1", "text")
     assert model.targets == ("gate_proj", "up_proj", "down_proj")
     assert (train.lr, train.projector_lr, train.weight_decay, train.warmup_frac) == (2e-4, 2e-5, 0.0, 0.03)
-    # 32 or 16 records on each of four GPUs (the released scripts).
-    sizes = (128, 32) if task_related else (64, 16)
+    # 32 or 16 records on each of four GPUs (the released scripts); in eight pieces, for eight GPUs to share.
+    sizes = (128, 16) if task_related else (64, 8)
     assert (train.epochs, train.batch_size, train.micro_batch_size) == (1, *sizes)
     assert train.gradient_checkpointing
     assert model.identity_encoder == "openai/clip-vit-large-patch14-336"

@@ -14,7 +14,7 @@ from clip_like import save_clip
 
 from fcit_ray.data.loading.features import FeatureTable
 from fcit_ray.models.identity import digest
-from fcit_ray.models.identity.cache import FeatureCache
+from fcit_ray.models.identity.cache import FeatureCache, default_folder
 from fcit_ray.models.identity.digest import encoder_digest
 
 LIMIT = 2**30
@@ -158,6 +158,15 @@ def test_a_table_finds_each_key_and_no_other():
     for half, absent in (("text", key(2)), ("text", b"\xff" * 32), ("image", key(1))):
         with pytest.raises(KeyError, match=f"no feature of this {half}"):
             table.row(half, absent)
+
+
+def test_the_default_folder_is_the_users_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_folder() == tmp_path / "fcit_ray" / "features"
+    monkeypatch.setenv("HOME", "/home/somebody")
+    for unset in ("", "relative/folder"):  # as the XDG base directories have it
+        monkeypatch.setenv("XDG_CACHE_HOME", unset)
+        assert default_folder() == Path("/home/somebody/.cache/fcit_ray/features")
 
 
 # What makes two encoders one

@@ -9,6 +9,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 
 from fcit_ray.config.schema import Model
 from fcit_ray.models.bank import AdapterBank
+from fcit_ray.planning.answering import largest_answer_batch
 from fcit_ray.planning.fitting import smallest_change
 from fcit_ray.planning.memory import Load, activation_bytes, layer_bytes, memory, rest_bytes
 from fcit_ray.planning.shapes import Shapes, read_shapes, tiles_of
@@ -212,3 +213,12 @@ def test_only_the_batch_that_does_not_fit_is_made_smaller(seven):
     # 512 questions of 828 tokens keep 0.5 MB of keys and values each: 222 GB.
     words, _ = smallest_change(seven, load_7b(batch=1, checkpointing=True, answer_batch=512), 80e9)
     assert words.startswith("evaluation.batch_size=")
+
+
+def test_the_batch_of_questions_that_fits_is_the_largest_that_leaves_a_tenth_free(seven):
+    load = load_7b(batch=1, checkpointing=True)
+    fits = largest_answer_batch(seven, load, 80e9)
+    assert fits > 1
+    assert memory(seven, replace(load, answer_batch=fits)).answering <= 0.9 * 80e9
+    assert memory(seven, replace(load, answer_batch=fits + 1)).answering > 0.9 * 80e9
+    assert largest_answer_batch(seven, load, 8e9) == 0  # the base alone is larger

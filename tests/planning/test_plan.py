@@ -11,11 +11,14 @@ import torch
 from repository import ROOT
 from rich.console import Console
 
+from fcit_ray.config.reading import load_config
 from fcit_ray.config.schema import parse_config
 from fcit_ray.data.miniature.writing import write_miniature
 from fcit_ray.experiment.algorithm import make_algorithm
 from fcit_ray.experiment.opening import make_bank, make_setting
-from fcit_ray.planning.plan import Round, blind_experiment, efficiency, list_schedule, outline, shape_bank
+from fcit_ray.federated import packing
+from fcit_ray.federated.packing import Cut, makespan, shortest
+from fcit_ray.planning.plan import Round, assumed_experiment, blind_experiment, efficiency, outline, shape_bank
 from fcit_ray.planning.report import make_plan, plan_basis, plan_tables, training_hours
 from fcit_ray.planning.speed import Device, step_flops
 
@@ -104,19 +107,34 @@ def test_nothing_is_read_of_the_weights(monkeypatch):
     assert all(parameter.is_meta for parameter in bank.model.parameters())
 
 
-def test_the_longest_client_goes_first_and_sets_the_end():
-    # On two workers: 7; 5, then 4 (at 5) against 7: 5 + 4 = 9; then 3 at 7: 10; then 2 at 9: 11.
-    assert list_schedule([2, 3, 4, 5, 7], 2) == 11
-    assert list_schedule([2, 3, 4, 5, 7], 1) == 21
-    assert list_schedule([2, 3, 4, 5, 7], 9) == 7
-
-
 def test_packing_efficiency_is_work_over_the_time_that_all_are_there():
     # 21 records in 11 on two workers: 21 / 22; a second round of one client of 4 idles one of them: 4 / 8.
-    first = Round(0, 0, 0, 0, (1,) * 5, (2, 3, 4, 5, 7), 11)
-    second = Round(0, 1, 0, 0, (1,), (4,), 4)
+    first = Round(0, 0, 0, 0, (1,) * 5, (2, 3, 4, 5, 7), 11, 14, 10.5)
+    second = Round(0, 1, 0, 0, (1,), (4,), 4, 4, 4)
     assert efficiency([first], 2) == pytest.approx(21 / 22)
     assert efficiency([first, second], 2) == pytest.approx(25 / 30)
+    assert efficiency([first, second], 2, lambda round: round.alone) == pytest.approx(25 / 36)
+
+
+@pytest.mark.parametrize(
+    ("beta", "workers", "alone", "bound", "wanted"),
+    [(1.0, 8, 0.239, 1.0, 0.95), (0.5, 8, 0.225, 1.0, 0.95), (5.0, 8, 0.367, 1.0, 0.95), (1.0, 4, 0.475, 1.0, 0.95),
+     (1.0, 16, 0.119, 0.860, 0.81)],
+)  # fmt: skip
+def test_the_paper_s_rounds_are_packed_within_five_points_of_their_bound(beta, workers, alone, bound, wanted):
+    # One worker a client and the bounds: as simulated for issue 14, by another program.
+    config = load_config(
+        [ROOT / "configs/task_homogeneous.yaml"], ["benchmark.tasks=[TabMWP]", f"benchmark.beta={beta}"]
+    )
+    assert config.train.micro_batch_size == 16
+    experiment = assumed_experiment(config, 23_059)
+    population = experiment.federation(lambda task, client: torch.ones(1)).population
+    cut = Cut(config.train.batch_size, config.train.micro_batch_size)
+    sizes = [tuple(client.num_examples for client in population.select(0, round)) for round in range(10)]
+    total = sum(map(sum, sizes)) / workers
+    assert total / sum(packing.alone(clients, workers) for clients in sizes) == pytest.approx(alone, abs=6e-4)
+    assert total / sum(shortest(clients, workers, cut) for clients in sizes) == pytest.approx(bound, abs=6e-4)
+    assert total / sum(makespan(clients, workers, cut) for clients in sizes) >= wanted
 
 
 def test_a_run_that_cannot_fit_is_refused_after_its_plan(monkeypatch, capsys, tmp_path):
@@ -202,6 +220,8 @@ def test_the_plan_of_the_miniature_rests_on_its_records(monkeypatch, capsys, tmp
     assert exit.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "tokens: 128 records looked at" in shown  # 16 of each of eight tasks
+    for words in ("packing, one worker a client", "packing efficiency", "no schedule packs better than"):
+        assert words in shown
     assert "packing efficiency" in shown
     # 8 questions of each task seen, after each of eight stages: 8 (1 + 2 + ... + 8) = 288.
     assert "questions answered 288" in shown

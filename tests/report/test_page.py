@@ -214,6 +214,18 @@ def test_a_run_that_counted_no_hours_has_no_such_table(tmp_path):
     assert "Where the workers' time went, seconds of workers" not in page.tables
 
 
+def test_what_answering_has_cost_is_told_by_stage(tmp_path):
+    run = make_run(tmp_path / "run", finished=False)
+    assert "Answering by stage" not in page_of(tmp_path, run).tables  # records of older releases do not say it
+    costs = {"num_records": 1200, "answer_tokens": 3000, "answer_s": 60.0, "questions_per_s": 20.0}
+    costs |= {"tokens_per_s": 50.0, "padding_frac": 0.125, "behind": True}
+    records = [{**record, **costs} if record["kind"] == "evaluation" else record for record in run.records()]
+    run.metrics_file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    # The run waited for 1 s of answers and half a second of scores.
+    row = ["stage 1", "1,200", "3,000", "60.0", "20.0", "50.0", "12.5", "1.5", "yes"]
+    assert page_of(tmp_path, run).tables["Answering by stage"][1] == row
+
+
 def test_several_runs_are_compared_and_told_one_by_one(tmp_path):
     data = write_data(tmp_path / "data")
     runs = [make_run(tmp_path / f"{name}{seed}", name=name, seed=seed, root=data, train={"epochs": epochs})

@@ -204,6 +204,24 @@ def test_rewind_before_the_evaluation_was_written_invents_none(tmp_path: Path) -
     assert folder.records() == stream()[:3]
 
 
+@pytest.mark.parametrize(("position", "kept"), [((1, 1), 3), ((1, 0), 2), ((0, 1), 1)])
+def test_an_evaluation_that_was_written_after_rounds_of_the_next_stage_lies_before_them(
+    tmp_path: Path, position: tuple[int, int], kept: int
+) -> None:
+    folder = start(tmp_path / "run")
+    first, evaluation, second, third = (
+        {"kind": "round", "stage": 0, "round": 0},
+        {"kind": "evaluation", "stage": 0, "scores": {}},
+        {"kind": "round", "stage": 1, "round": 0},
+        {"kind": "round", "stage": 1, "round": 1},
+    )
+    for record in (first, second, evaluation, third):
+        folder.log(record)
+    assert folder.records() == [first, evaluation, second, third]
+    folder.rewind(*position)
+    assert folder.records() == [first, evaluation, second][:kept]
+
+
 def test_a_resumed_run_leaves_the_same_metrics_as_an_uninterrupted_one(tmp_path: Path) -> None:
     """Killed within, before and after each line, and resumed from the checkpoint that then was the newest."""
     folder = start(tmp_path / "run")

@@ -1,4 +1,4 @@
-"""Who serves which run: crews are kept from run to run, replaced when they die, sent away when another is wanted."""
+"""Who serves which run: workers go where most waits, are replaced when they die, sent away when others are wanted."""
 
 import threading
 from types import SimpleNamespace
@@ -11,6 +11,7 @@ from fcit_ray.runtime.shape import Shape
 
 TWO = Shape(num_workers=2, cpus=0.5, gpu=False)
 ONE = Shape(num_workers=1, cpus=0.5, gpu=False)
+LARGE = Shape(num_workers=1, cpus=2.0, gpu=False)
 
 
 class StandInDriver:
@@ -23,100 +24,174 @@ class StandInDriver:
             setattr(self, name, call)
 
 
-def serve(foreman: Foreman, crew: int, number: int, shape: Shape) -> None:
-    """Every worker of a crew takes the engagement, and leaves it."""
-    for rank in range(shape.num_workers):
-        engagement = foreman.next(crew, rank, 0)
-        assert isinstance(engagement, Engagement)
-        assert engagement.number == number
-        foreman.left(crew, rank, number)
+def engaged(foreman: Foreman, shape: Shape, *sizes: float, base: str = "base") -> tuple[int, StandInDriver]:
+    """A run that has pieces of these sizes waiting."""
+    driver = StandInDriver()
+    number = foreman.engage(shape, {}, driver, most_deaths=1, base=base)
+    foreman.tell(number, [(1, size) for size in sorted(sizes, reverse=True)])
+    return number, driver
 
 
-def test_the_next_run_of_the_same_shape_takes_the_crew_over() -> None:
-    foreman = Foreman(most=2)
-    first = foreman.engage(TWO, {"folder": "a"}, StandInDriver(), 1)
-    [(crew, shape)] = foreman.wanted()
-    assert shape == TWO
-    assert foreman.wanted() == []  # it is on its way
-    assert not foreman.over(first, 0)
-    serve(foreman, crew, first, TWO)
-    assert foreman.over(first, 0)
-    assert foreman.next(crew, 0, 0) is None
-    second = foreman.engage(TWO, {"folder": "b"}, StandInDriver(), 1)
-    assert foreman.wanted() == []
-    engagement = foreman.next(crew, 1, 0)
-    assert isinstance(engagement, Engagement)
-    assert (engagement.number, engagement.context) == (second, {"folder": "b"})
-
-
-def test_a_worker_that_was_replaced_is_handed_the_run_again_and_one_that_left_is_not() -> None:
-    foreman, driver = Foreman(most=1), StandInDriver()
-    number = foreman.engage(TWO, {}, driver, 1)
+def hired(foreman: Foreman) -> int:
     [(crew, _)] = foreman.wanted()
-    for rank in (0, 1):
-        assert isinstance(foreman.next(crew, rank, 0), Engagement)
-    foreman.lost(crew, [1])
-    assert driver.said == [("lost", [1])]
-    assert isinstance(foreman.next(crew, 1, 0), Engagement)
-    foreman.left(crew, 0, number)
-    assert foreman.next(crew, 0, 0) is None
-    # once more than the run allows: it fails, and the next one counts from nothing
-    foreman.lost(crew, [1])
-    assert driver.said[1][0] == "fail"
-    assert "died more than runtime.max_worker_failures=1 times, at last worker 1" in driver.said[1][1]
-    foreman.left(crew, 1, number)
-    other = StandInDriver()
-    foreman.engage(TWO, {}, other, 1)
-    foreman.lost(crew, [0])
-    assert other.said == [("lost", [0])]
+    return crew
 
 
-def test_a_crew_that_is_gone_fails_its_run_and_makes_room() -> None:
-    foreman, driver = Foreman(most=1), StandInDriver()
-    number = foreman.engage(ONE, {}, driver, 5)
-    [(crew, _)] = foreman.wanted()
-    foreman.gone(crew, "the workers could not run: no room")
-    assert driver.said == [("fail", "the workers could not run: no room")]
-    assert foreman.over(number, 0)
-    assert isinstance(foreman.next(crew, 0, 0), Dismissed)
-    foreman.engage(ONE, {}, StandInDriver(), 5)
-    assert len(foreman.wanted()) == 1
+def sent(foreman: Foreman, crew: int, rank: int = 0) -> int | None:
+    """The run that a worker is sent to, which asks for the next piece."""
+    engagement = foreman.next(crew, rank, 0)
+    assert engagement is None or isinstance(engagement, Engagement)
+    return engagement.number if engagement else None
 
 
-def test_a_run_of_another_shape_has_an_idle_crew_sent_away_but_none_that_works() -> None:
+def test_workers_go_to_the_largest_piece_of_all_runs_and_the_more_urgent_first() -> None:
     foreman = Foreman(most=1)
-    number = foreman.engage(ONE, {}, StandInDriver(), 5)
-    [(crew, _)] = foreman.wanted()
-    foreman.engage(TWO, {}, StandInDriver(), 5)
-    assert foreman.wanted() == []
-    assert isinstance(foreman.next(crew, 0, 0), Engagement)
-    foreman.left(crew, 0, number)
-    assert foreman.wanted() == []
-    assert isinstance(foreman.next(crew, 0, 0), Dismissed)
-    foreman.gone(crew, "")
-    assert [shape for _, shape in foreman.wanted()] == [TWO]
+    small, _ = engaged(foreman, TWO, 30, 20)
+    large, _ = engaged(foreman, TWO, 100, 25)
+    asking, _ = engaged(foreman, TWO)
+    foreman.tell(asking, [(0, 1000.0)])
+    crew = hired(foreman)
+    # 100, 30, 25, 20, and behind all rounds the questions of a finished stage
+    assert [sent(foreman, crew, number % 2) for number in range(6)] == [large, small, large, small, asking, None]
 
 
-def test_at_most_so_many_crews_work_at_a_time_and_runs_take_turns() -> None:
+def test_of_equal_pieces_the_earlier_run_s_goes_first() -> None:
+    foreman = Foreman(most=1)
+    first, _ = engaged(foreman, ONE, 10, 10)
+    second, _ = engaged(foreman, ONE, 10)
+    crew = hired(foreman)
+    assert [sent(foreman, crew) for _ in range(3)] == [first, first, second]
+
+
+def test_a_run_of_small_clients_is_not_passed_for_ever() -> None:
+    foreman = Foreman(most=1)
+    small, _ = engaged(foreman, TWO, 1)
+    large, _ = engaged(foreman, TWO)
+    crew = hired(foreman)
+    sent(foreman, crew, 1)  # both workers are known, and `small` has nothing more
+    foreman.tell(small, [(1, 1.0)])
+    order = []
+    for _ in range(20):
+        foreman.tell(large, [(1, 100.0)])
+        order.append(sent(foreman, crew))
+    assert order.index(small) == 4 * 2  # four times past it for each worker
+
+
+def test_the_next_run_takes_the_crew_over_and_one_that_is_over_gets_nobody() -> None:
     foreman = Foreman(most=2)
-    numbers = [foreman.engage(ONE, {"run": run}, StandInDriver(), 5) for run in range(4)]
+    first, _ = engaged(foreman, TWO, 5, 4)
+    crew = hired(foreman)
+    assert foreman.wanted() == []  # it is on its way
+    assert sent(foreman, crew, 0) == first
+    foreman.end(first)
+    assert sent(foreman, crew, 1) is None
+    foreman.tell(first, [(1, 9.0)])  # too late
+    assert sent(foreman, crew, 1) is None
+    second, _ = engaged(foreman, TWO, 3)
+    assert foreman.wanted() == []
+    assert sent(foreman, crew, 1) == second
+
+
+def test_a_crew_more_is_hired_while_runs_ask_for_more_workers_and_as_many_as_are_allowed() -> None:
+    foreman = Foreman(most=2)
+    runs = [engaged(foreman, TWO, 5, 4, 3)[0] for _ in range(3)]
     crews = [crew for crew, _ in foreman.wanted()]
     assert len(crews) == 2
     assert foreman.wanted() == []
-    for crew, number in zip([*crews, *crews], numbers, strict=True):
-        serve(foreman, crew, number, ONE)
-    assert all(foreman.over(number, 0) for number in numbers)
+    assert sorted({sent(foreman, crew, rank) for crew in crews for rank in (0, 1)} - {None}) == runs
 
 
-@pytest.mark.parametrize("what", ["run", "end"])
+def test_who_dies_is_told_to_every_run_it_may_owe_a_result_and_counts_against_the_one_it_served() -> None:
+    foreman = Foreman(most=1)
+    first, owed = engaged(foreman, TWO, 9)
+    second, served = engaged(foreman, TWO, 5, 5, 5)
+    third, stranger = engaged(foreman, TWO)
+    crew = hired(foreman)
+    one = foreman.next(crew, 0, 0)
+    assert isinstance(one, Engagement)
+    assert one.number == first
+    assert [sent(foreman, crew, 0), sent(foreman, crew, 1)] == [second, second]
+    foreman.lost(crew, [0])
+    assert owed.said == [("lost", [one.worker])]  # its result may have been on its way
+    assert served.said == [("lost", [one.worker])]
+    assert stranger.said == []
+    # Who takes its place is another to the drivers. Once more than the run allows: it fails, the others go on.
+    again = foreman.next(crew, 0, 0)
+    assert isinstance(again, Engagement)
+    assert (again.number, again.worker != one.worker) == (second, True)
+    foreman.lost(crew, [0])
+    [*_, lost, failed] = served.said
+    assert lost == ("lost", [again.worker])
+    assert failed[0] == "fail"
+    assert "died more than runtime.max_worker_failures=1 times, at last worker 0" in failed[1]
+    assert owed.said == [("lost", [one.worker])]
+    foreman.end(second)
+    foreman.tell(third, [(1, 2.0)])
+    assert sent(foreman, crew, 0) == third
+
+
+def test_a_crew_that_is_gone_fails_runs_that_have_no_other_and_makes_room() -> None:
+    foreman = Foreman(most=1)
+    number, driver = engaged(foreman, ONE, 5)
+    crew = hired(foreman)
+    foreman.gone(crew, "the workers could not run: no room")
+    assert driver.said == [("fail", "the workers could not run: no room")]
+    assert isinstance(foreman.next(crew, 0, 0), Dismissed)
+    foreman.end(number)
+    engaged(foreman, ONE, 5)
+    assert len(foreman.wanted()) == 1
+
+
+def test_a_crew_that_is_gone_costs_runs_its_workers_alone_where_there_is_another() -> None:
+    foreman = Foreman(most=2)
+    runs = [engaged(foreman, ONE, 5, 4) for _ in range(2)]
+    (gone, _), (other, _) = foreman.wanted()
+    engagement = foreman.next(gone, 0, 0)
+    assert isinstance(engagement, Engagement)
+    foreman.gone(gone, "the node is gone")
+    assert runs[0][1].said == [("lost", [engagement.worker])]
+    assert runs[1][1].said == []
+    assert sent(foreman, other) in [number for number, _ in runs]
+
+
+def test_a_run_of_another_kind_has_an_idle_crew_sent_away_but_none_that_may_be_asked() -> None:
+    foreman = Foreman(most=1)
+    number, _ = engaged(foreman, ONE, 5)
+    crew = hired(foreman)
+    engaged(foreman, LARGE, 5)
+    assert foreman.wanted() == []
+    assert sent(foreman, crew) == number
+    assert sent(foreman, crew) is None  # its own run has nothing now, and the other is not for it
+    foreman.end(number)
+    assert foreman.wanted() == []
+    assert isinstance(foreman.next(crew, 0, 0), Dismissed)
+    foreman.gone(crew, "")
+    assert [shape for _, shape in foreman.wanted()] == [LARGE]
+
+
+def test_a_worker_keeps_to_its_base_and_one_goes_over_to_a_base_that_nobody_has() -> None:
+    foreman = Foreman(most=1)
+    first, _ = engaged(foreman, TWO, 5, 4, 3, base="7b")
+    crew = hired(foreman)
+    assert [sent(foreman, crew, 0), sent(foreman, crew, 1)] == [first, first]
+    other, _ = engaged(foreman, TWO, 100, 90, base="13b")
+    assert sent(foreman, crew, 0) == other
+    assert sent(foreman, crew, 1) == first
+    assert sent(foreman, crew, 1) is None  # 90 waits, for the one that has loaded 13b
+    assert sent(foreman, crew, 0) == other
+    foreman.end(first)
+    foreman.tell(other, [(1, 80.0)])
+    assert sent(foreman, crew, 1) == other
+
+
+@pytest.mark.parametrize("what", ["work", "end"])
 def test_who_waits_is_woken(what: str) -> None:
     foreman = Foreman(most=1)
-    number = foreman.engage(ONE, {}, StandInDriver(), 5)
-    [(crew, _)] = foreman.wanted()
-    serve(foreman, crew, number, ONE)
+    number, _ = engaged(foreman, ONE)
+    crew = hired(foreman)
     got: list[Any] = []
     thread = threading.Thread(target=lambda: got.append(foreman.next(crew, 0, 30)))
     thread.start()
-    foreman.engage(ONE, {}, StandInDriver(), 5) if what == "run" else foreman.finish()
+    foreman.tell(number, [(1, 1.0)]) if what == "work" else foreman.finish()
     thread.join(timeout=10)
-    assert isinstance(got[0], Engagement if what == "run" else Dismissed)
+    assert isinstance(got[0], Engagement if what == "work" else Dismissed)

@@ -1,6 +1,8 @@
 """Identity features of a run: by its workers, each different text or picture once, and never again while kept."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,8 @@ from fcit_ray.models.prompt import instruction_text
 from fcit_ray.results.opening import open_run
 from fcit_ray.runtime.launch import launch
 from fcit_ray.runtime.messages import FeatureWork
+from fcit_ray.runtime.standing import Standing
 from fcit_ray.runtime.worker import Worker
-
-ALL = {"num_rounds": 1}
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +37,9 @@ def paper(configure: Configure, clip: Path, tmp_path: Path) -> Callable[..., Con
     def make(cache: str | None = "cache", identity: str = "text", **runtime: Any) -> Config:
         folder = None if cache is None else str(tmp_path / cache)
         return configure(
-            benchmark=ALL,
+            benchmark={"num_rounds": 1, "tasks": ["IconQA"]},
             model={"identity_encoder": str(clip), "identity": identity, "dropout": 0.0},  # threads share torch's draws
+            evaluation={"every_stage": False, "max_new_tokens": 1},
             runtime={"feature_cache": folder, **runtime},
         )
 
@@ -88,8 +90,50 @@ def test_a_run_computes_each_once_and_the_next_finds_them(paper, tmp_path, monke
     assert first["matrix"] == second["matrix"] == without["matrix"]
 
 
+def test_who_finds_another_computing_waits_and_takes_what_it_made(paper, tmp_path):
+    first = run(paper(), tmp_path / "first")
+    [folder] = {path.parent for path in (tmp_path / "cache").glob("*/*.safetensors")}
+    # Another process has the lock, and its features come only when it is done.
+    code = """
+import sys, time
+from pathlib import Path
+from fcit_ray.results.lock import acquire
+folder, hidden = map(Path, sys.argv[1:])
+files = sorted(folder.glob("*.safetensors"))
+hidden.mkdir()
+for path in files:
+    path.rename(hidden / path.name)
+acquire(folder / ".computing")
+print("locked", flush=True)
+sys.stdin.readline()
+for path in files:
+    (hidden / path.name).rename(path)
+"""
+    command = [sys.executable, "-c", code, str(folder), str(tmp_path / "hidden")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdin is not None
+        assert other.stdout.readline() == "locked\n"
+        told: list[str] = []
+
+        def show(self: Standing, *args: Any, **changes: Any) -> None:
+            told.append(changes.get("message", ""))
+            said = f"identity features are being computed by process {other.pid} on .*; waiting for it"
+            if re.match(said, told[-1]) and told.count(told[-1]) == 1:
+                other.stdin.write("\n")
+                other.stdin.flush()
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Standing, "show", show)
+            second = run(paper(), tmp_path / "second")
+    assert second["features"]["text"]["computed"] == 0
+    assert second["adapters_sha256"] == first["adapters_sha256"]
+
+
 def test_the_base_embeddings_are_not_kept(configure: Configure, tmp_path):
-    results = run(configure(benchmark=ALL, runtime={"feature_cache": str(tmp_path / "cache")}), tmp_path / "run")
+    results = run(
+        configure(benchmark={"num_rounds": 1}, runtime={"feature_cache": str(tmp_path / "cache")}), tmp_path / "run"
+    )
     assert "features" not in results
     assert not (tmp_path / "cache").exists()
 

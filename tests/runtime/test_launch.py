@@ -69,10 +69,14 @@ def slower(configure: Configure) -> Config:
 
 @pytest.fixture(scope="module")
 def expected(slower: Config) -> str:
+    return in_one_process(slower)
+
+
+def in_one_process(config: Config) -> str:
     """Digest of the adapters that one process learns."""
-    experiment = open_experiment(slower)
+    experiment = open_experiment(config)
     shards = LocalShards(experiment.stream, experiment.tests, sample_encoder(experiment))
-    worker = Worker(slower, DirectStore())
+    worker = Worker(config, DirectStore())
 
     def train(job: Any) -> Any:
         shard = shards.train_shard(job.client.task, job.client.index)
@@ -91,6 +95,22 @@ def test_a_run_survives_a_killed_worker_with_the_bits_of_one_process(
     assert results == RunFolder(tmp_path / "run").results()
 
 
+def test_two_workers_share_each_client_and_one_is_killed_while_it_helps(configure: Configure, tmp_path: Path) -> None:
+    marker = tmp_path / "died"
+    config = configure(
+        method={"name": "killed_helper:KilledHelper", "marker": str(marker)},
+        benchmark={"clients_per_round": 1, "num_rounds": 1},
+        train={"lr": 5e-3, "epochs": 6, "micro_batch_size": 1},
+        model={"dropout": 0.05},
+    )
+    results = start(config, tmp_path / "run")
+    assert marker.exists(), "nobody died"
+    clients = [client for record in RunFolder(tmp_path / "run").records() for client in record.get("clients", [])]
+    assert len(clients) == 2
+    assert all(0 < client["shared"] < 1 and client["exchange_s"] > 0 for client in clients)
+    assert results["adapters_sha256"] == in_one_process(config)
+
+
 def test_more_deaths_than_allowed_end_the_run(configure: Configure, tmp_path: Path) -> None:
     config = configure(train={"lr": 5e-3, "epochs": 8}, runtime={"max_worker_failures": 0})
     with pytest.raises(RunFailed, match=r"max_worker_failures=0 times, at last worker [01] "):
@@ -100,7 +120,7 @@ def test_more_deaths_than_allowed_end_the_run(configure: Configure, tmp_path: Pa
 def test_a_killed_driver_ends_the_run_which_resumes_with_the_same_bits(
     slower: Config, expected: str, tmp_path: Path
 ) -> None:
-    kill = KillOnce("_RayDriver")
+    kill = KillOnce("RayDriver")
     with pytest.raises(RunFailed, match="--resume"):
         start(slower, tmp_path / "run", on_status=kill)
     assert kill.killed is not None

@@ -5,12 +5,17 @@ import random
 import pytest
 
 from fcit_ray.runtime.messages import AnswerWork, TrainWork
+from fcit_ray.runtime.shared_steps import HelpWork
 from fcit_ray.runtime.timesheet import CAUSES, Timesheet
 from fcit_ray.runtime.work_queue import Lease
 
 
 def train(token: int) -> Lease:
     return Lease(token, object.__new__(TrainWork))  # only what it is counts
+
+
+def helps(token: int) -> Lease:
+    return Lease(token, object.__new__(HelpWork))
 
 
 def answer(token: int) -> Lease:
@@ -50,9 +55,9 @@ def test_a_round_of_two_workers_is_told_by_cause() -> None:
     clock.now = 30.0
     assert sheet.close_round() == [
         {"worker": 0, "compute_s": 19.0, "starved_s": 0.25, "other_s": 0.75, "answer_s": 0.0, "idle_s": 0.0,
-         "server_s": 10.0},
+         "server_s": 10.0, "help_s": 0.0, "exchange_s": 0.0},
         {"worker": 1, "compute_s": 4.0, "starved_s": 1.5, "other_s": 0.5, "answer_s": 14.0, "idle_s": 2.0,
-         "server_s": 8.0},
+         "server_s": 8.0, "help_s": 0.0, "exchange_s": 0.0},
     ]  # fmt: skip
 
 
@@ -75,6 +80,25 @@ def test_a_lost_worker_s_client_is_other_time_and_the_one_who_trains_it_again_te
     assert (second["other_s"], second["compute_s"], second["idle_s"]) == (0.0, 4.0, 6.0)
 
 
+def test_who_helps_and_what_is_spent_on_it_are_told_apart() -> None:
+    clock = Clock()
+    sheet = Timesheet(2, clock)
+    sheet.open_round()
+    sheet.mark()
+    sheet.begins(0, train(1))
+    sheet.begins(1, helps(-1))
+    clock.now = 4.0
+    sheet.told(-1, {})
+    sheet.is_free(1)
+    clock.now = 6.0
+    sheet.told(1, {"compute_s": 4.5, "exchange_s": 1.0, "starved_s": 0.5})
+    sheet.is_free(0)
+    sheet.mark()
+    leader, helper = sheet.close_round()
+    assert (leader["compute_s"], leader["exchange_s"], leader["starved_s"], leader["other_s"]) == (4.5, 1.0, 0.5, 0.0)
+    assert (helper["help_s"], helper["idle_s"]) == (4.0, 2.0)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_the_causes_add_up_to_the_time_of_every_worker_from_round_to_round(seed: int) -> None:
     draw = random.Random(seed)
@@ -90,7 +114,7 @@ def test_the_causes_add_up_to_the_time_of_every_worker_from_round_to_round(seed:
                 if draw.random() < 0.4:
                     sheet.is_free(worker)
                 else:
-                    sheet.begins(worker, draw.choice([train, answer])(token))
+                    sheet.begins(worker, draw.choice([train, helps, answer])(token))
                     sheet.told(token, {"compute_s": draw.random(), "starved_s": draw.random()})
             if phase != "aggregate":
                 sheet.mark()

@@ -301,3 +301,24 @@ def test_whoever_waits_is_let_go_when_the_queue_is_finished(queue: WorkQueue) ->
     queue.finish()
     running.join()
     assert isinstance(running.error, RunFailed)
+
+
+def test_what_waits_is_told_largest_first_and_a_change_is_waited_for() -> None:
+    clock = Clock()
+    queue = WorkQueue(lease_s=10.0, clock=clock)
+    assert queue.waiting([], 0.0) == []
+    running = Running(queue, ["a", "b", "c"], [5, 30, 20])
+    told = queue.waiting([], 0.0)
+    assert [size for _, size in told] == [30, 20, 5]
+    lease = queue.next(0, 0.0)
+    assert isinstance(lease, Lease)
+    assert [size for _, size in queue.waiting(told, 10.0)] == [20, 5]  # returns at once, being another answer
+    clock.now = 11.0  # the one who had it was not heard of
+    assert queue.waiting([], 0.0) == told
+    got: list[Any] = []
+    thread = threading.Thread(target=lambda: got.append(queue.waiting(told, 30.0)))
+    thread.start()
+    queue.fail("over")
+    thread.join(timeout=10.0)
+    running.join()
+    assert got == [told]  # nobody need wait any longer

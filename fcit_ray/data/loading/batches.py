@@ -27,6 +27,11 @@ def num_steps(num_records: int, batch_size: int, epochs: int) -> int:
     return epochs * -(-num_records // batch_size)
 
 
+def step_sizes(num_records: int, batch_size: int, epochs: int) -> list[int]:
+    """Records of each of those steps."""
+    return epochs * [min(batch_size, num_records - start) for start in range(0, num_records, batch_size)]
+
+
 def in_steps(
     batches: Iterable[dict[str, Tensor]], num_records: int, batch_size: int
 ) -> Iterator[list[dict[str, Tensor]]]:

@@ -89,6 +89,16 @@ def training_batches(
     return batches
 
 
+def training_piece(
+    shard: Shard, collator: Collator, batch_size: int, seed: int, micro_batch_size: int | None, step: int, number: int
+) -> dict[str, Tensor]:
+    """One micro-batch of those that `training_batches` gives, by its step (over all epochs) and its number in that."""
+    epoch, step_of_epoch = divmod(step, -(-len(shard) // batch_size))
+    order = epoch_order(len(shard), seed, epoch)[step_of_epoch * batch_size :][:batch_size]
+    size = min(batch_size, micro_batch_size or batch_size)
+    return collator.train(list(shard.read(order[number * size :][:size])))
+
+
 def mean_feature(features: Iterable[np.ndarray]) -> Tensor:
     """Identity token of a shard: the mean over its records, (D,), summed in float64 in file order."""
     return torch.from_numpy(np.mean(np.stack(list(features)).astype(np.float64), axis=0).astype(np.float32))

@@ -36,9 +36,15 @@ _LEFT_BEHIND_S: Final = 3600.0  # age at which a file that is still being writte
 _log = logging.getLogger(__name__)
 
 
-def default_folder() -> Path:
-    """`$XDG_CACHE_HOME/fcit_ray/features`, or `~/.cache/fcit_ray/features`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fcit_ray" / "features"
+def default_folder() -> Path | None:
+    """`$XDG_CACHE_HOME/fcit_ray/features`, or `~/.cache/fcit_ray/features`; None for a user without a home."""
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        base = named if named.is_absolute() else Path.home() / ".cache"  # a relative one is to be ignored
+    except RuntimeError:
+        _log.warning("runtime.feature_cache=auto: this user has no home folder, so nothing is kept; give a folder")
+        return None
+    return base / "fcit_ray" / "features"
 
 
 class FeatureCache:

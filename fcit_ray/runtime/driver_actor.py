@@ -1,0 +1,70 @@
+"""The driver as an actor; light to name, as what it needs is imported swiftly (`importing`)."""
+
+# As text: who gets a handle of the actor, Ray Train's controller too, imports what its methods' annotations name.
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+
+from fcit_ray.importing import swift_imports
+
+with swift_imports():
+    from fcit_ray.experiment.opening import Experiment
+    from fcit_ray.results.run_folder import RunFolder
+    from fcit_ray.runtime.blocks import Block, Prepare, quiet
+    from fcit_ray.runtime.data import RayShards
+    from fcit_ray.runtime.driver import Driver
+    from fcit_ray.runtime.errors import MENDABLE, failure, origin
+    from fcit_ray.runtime.forecast import Piece
+    from fcit_ray.runtime.messages import Over
+    from fcit_ray.runtime.prepared import AskDriver
+    from fcit_ray.runtime.store import RayStore, share_tensors
+
+
+class RayDriver(Driver):
+    """The driver inside its actor: reads its run's data there and serves it through Ray Data and the object store."""
+
+    def __init__(self, experiment: Experiment, folder: RunFolder, prepare: Prepare | None):
+        share_tensors(copies=False)  # each update is the driver's alone
+        quiet()
+        ask = AskDriver(ray.get_runtime_context().current_actor)
+        self._ray_shards = RayShards(
+            experiment, experiment.config.runtime.cache_mb * 2**20, prepare, ask, warn=self._warn
+        )
+        super().__init__(experiment, folder, self._ray_shards, RayStore())
+
+    def blocks(self, pieces: Sequence[Piece], timeout_s: float) -> list[Block] | None:
+        """What the workers call for records that were not there when they were handed their work."""
+        return self._ray_shards.blocks(pieces, timeout_s)
+
+    def waiting(self, known: Sequence[tuple[float, float]], timeout_s: float) -> list[tuple[float, float]] | Over:
+        """What waits to be done, as `WorkQueue.waiting`; before the first round, that somebody brings its start."""
+        if self._queue.over:
+            return Over()
+        start = [(math.inf, math.inf)]
+        if not self._begun.is_set() and (list(known) != start or not self._begun.wait(timeout_s)):
+            return start
+        waiting = self._queue.waiting(known, timeout_s)
+        return Over() if self._queue.over else waiting
+
+    def _warn(self, text: str) -> None:
+        self._standing.warn(text)
+
+    def run(self) -> dict[str, Any]:
+        try:
+            return super().run()
+        except Exception as error:
+            root = origin(error)
+            if isinstance(root, MENDABLE):
+                raise root from None
+            raise failure(root, "the driver") from None
+        finally:
+            self._ray_shards.close()
+
+    def pid(self) -> int:
+        """Process id of the actor, for tests that kill it."""
+        return os.getpid()

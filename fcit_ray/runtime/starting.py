@@ -1,0 +1,81 @@
+"""Ray's start beside that of this process, and its end without what is waited for in vain."""
+
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import ray
+
+from fcit_ray.runtime.cluster import inside_ray, start_ray
+
+_HOLD_S = 1.0
+
+
+class RayBeside:
+    """Starts Ray, or joins it, in a thread while this process imports and checks; a context manager.
+
+    Where the block ends by an error the cluster is left again, or ended if it was started here.
+    """
+
+    def __init__(self) -> None:
+        self._was_there = ray.is_initialized()
+        self._unwanted = threading.Event()
+        self._done = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._start, daemon=True)
+
+    def ready(self, log_file: Path) -> None:
+        """Wait until Ray is there; its loggers write to `log_file` from then on.
+
+        Raises:
+            RunFailed: as `start_ray`.
+        """
+        while not self._done.wait(0.1):  # in pieces, so that Ctrl-C is heard
+            pass
+        if self._error is not None:
+            raise self._error
+        start_ray(log_file)
+
+    def __enter__(self) -> Self:
+        if not self._was_there:
+            self._thread.start()
+        else:
+            self._done.set()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None or self._was_there:
+            return
+        self._unwanted.set()
+        if self._done.is_set():
+            stop_ray()
+
+    def _start(self) -> None:
+        try:
+            start_ray()
+        except BaseException as error:
+            self._error = error
+        self._done.set()
+        if self._unwanted.is_set():
+            stop_ray()
+        # Ray's processes ask Linux to be ended with the thread that started them, not with the process.
+        while ray.is_initialized():
+            time.sleep(_HOLD_S)
+
+
+_stopping = threading.Lock()
+
+
+def stop_ray() -> None:
+    """Leave the cluster; one that this process has started ends."""
+    with _stopping:
+        if not ray.is_initialized():
+            return
+        # It takes no notice of SIGTERM, and Ray waits a second before it kills it.
+        if callable(end := getattr(inside_ray("worker", "_global_node"), "kill_monitor", None)):
+            end(check_alive=False)
+        ray.shutdown()
