@@ -41,6 +41,7 @@ from fcit_ray.runtime.driver import Driver
 from fcit_ray.runtime.launch import run_workers
 from fcit_ray.runtime.messages import TrainWork
 from fcit_ray.runtime.store import RayStore, share_tensors
+from fcit_ray.runtime.train_group import opened
 from fcit_ray.runtime.train_loop import serve
 from fcit_ray.types import ClientUpdate, Params, ServerState
 
@@ -142,7 +143,7 @@ def idle_loop(context: dict[str, Any]) -> None:
     """What a Ray Train worker runs."""
     torch.set_num_threads(1)
     share_tensors()
-    serve(context["driver"], IdleWorker(RayStore()))
+    serve(opened(context["driver"]), IdleWorker(RayStore()))
 
 
 class PoolWorker:

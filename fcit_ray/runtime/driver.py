@@ -4,9 +4,6 @@ It plans a round, lets the workers pull its jobs, closes the round, writes its r
 evaluates after each stage. One thread runs `run`; the workers' calls come in on others.
 """
 
-# As text: who gets a handle of the actor, Ray Train's controller too, imports what its methods' annotations name.
-from __future__ import annotations
-
 import math
 import threading
 from collections.abc import Sequence

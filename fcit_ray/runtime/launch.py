@@ -24,7 +24,7 @@ from fcit_ray.runtime.groups import run_group
 from fcit_ray.runtime.room import Room
 from fcit_ray.runtime.shape import Shape
 from fcit_ray.runtime.status import Status
-from fcit_ray.runtime.train_group import TellLost, work
+from fcit_ray.runtime.train_group import TellLost, sealed, work
 
 _POLL_S = 0.25
 _STATUS_S = 5.0
@@ -203,7 +203,7 @@ def run_workers(config: Config, folder: RunFolder, driver: Any, loop: Callable[[
     """
     reason = run_group(
         loop,
-        {"config": config.model_dump(mode="json"), "driver": driver, "folder": str(folder.path.resolve())},
+        {"config": config.model_dump(mode="json"), "driver": sealed(driver), "folder": str(folder.path.resolve())},
         Shape.of(config.runtime),
         storage=folder.path / "logs",
         name="workers",

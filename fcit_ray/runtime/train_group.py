@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import ray
 import ray.train
 from ray.train.backend import Backend, BackendConfig
 
@@ -57,8 +58,18 @@ class TellLost(ray.train.UserCallback):
     """
 
     def __init__(self, actor: Any, *before: Any):
-        self._actor = actor
+        self._actor = sealed(actor)
         self._before = before
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        self._actor.lost.remote(*self._before, list(worker_exceptions))
+        opened(self._actor).lost.remote(*self._before, list(worker_exceptions))
+
+
+def sealed(actor: Any) -> Any:
+    """A handle for whom only passes it on: where a handle arrives Ray imports the module of the actor's class."""
+    return [ray.put(actor)]
+
+
+def opened(handle: Any) -> Any:
+    """The handle that was sealed."""
+    return ray.get(handle[0])

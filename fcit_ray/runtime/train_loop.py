@@ -19,6 +19,7 @@ from fcit_ray.runtime.messages import Over
 from fcit_ray.runtime.partners import Partners
 from fcit_ray.runtime.ray_line import CutOff, RayLine
 from fcit_ray.runtime.store import RayStore, share_tensors
+from fcit_ray.runtime.train_group import opened
 from fcit_ray.runtime.work_queue import Lease
 from fcit_ray.runtime.worker import Worker
 from fcit_ray.types import Params
@@ -45,10 +46,10 @@ def train_loop(context: dict[str, Any]) -> None:
     """Serve one driver.
 
     Args:
-        context: `config` (plain mapping), `driver` (actor handle) and `folder` (path of the run folder).
+        context: `config` (plain mapping), `driver` (actor handle, sealed) and `folder` (path of the run folder).
     """
     begin()
-    _serve_run(context["driver"], context)
+    _serve_run(opened(context["driver"]), context)
 
 
 def begin() -> None:
