@@ -13,6 +13,7 @@ from fcit_ray.errors import ConfigError, DataError, ModelError
 from fcit_ray.experiment.opening import Experiment, local_training
 from fcit_ray.models.bank import AdapterBank
 from fcit_ray.planning.answering import hidden_share, largest_answer_batch
+from fcit_ray.planning.encoding import to_encode
 from fcit_ray.planning.fitting import TIGHT, smallest_change
 from fcit_ray.planning.memory import Load, Memory, memory
 from fcit_ray.planning.plan import Outline, blind_experiment, efficiency, load_of, outline
@@ -103,6 +104,8 @@ def make_plan(
             lengths = measure_lengths(encoder, experiment.stream)
         except (DataError, ModelError) as error:
             notes.append(f"token lengths not measured, model.max_length taken instead: {error}")
+    if experiment is not None and (said := to_encode(experiment)):
+        notes.append(said)
     load = load_of(config, run, lengths, cuda=device.is_gpu)
     asked: dict[int, int] = {}
     if experiment is not None:

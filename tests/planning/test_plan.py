@@ -15,7 +15,7 @@ from fcit_ray.config.reading import load_config
 from fcit_ray.config.schema import parse_config
 from fcit_ray.data.miniature.writing import write_miniature
 from fcit_ray.experiment.algorithm import make_algorithm
-from fcit_ray.experiment.opening import make_bank, make_setting
+from fcit_ray.experiment.opening import make_bank, make_setting, open_experiment
 from fcit_ray.federated import packing
 from fcit_ray.federated.packing import Cut, makespan, shortest
 from fcit_ray.planning.plan import Round, assumed_experiment, blind_experiment, efficiency, outline, shape_bank
@@ -200,6 +200,20 @@ def test_a_micro_batch_is_called_one_and_the_vision_tower_that_was_not_looked_at
     assert "activations, batch of 2 records of" in table_text(whole)
     (line,) = (line for line in plan_basis(whole) if line.startswith("vision tower: "))
     assert line.endswith("tokens a record, not measured: a picture of many tiles or patches has more")
+
+
+@pytest.mark.parametrize(("identity", "said"), [("text", None), ("image", "4 pictures"), ("both", "4 pictures")])
+def test_what_is_encoded_before_the_first_stage_is_counted(tmp_path, identity, said):
+    # Three records to train on and one to answer, a picture each. Word vectors are looked up as records are read.
+    write_miniature(tmp_path, num_train=3, num_validation=1, num_test=1)
+    benchmark = {"root": str(tmp_path), "tasks": ["IconQA"], "num_clients": 1, "clients_per_round": 1, "min_samples": 1}
+    config = parse_config({"benchmark": benchmark, "model": {"identity": identity}})
+    experiment = open_experiment(config)
+    lines = plan_basis(make_plan(config, CARD, 1, experiment, None))
+    found = [line for line in lines if line.startswith("identity features: ")]
+    assert len(found) == (said is not None)
+    if said is not None:
+        assert f"identity features: {said} are encoded once before the first stage" in found[0]
 
 
 def test_an_unknown_gpu_is_named_with_those_that_are_known(monkeypatch, capsys):
