@@ -18,9 +18,10 @@ from fcit_ray.federated.client import run_client
 from fcit_ray.federated.federation import Federation
 from fcit_ray.federated.local_optim import FedProx, LocalRule, Plain, Scaffold
 from fcit_ray.federated.method import Method
+from fcit_ray.federated.micro_batch import OrderedSum, Part
 from fcit_ray.federated.packing import Cut
 from fcit_ray.federated.server_optim import FedAvg
-from fcit_ray.federated.sharing import OrderedSum, Part, Step
+from fcit_ray.federated.sharing import Step
 from fcit_ray.methods.ewc import Ewc
 from fcit_ray.methods.finetune import Finetune
 from fcit_ray.methods.lwf import Lwf
