@@ -24,7 +24,7 @@ from fcit_ray.runtime.evaluating import Evaluation
 from fcit_ray.runtime.identity import IdentityFeatures
 from fcit_ray.runtime.messages import Over, Store, TrainWork
 from fcit_ray.runtime.rounds import round_record, train_works
-from fcit_ray.runtime.sharing_queue import SharingQueue
+from fcit_ray.runtime.sharing_queue import SharingQueue, most_workers
 from fcit_ray.runtime.standing import Standing
 from fcit_ray.runtime.status import Status
 from fcit_ray.runtime.stopwatch import Stopwatch
@@ -53,9 +53,7 @@ class Driver:
         self._shards = shards
         self._store = store
         self._federation: Federation = experiment.federation(shards.feature)
-        runtime = self._config.runtime
-        most = None if runtime.workers_per_client == "auto" else runtime.workers_per_client
-        self._queue = SharingQueue(runtime.lease_s, most=most)
+        self._queue = SharingQueue(self._config.runtime.lease_s, most=most_workers(self._config))
         self._initial: Params | None = None
         self._begun = threading.Event()
         self._attention: set[str] = set()
