@@ -38,10 +38,10 @@ from fcit_ray.results.opening import open_run
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.cluster import start_ray
 from fcit_ray.runtime.driver import Driver
+from fcit_ray.runtime.handles import opened
 from fcit_ray.runtime.launch import run_workers
 from fcit_ray.runtime.messages import TrainWork
 from fcit_ray.runtime.store import RayStore, share_tensors
-from fcit_ray.runtime.train_group import opened
 from fcit_ray.runtime.train_loop import serve
 from fcit_ray.types import ClientUpdate, Params, ServerState
 

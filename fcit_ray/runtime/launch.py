@@ -21,10 +21,11 @@ from fcit_ray.runtime.cluster import redirect_logs, watch_head
 from fcit_ray.runtime.driver_actor import RayDriver
 from fcit_ray.runtime.errors import origin
 from fcit_ray.runtime.groups import run_group
+from fcit_ray.runtime.handles import sealed
 from fcit_ray.runtime.room import Room
 from fcit_ray.runtime.shape import Shape
 from fcit_ray.runtime.status import Status
-from fcit_ray.runtime.train_group import TellLost, sealed, work
+from fcit_ray.runtime.train_group import TellLost, work
 
 _POLL_S = 0.25
 _STATUS_S = 5.0

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import ray
 import ray.train
 from ray.train.backend import Backend, BackendConfig
 
 from fcit_ray.importing import swift_imports
+from fcit_ray.runtime.handles import opened, sealed
 
 
 def work(context: dict[str, Any]) -> None:
@@ -63,13 +63,3 @@ class TellLost(ray.train.UserCallback):
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         opened(self._actor).lost.remote(*self._before, list(worker_exceptions))
-
-
-def sealed(actor: Any) -> Any:
-    """A handle for whom only passes it on: where a handle arrives Ray imports the module of the actor's class."""
-    return [ray.put(actor)]
-
-
-def opened(handle: Any) -> Any:
-    """The handle that was sealed."""
-    return ray.get(handle[0])

@@ -15,11 +15,11 @@ from fcit_ray.federated.under_way import Tell
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.blocks import quiet
 from fcit_ray.runtime.errors import failure, place_of
+from fcit_ray.runtime.handles import opened
 from fcit_ray.runtime.messages import Over
 from fcit_ray.runtime.partners import Partners
 from fcit_ray.runtime.ray_line import CutOff, RayLine
 from fcit_ray.runtime.store import RayStore, share_tensors
-from fcit_ray.runtime.train_group import opened
 from fcit_ray.runtime.work_queue import Lease
 from fcit_ray.runtime.worker import Worker
 from fcit_ray.types import Params
