@@ -46,8 +46,9 @@ from fcit_ray.results.opening import open_run
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.cluster import start_ray
 from fcit_ray.runtime.data import RayShards, sample_encoder
+from fcit_ray.runtime.driver_actor import RayDriver
 from fcit_ray.runtime.forecast import kept_pieces
-from fcit_ray.runtime.launch import _RayDriver, run_workers
+from fcit_ray.runtime.launch import run_workers
 from fcit_ray.runtime.messages import TrainWork
 from fcit_ray.runtime.store import RayStore, share_tensors
 from fcit_ray.runtime.train_loop import serve
@@ -134,7 +135,7 @@ def bench_config(root: Path, clients: int, cache_mb: int) -> Config:
     )
 
 
-class BenchDriver(_RayDriver):
+class BenchDriver(RayDriver):
     """The real driver, for one round instead of a run; like a run it prepares while the workers start."""
 
     def __init__(self, experiment: Experiment, folder: RunFolder):
@@ -167,7 +168,7 @@ class SleepingWorker:
     def initial_params(self) -> Params:
         return {}
 
-    def perform(self, work: TrainWork, tell: Any) -> ClientUpdate:
+    def perform(self, work: TrainWork, tell: Any, partners: Any = None) -> ClientUpdate:
         job, shard = work.job, work.shard
         params = self._store.get(work.params)
         batches = training_batches(shard, self._collator, BATCH, job.seed, 1)

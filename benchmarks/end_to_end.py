@@ -160,7 +160,7 @@ def main() -> None:
         print(shares("warm", folder / "second", warm(config, folder), workers), flush=True)
         write_work(config, open_experiment(config), folder / "cold", folder / "work.pt")
         plain, said = timed([sys.executable, str(HERE / "plain_clients.py"), str(folder / "work.pt")])
-        training, answering, _ = map(float, said.split())
+        training, answering, _ = map(float, said.split()[-3:])
         print(
             f"plain process: {plain:.1f} s; training {training:.1f} s, answering {answering:.1f} s; the cold run takes "
             f"{seconds / plain:.2f} of it",

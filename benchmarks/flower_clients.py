@@ -85,4 +85,7 @@ def main(slots: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    import flower_clients  # by its name, under which the processes of the simulation find it
+
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    flower_clients.main(int(sys.argv[1]))

@@ -38,6 +38,7 @@ from fcit_ray.results.opening import open_run
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.cluster import start_ray
 from fcit_ray.runtime.driver import Driver
+from fcit_ray.runtime.handles import opened
 from fcit_ray.runtime.launch import run_workers
 from fcit_ray.runtime.messages import TrainWork
 from fcit_ray.runtime.store import RayStore, share_tensors
@@ -142,7 +143,7 @@ def idle_loop(context: dict[str, Any]) -> None:
     """What a Ray Train worker runs."""
     torch.set_num_threads(1)
     share_tensors()
-    serve(context["driver"], IdleWorker(RayStore()))
+    serve(opened(context["driver"]), IdleWorker(RayStore()))
 
 
 class PoolWorker:

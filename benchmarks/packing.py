@@ -19,8 +19,9 @@ from rich.table import Table
 
 from fcit_ray.cli.common import console
 from fcit_ray.config.reading import load_config
+from fcit_ray.federated.micro_batch import OrderedSum, Part
 from fcit_ray.federated.packing import Cut, alone, makespan, shortest
-from fcit_ray.federated.sharing import OrderedSum, Part, Step, Team, share_out
+from fcit_ray.federated.sharing import Step, Team, share_out
 from fcit_ray.planning.plan import assumed_experiment
 from fcit_ray.runtime.messages import DirectStore
 from fcit_ray.runtime.partners import Partners

@@ -109,7 +109,12 @@ def part(item: Params, name: str, start: int, stop: int) -> torch.Tensor:
 
 def norm(params: Params) -> float:
     """Euclidean norm over all entries, 0.0 for an empty mapping."""
-    return math.sqrt(sum(float(value.double().square().sum()) for value in params.values()))
+    return math.sqrt(sum(map(_square, params.values())))
+
+
+def _square(value: torch.Tensor) -> float:
+    wide = value.double()
+    return float((wide.square() if wide is value else wide.square_()).sum())
 
 
 def clip_to_norm(params: Params, max_norm: float) -> Params:

@@ -54,7 +54,7 @@ def run(
             return
         from fcit_ray.cli import running
 
-        results = running.run(loaded, out, resume=resume, overwrite=overwrite)
+        results = running.carry_out(loaded, out, resume=resume, overwrite=overwrite, progress=True, last=True)
         from fcit_ray.results.diagnostics import diagnostics_table
         from fcit_ray.results.tables import comparison_table, row_from_results
 

@@ -42,16 +42,30 @@ def run(
             only shows while it runs (a picture that does not decode, a full disk).
         RunFailed: the run cannot go on; says why.
     """
+    return carry_out(config, out, resume=resume, overwrite=overwrite, progress=progress, last=False)
+
+
+def carry_out(
+    config: "Config", out: str | Path | None, *, resume: bool, overwrite: bool, progress: bool, last: bool
+) -> "Results":
+    """As `run`; where this is the `last` thing that the process does on Ray, that ends while the report is written."""
     if progress:
         tell(f"{config.name}: checking configuration and data ...")
     from fcit_ray.runtime.starting import RayBeside
 
     with RayBeside() as beside:
-        return _run(config, out, beside, resume=resume, overwrite=overwrite, progress=progress)
+        return _run(config, out, beside, resume=resume, overwrite=overwrite, progress=progress, last=last)
 
 
 def _run(
-    config: "Config", out: str | Path | None, beside: "RayBeside", *, resume: bool, overwrite: bool, progress: bool
+    config: "Config",
+    out: str | Path | None,
+    beside: "RayBeside",
+    *,
+    resume: bool,
+    overwrite: bool,
+    progress: bool,
+    last: bool,
 ) -> "Results":
     with swift_imports():
         from fcit_ray.cli.display import Display
@@ -79,6 +93,8 @@ def _run(
             with Display() if progress else nullcontext() as display:
                 tell_status = display.update if display else lambda status: None
                 values = launch(config, folder, on_status=tell_status, experiment=experiment)
+            if last:
+                beside.leave()
             if progress:
                 tell("writing report.html ...")
             leave_report([folder.path], folder.path)

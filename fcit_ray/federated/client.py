@@ -16,7 +16,8 @@ from fcit_ray.data.loading.collate import IGNORE_INDEX
 from fcit_ray.federated.local_optim import LocalRule, Plain
 from fcit_ray.federated.lora.base import FactorAverage, LoraRule
 from fcit_ray.federated.method import Method
-from fcit_ray.federated.sharing import Team, check_finite, set_up, step_sum
+from fcit_ray.federated.micro_batch import check_finite, set_up
+from fcit_ray.federated.sharing import Team, step_sum
 from fcit_ray.federated.under_way import UnderWay, can_go_on
 from fcit_ray.models.bank import AdapterBank
 from fcit_ray.params import norm

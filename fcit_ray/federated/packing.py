@@ -18,8 +18,8 @@ from functools import lru_cache
 from fcit_ray.data.loading.batches import step_sizes
 
 _LONG = 0.5
-"""Of an even share of all that is left: a client that would take longer even with one more worker is helped before the
-next one begins. Below 1, as steps are taken in waves and the last ones are short; tried on the paper's sizes."""
+"""Of an even share of all that is left: a client that would take longer even with one more worker holds up its round.
+Below 1, as steps are taken in waves and the last ones are short; tried on the paper's sizes."""
 
 
 @dataclass(frozen=True)
@@ -42,39 +42,47 @@ class Started:
         return self.left / (self.workers + 1)
 
 
-def whom_to_help(
-    started: Sequence[Started], waiting: float, next_waits: bool, workers: int, most: int | None = None
-) -> int | None:
+@dataclass(frozen=True)
+class Rest:
+    """What is left of a round.
+
+    Attributes:
+        records: that are not computed yet.
+        clients: that are not done.
+        next_waits: whether one of them is not begun.
+        workers: that there are.
+    """
+
+    records: float
+    clients: int
+    next_waits: bool
+    workers: int
+
+    def is_held_up_by(self, client: Started) -> bool:
+        """Whether a client is so long that it is helped before the next is begun.
+
+        Only where there are workers to spare: otherwise they lead one client after the other and share the last.
+        """
+        spare = self.workers > self.clients
+        return spare and client.with_another > _LONG * self.records / self.workers
+
+
+def whom_to_help(started: Sequence[Started], rest: Rest, most: int | None = None) -> int | None:
     """Which client a free worker computes a micro-batch of: the one that would take longest even so.
 
     Args:
         started: the clients that are being trained.
-        waiting: records of those that are not, in all.
-        next_waits: whether one of them can be begun.
-        workers: of the round.
-        most: that one client may have; None: as many as its steps have micro-batches.
+        rest: of the round, these included.
+        most: workers that one client may have; None: as many as its steps have micro-batches.
 
     Returns:
         Its place in `started`, of equals the first. None: begin the next one that waits, or there is nothing to do.
     """
     able = [place for place, client in enumerate(started) if client.open and (most is None or client.workers < most)]
-    if not able:
-        return None
-    place = max(able, key=lambda place: started[place].with_another)
-    if next_waits and not is_long(started[place], waiting + sum(client.left for client in started), workers):
+    place = max(able, key=lambda place: started[place].with_another, default=None)
+    if place is not None and rest.next_waits and not rest.is_held_up_by(started[place]):
         return None
     return place
-
-
-def is_long(client: Started, left: float, workers: int) -> bool:
-    """Whether a client holds up its round so much that it is helped before others begin.
-
-    Args:
-        client: that is being trained.
-        left: records of the round that are not computed yet.
-        workers: of the round.
-    """
-    return client.with_another > _LONG * left / max(1, workers)
 
 
 @dataclass(frozen=True)
@@ -217,8 +225,9 @@ class _Rehearsal:
                     Started(client.left, client.workers + (id(client) in at_barrier), bool(client.step))
                     for client in self._started
                 ]
-                left = sum(client.left for client in self._waiting)
-                place = whom_to_help(seen, left, waits, self._workers, self._most)
+                clients = [*self._started, *self._waiting]
+                left = sum(client.left for client in clients)
+                place = whom_to_help(seen, Rest(left, len(clients), waits, self._workers), self._most)
             if place is None and not waits:
                 return
             self._idle -= 1

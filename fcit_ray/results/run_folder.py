@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,15 +16,12 @@ from fcit_ray.config.schema import Config
 from fcit_ray.errors import CheckpointError, ConfigError, RunFolderError
 from fcit_ray.results import checkpoint
 from fcit_ray.results import lock as run_lock
-from fcit_ray.results.cover import PARTITION, cover, json_sha256
-from fcit_ray.results.objects import FOLDER as OBJECTS
-from fcit_ray.results.objects import Objects
-from fcit_ray.results.places import UNDER_WAY, Places
+from fcit_ray.results.cover import PARTITION, json_sha256
 from fcit_ray.results.records import append_record, in_order, read_records, rewind
 from fcit_ray.results.results_file import read_results, write_results
+from fcit_ray.results.states import States
 from fcit_ray.storage import durable
 from fcit_ray.storage.strict_json import dump_json, finite
-from fcit_ray.types import ServerState
 
 FORMAT: Final = "fcit_ray run"
 LOCK: Final = ".run.lock"  # of whoever started the run
@@ -36,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class RunFolder(Places):
+class RunFolder(States):
     """A run's folder on disk. Holds a path and nothing open, so it may be pickled into another process.
 
     `opening.open_run` starts or resumes a run, and locks the folder until `release` or the end of the process;
@@ -115,120 +111,6 @@ class RunFolder(Places):
         with self.using():
             rewind(self.metrics_file, stage, round)
 
-    def save_checkpoint(
-        self,
-        state: ServerState,
-        keep: int,
-        unit: checkpoint.Unit = checkpoint.one,
-        held: tuple[int, int] | None = None,
-    ) -> ServerState:
-        """Write the state under its position, then delete all but the last `keep` checkpoints and that at `held`.
-
-        Args:
-            state: clients' memories that lie in an earlier checkpoint's objects are not read.
-            keep: checkpoints that stay, at least 1.
-            unit: what of a run a parameter belongs to: what has not changed since the last checkpoint stays as it is.
-            held: position of one more that stays: of which something is still to be made.
-
-        Returns:
-            The state, with the clients' memories where they now lie.
-
-        Raises:
-            CheckpointError: the state holds something that cannot be saved.
-            RunFolderError: the disk is full, or the like.
-        """
-        assert keep >= 1, "a run that keeps no checkpoint cannot be resumed: set runtime.keep_checkpoints to 1 or more"
-        objects = Objects(self.checkpoint_folder / OBJECTS)
-        with self.using():
-            state = checkpoint.save(state, self.checkpoint_at(state.stage, state.round), self._cover(), objects, unit)
-            for kept in self.updates():
-                durable.rename(kept, durable.partial(kept))  # they are part of the state now
-            self.drop_checkpoints(keep, held)
-        return state
-
-    def drop_checkpoints(self, keep: int, held: tuple[int, int] | None = None) -> None:
-        """Delete all but the last `keep` checkpoints, and that at `held`; and what a kill left of any.
-
-        Raises:
-            RunFolderError: the folder cannot be written.
-        """
-        with self.using():
-            for old in self.checkpoints()[:-keep]:
-                if held is None or old != self.checkpoint_at(*held):
-                    # Renamed before it is emptied: a half-deleted folder must not pass for a damaged checkpoint.
-                    durable.rename(old, durable.partial(old))
-            for place in (self.checkpoint_folder, self.path / UNDER_WAY):
-                for doomed in place.glob(f".*{durable.PARTIAL}*"):
-                    shutil.rmtree(doomed)  # these, and what an earlier process left when it was killed
-            self._collect(Objects(self.checkpoint_folder / OBJECTS))
-
-    def _collect(self, objects: Objects) -> None:
-        """Delete the objects that no checkpoint needs; none, while it cannot be said of one what it needs."""
-        try:
-            needed = {name for folder in self.checkpoints() for name in checkpoint.needed(folder)}
-        except CheckpointError as error:
-            _log.warning("%s: nothing is deleted there for the time being: %s", objects.folder, error)
-        else:
-            objects.collect(needed)
-
-    def latest_checkpoint(self) -> ServerState | None:
-        """The newest state, or None if the run has none yet.
-
-        Raises:
-            CheckpointError: the newest one is damaged. It is not passed over silently: the message says which folders
-                to delete, so that the run resumes from the last whole one before, or that it must start anew.
-        """
-        folders = self.checkpoints()
-        if not folders:
-            return None
-        try:
-            return checkpoint.load(folders[-1])
-        except CheckpointError as error:
-            damaged = [folders[-1]]
-            for older in reversed(folders[:-1]):
-                try:
-                    checkpoint.load(older)  # what is damaged may be a part of it too
-                except CheckpointError:
-                    damaged.append(older)
-                    continue
-                named = " and ".join(map(str, damaged))
-                what = "folder" if len(damaged) == 1 else "folders"
-                raise CheckpointError(
-                    f"{error}\nDelete the {what} {named} and the run resumes from {older.name}."
-                ) from error
-            before = "There is none" if len(folders) == 1 else "There is no whole one"
-            raise CheckpointError(f"{error}\n{before} before it: --overwrite starts the run anew.") from error
-
-    def checkpoint_of(self, stage: int, round: int) -> ServerState:
-        """The state at a position.
-
-        Raises:
-            CheckpointError: its checkpoint is damaged, or not there.
-        """
-        return checkpoint.load(self.checkpoint_at(stage, round))
-
-    def keep_update(self, client: int, state: ServerState) -> None:
-        """Keep what a client's update under way needs to go on, in the place of what was kept of it before.
-
-        Raises:
-            RunFolderError: the disk is full, or the like.
-        """
-        folder = self.update_folder(state.stage, state.round, client)
-        with self.using():
-            folder.parent.mkdir(exist_ok=True)
-            checkpoint.save(state, folder, self._cover())
-
-    def kept_update(self, stage: int, round: int, client: int) -> ServerState | None:
-        """What was kept of a client's update under way; None if nothing was, or it is damaged (the log says so)."""
-        folder = self.update_folder(stage, round, client)
-        if not folder.is_dir():
-            return None
-        try:
-            return checkpoint.load(folder)
-        except CheckpointError as error:
-            _log.warning("the update begins anew: %s", error)
-            return None
-
     def write_predictions(self, label: str, dataset: str, rows: Iterable[Mapping[str, Any]]) -> Path:
         """Write predictions/<label>/<dataset>.jsonl as a whole, a row a line.
 
@@ -290,9 +172,6 @@ class RunFolder(Places):
         if "config" not in results and self.config_file.is_file():
             results["config"] = self.config().model_dump(mode="json")
         return results
-
-    def _cover(self) -> dict[str, Any]:
-        return cover(self.metrics_file, self.config_file, self.partition_file)
 
     def is_run(self) -> bool:
         """Whether the folder is a run's: by its environment.json, or else by a checkpoint or results of ours."""

@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -62,10 +62,12 @@ class Block:
     Attributes:
         ref: to a table of samples in the object store (`from_table`).
         failed: whether it holds what stopped their making instead.
+        rows: of the table that are meant, in this order; None: all.
     """
 
     ref: Any
     failed: bool = False
+    rows: tuple[int, ...] | None = None
 
 
 class Prepare(Protocol):
@@ -100,15 +102,15 @@ def to_table(samples: Sequence[Sample]) -> pa.Table:
     return pa.table(columns)
 
 
-def from_table(table: pa.Table) -> Iterator[Sample]:
-    """The samples of a table; their arrays are read-only views of its memory.
+def from_table(table: pa.Table, rows: Iterable[int] | None = None) -> Iterator[Sample]:
+    """The samples of a table, or of these rows of it; their arrays are read-only views of its memory.
 
     Raises:
         DataError, ModelError, RunFailed: the table holds what stopped their making.
     """
-    _raise_failure(table)
+    raise_failure(table)
     keys = [name.removesuffix(".dtype") for name in table.column_names if name.endswith(".dtype")]
-    for row in range(table.num_rows):
+    for row in range(table.num_rows) if rows is None else rows:
         yield {
             key: np.frombuffer(table[key][row].as_buffer(), table[f"{key}.dtype"][row].as_py()).reshape(
                 table[f"{key}.shape"][row].as_py()
@@ -159,8 +161,12 @@ class _Encode:
         return to_table([encode(record) for record in records])
 
 
-def _raise_failure(table: pa.Table) -> None:
-    """Raise what a task could not do, as the user should read it."""
+def raise_failure(table: pa.Table) -> None:
+    """Raise what a task could not do, as the user should read it; nothing where the table holds samples.
+
+    Raises:
+        DataError, ModelError, RunFailed: what stopped their making.
+    """
     if _FAILURE not in table.column_names:
         return
     from fcit_ray.runtime.errors import MENDABLE, RunFailed  # heavy, and tasks do not come here

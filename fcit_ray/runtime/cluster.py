@@ -19,8 +19,6 @@ from typing import Any, Self
 import ray
 
 from fcit_ray.errors import ClusterLost, RunFailed
-from fcit_ray.runtime.blocks import quiet
-from fcit_ray.runtime.store import share_tensors
 
 _HEALTH_CHECK_S = "0.2"  # between Ray Train's looks at its workers: how soon a death is known
 _PROBE_S = 3.0
@@ -51,18 +49,12 @@ def start_ray(log_file: Path | None = None, *, num_cpus: int | None = None, addr
     Raises:
         RunFailed: the cluster that the environment names does not answer or let us in, or none can be started.
     """
-    # Not address="auto": that joins whatever cluster runs on this machine, a stranger's private one too.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", _HEALTH_CHECK_S)
     if log_file is not None:
         redirect_logs(log_file)
-    if not ray.is_initialized():
-        named, by = (address, "address") if address else _named_cluster()
-        if named and named != "local":
-            _check_answers(named, by)
-        else:
-            _check_sockets()
-        _init(address, num_cpus, named if named != "local" else None, by)
+    connect(num_cpus, address)
+    from fcit_ray.runtime.blocks import quiet  # heavy, and `connect` goes on beside such imports
+    from fcit_ray.runtime.store import share_tensors
+
     if threading.current_thread() is threading.main_thread():
         # `ray job stop` terminates: as Ctrl-C does, not with the stack of Ray's own handler.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -71,6 +63,25 @@ def start_ray(log_file: Path | None = None, *, num_cpus: int | None = None, addr
     if log_file is not None:
         redirect_logs(log_file)  # Once more: ray.init has given its loggers handlers of their own.
         logging.getLogger("ray").info("Ray's session folder, where every process has its log: %s", _session_folder())
+
+
+def connect(num_cpus: int | None = None, address: str | None = None) -> None:
+    """The cluster alone, as `start_ray` joins or starts it; any thread may call it, while others import.
+
+    Raises:
+        RunFailed: as `start_ray`.
+    """
+    # Not address="auto": that joins whatever cluster runs on this machine, a stranger's private one too.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", _HEALTH_CHECK_S)
+    if ray.is_initialized():
+        return
+    named, by = (address, "address") if address else _named_cluster()
+    if named and named != "local":
+        _check_answers(named, by)
+    else:
+        _check_sockets()
+    _init(address, num_cpus, named if named != "local" else None, by)
 
 
 def _init(address: str | None, num_cpus: int | None, named: str | None, by: str) -> None:

@@ -113,7 +113,8 @@ class RayShards:
     def train_shard(self, task: int, client: int) -> PreparedShard:
         size = self._experiment.stream.num_examples(task, client)
         if self.is_streamed(task, client):
-            return PreparedShard((), size, self._ask, stream=(task, client))
+            stage, round = self._place
+            return PreparedShard((), size, self._ask, stream=self._forecast.job(stage, round or 0, task, client))
         pieces = kept_pieces("train", task, client, size)
         return PreparedShard(pieces, size, self._ask, self._ahead.there(pieces))
 
@@ -129,17 +130,24 @@ class RayShards:
         Raises:
             Exception: what Ray Data met; what a record is guilty of is in its block.
         """
-        blocks = self._ahead.take(pieces, timeout_s)
-        if blocks is not None:
-            with self._lock:
-                for piece in pieces:
-                    if piece in self._asked_after:
-                        self._asked_after[piece] = True
-                    for job in self._jobs:
-                        if job.streamed and (job.task, job.client) == (piece.name, piece.client):
-                            job.took(piece)
-            self._ahead.look()
-        return blocks
+        with self._lock:
+            found = [self._foreseen(piece) for piece in pieces]
+        blocks = self._ahead.take([piece for piece, _ in found], timeout_s)
+        if blocks is None:
+            return None
+        with self._lock:
+            self._asked_after |= {piece: True for piece in pieces if piece in self._asked_after}
+        self._ahead.look()
+        return [
+            block if block.failed else replace(block, rows=rows) for block, (_, rows) in zip(blocks, found, strict=True)
+        ]
+
+    def _foreseen(self, piece: Piece) -> tuple[Piece, tuple[int, ...] | None]:
+        """A piece as it is made, and which rows of it are asked for: a part of what a client's stream has next."""
+        for job in self._jobs:
+            if job.streamed and piece.part == "train" and (job.task, job.client) == (piece.name, piece.client):
+                return job.foreseen(piece) or (piece, None)
+        return piece, None
 
     def close(self) -> None:
         """Prepare nothing more."""

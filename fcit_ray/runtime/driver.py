@@ -4,9 +4,6 @@ It plans a round, lets the workers pull its jobs, closes the round, writes its r
 evaluates after each stage. One thread runs `run`; the workers' calls come in on others.
 """
 
-# As text: who gets a handle of the actor, Ray Train's controller too, imports what its methods' annotations name.
-from __future__ import annotations
-
 import math
 import threading
 from collections.abc import Sequence
@@ -27,7 +24,7 @@ from fcit_ray.runtime.evaluating import Evaluation
 from fcit_ray.runtime.identity import IdentityFeatures
 from fcit_ray.runtime.messages import Over, Store, TrainWork
 from fcit_ray.runtime.rounds import round_record, train_works
-from fcit_ray.runtime.sharing_queue import SharingQueue
+from fcit_ray.runtime.sharing_queue import SharingQueue, most_workers
 from fcit_ray.runtime.standing import Standing
 from fcit_ray.runtime.status import Status
 from fcit_ray.runtime.stopwatch import Stopwatch
@@ -56,9 +53,7 @@ class Driver:
         self._shards = shards
         self._store = store
         self._federation: Federation = experiment.federation(shards.feature)
-        runtime = self._config.runtime
-        most = None if runtime.workers_per_client == "auto" else runtime.workers_per_client
-        self._queue = SharingQueue(runtime.lease_s, most=most)
+        self._queue = SharingQueue(self._config.runtime.lease_s, most=most_workers(self._config))
         self._initial: Params | None = None
         self._begun = threading.Event()
         self._attention: set[str] = set()
@@ -139,15 +134,8 @@ class Driver:
     def status(self) -> Status:
         """Where the run stands, for the display."""
         done, total, part = self._progress()
-        behind = self._evaluation.stage if self._evaluation.behind else None
-        return self._standing.status(
-            done=done,
-            total=total,
-            steps=part,
-            seconds_left=self._seconds_left(),
-            answering=behind,
-            answered=self._evaluation.progress() if behind is not None else (0, 0),
-        )
+        told = {"done": done, "total": total, "steps": part, "seconds_left": self._seconds_left()}
+        return self._standing.status(**told, **self._evaluation.told())
 
     def tell(self, token: int, done: int, total: int) -> None:
         """A worker is so many steps of its work's far."""
@@ -268,9 +256,8 @@ class Driver:
             record = round_record(state, jobs, updates, after, tasks, self._lora, arrivals.bytes_up)
             rest = {"clients": record.pop("clients"), "workers": self._timesheet.close_round(), "seconds": clock.laps}
             self._folder.log({**record, **self._spent(after), **rest})
-            # What an open evaluation would be begun again from.
-            held = (self._evaluation.stage + 1, 0) if self._evaluation.stage is not None else None
-            after = self._folder.save_checkpoint(after, self._config.runtime.keep_checkpoints, adapter_index, held)
+            keep, held = self._config.runtime.keep_checkpoints, self._evaluation.held
+            after = self._folder.save_checkpoint(after, keep, adapter_index, held)
         self._standing.took("round", sum(clock.laps.values()), 1)
         self._standing.show(loss=record["loss"])
         return after
@@ -298,13 +285,8 @@ class Driver:
     def _seconds_left(self) -> float | None:
         """From the mean time of a round and of an answered record so far; None until something of each is known."""
         setting, status, evaluation = self._experiment.setting, self._standing.now, self._evaluation
-        done, total, _ = self._progress()
-        part = done / total if total else 0.0
-        evaluating, training = status.phase == "evaluating", status.phase == "training"
-        stage, round = self._at
-        rounds = (setting.num_stages - stage) * setting.num_rounds - round - part * training
-        left = evaluation.records_left()
-        answered = left["record"] * part if evaluating and not evaluation.behind else 0.0
-        under_way = ("record", answered) if evaluating else ("round", part * training)
-        left["record"] -= answered
-        return self._standing.estimate({"round": max(rounds, 0.0), **left}, under_way)
+        done, total, _ = self._progress() if status.phase == "training" else (0.0, 0, None)
+        part, (stage, round) = done / max(total, 1), self._at
+        left, answered = evaluation.left()
+        left["round"] = max(0.0, (setting.num_stages - stage) * setting.num_rounds - round - part)
+        return self._standing.estimate(left, ("record", answered) if answered else ("round", part))

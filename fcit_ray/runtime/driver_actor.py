@@ -1,8 +1,5 @@
 """The driver as an actor; light to name, as what it needs is imported swiftly (`importing`)."""
 
-# As text: who gets a handle of the actor, Ray Train's controller too, imports what its methods' annotations name.
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Sequence

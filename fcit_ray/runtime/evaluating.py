@@ -84,12 +84,10 @@ class Evaluation:
         """
         if self.stage is not None and (state.round == 0 or self.is_ready()):
             self._finish_and_show()
-        runtime = self._config.runtime
-        may_wait = runtime.answer_behind and runtime.num_workers > 1 and not over
         for stage in self._due(state, over):
             own = (stage + 1, 0) == (state.stage, state.round) or stage < 0
             after = state if own else self._folder.checkpoint_of(stage + 1, 0)
-            behind = may_wait and stage == state.stage - 1
+            behind = self._may_wait and not over and stage == state.stage - 1
             if not behind:
                 self._standing.show(self._seconds_left(), phase="evaluating", stage=stage, task="", loss=None)
             self.open(after, stage, behind)
@@ -106,16 +104,26 @@ class Evaluation:
             stages = [-1]
         return [stage for stage in stages if stage not in self._on_record and stage != self.stage]
 
-    def records_left(self) -> dict[str, float]:
-        """Questions that the run has still to answer: `behind` rounds, and with nothing else to do (`record`)."""
+    @property
+    def _may_wait(self) -> bool:
+        """Whether rounds may run before the questions of an earlier stage are answered; one worker is never idle."""
+        return self._config.runtime.answer_behind and self._config.runtime.num_workers > 1
+
+    def left(self) -> tuple[dict[str, float], float]:
+        """Questions that the run has still to answer, `behind` rounds or with nothing else to do (`record`); and how
+        many of the latter are answered of those that are being asked."""
         tests, num_stages = self._experiment.tests, self._experiment.setting.num_stages
         stages = range(num_stages) or range(-1, 0)  # nothing trained: the one evaluation before
         left = {"record": 0.0, "behind": 0.0}
         for stage in stages if self._config.evaluation.every_stage else stages[-1:]:
             if stage not in self._on_record:
-                kind = "behind" if self._config.runtime.answer_behind and stage != stages[-1] else "record"
+                kind = "behind" if self._may_wait and stage != stages[-1] else "record"
                 left[kind] += sum(len(tests[name]) for name in self._experiment.evaluated(stage))
-        return left
+        questions, answered = self._questions, 0.0
+        if questions is not None and not self.behind:
+            answered = questions.num_records * questions.num_given / max(questions.num_answers, 1)
+            left["record"] = max(0.0, left["record"] - answered)
+        return left, answered
 
     def _finish_and_show(self) -> None:
         if not self.is_ready():
@@ -153,6 +161,16 @@ class Evaluation:
         """Answers given and to be given, by all models together; (0, 0) if no evaluation is open."""
         questions = self._questions
         return (questions.num_given, questions.num_answers) if questions is not None else (0, 0)
+
+    @property
+    def held(self) -> tuple[int, int] | None:
+        """Position of the checkpoint that an open evaluation would be begun again from."""
+        return (self.stage + 1, 0) if self.stage is not None else None
+
+    def told(self) -> dict[str, Any]:
+        """What a status says of questions that are answered behind rounds."""
+        stage = self.stage if self.behind else None
+        return {"answering": stage, "answered": self.progress() if stage is not None else (0, 0)}
 
     def is_ready(self) -> bool:
         """Whether `finish` need not wait."""

@@ -17,11 +17,12 @@ from fcit_ray.seeds import client_seed
 if TYPE_CHECKING:
     from fcit_ray.experiment.opening import Experiment
 
-BATCH = 32
-"""Records of a piece of a streamed shard."""
+STREAMED_PIECE = 32
+"""Records of a piece of a streamed shard, rounded to whole steps: who shares a step finds its records together."""
 KEPT_PIECE = 128
 """Records of a piece of a shard that is kept: several processes make a large one, and none holds it whole."""
 _BEHIND = 2  # pieces of a stream that are needed by whoever shares its client and is a little slower
+_AHEAD = 16  # pieces among which those are looked for that a client asks for next
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Job:
         epochs: passes over them.
         seed: of its orders.
         streamed: whether its shard is too large to be kept.
+        piece_size: records of a piece of its stream.
         taken: pieces of the stream that have been handed out.
     """
 
@@ -62,6 +64,7 @@ class Job:
     epochs: int
     seed: int
     streamed: bool
+    piece_size: int = STREAMED_PIECE
     taken: int = field(default=0)
 
     def needs(self, now: int) -> Iterator[tuple[int, Piece]]:
@@ -70,22 +73,31 @@ class Job:
         if not self.streamed:
             yield from ((start, piece) for piece in kept_pieces("train", self.task, self.client, self.num_records))
             return
-        total = self.epochs * -(-self.num_records // BATCH)
-        for number in range(max(self.taken - _BEHIND, 0), total):
-            yield start + max(number - self.taken, 0) * BATCH, self._piece(number)
+        for number in range(max(self.taken - _BEHIND, 0), self._num_pieces):
+            yield start + max(number - self.taken, 0) * self.piece_size, self._piece(number)
 
-    def took(self, piece: Piece) -> None:
-        """A piece of its stream has been handed out; one that was never foreseen says nothing."""
-        total = self.epochs * -(-self.num_records // BATCH)
-        for number in range(self.taken, min(self.taken + 64, total)):
-            if self._piece(number) == piece:
-                self.taken = number + 1
-                return
+    def foreseen(self, piece: Piece) -> tuple[Piece, tuple[int, ...]] | None:
+        """The piece of its stream that holds these records, and where in it they are; None if none does that is near.
+
+        What lies before that piece, but for a few, counts as taken from then on.
+        """
+        for number in range(max(self.taken - _BEHIND, 0), min(self.taken + _AHEAD, self._num_pieces)):
+            whole = self._piece(number)
+            places = {row: place for place, row in enumerate(whole.rows)}
+            if all(row in places for row in piece.rows):
+                self.taken = max(self.taken, number + 1)
+                return whole, tuple(places[row] for row in piece.rows)
+        return None
+
+    @property
+    def _num_pieces(self) -> int:
+        """In all epochs."""
+        return self.epochs * -(-self.num_records // self.piece_size)
 
     def _piece(self, number: int) -> Piece:
-        epoch, place = divmod(number, -(-self.num_records // BATCH))
-        order = _order(self.num_records, self.seed, epoch)
-        return Piece("train", self.task, tuple(order[place * BATCH : (place + 1) * BATCH].tolist()), self.client)
+        epoch, place = divmod(number, -(-self.num_records // self.piece_size))
+        order = _order(self.num_records, self.seed, epoch)[place * self.piece_size :][: self.piece_size]
+        return Piece("train", self.task, tuple(order.tolist()), self.client)
 
 
 class Forecast:
@@ -105,9 +117,23 @@ class Forecast:
         self._population = StreamPopulation(experiment.stream, experiment.setting, _no_feature, selection)
         self._jobs: dict[tuple[int, int], list[Job]] = {}
 
+    def job(self, stage: int, round: int, task: int, client: int, start: int = 0) -> Job:
+        """A client of a round."""
+        step = self._experiment.config.train.batch_size
+        return Job(
+            task=task,
+            client=client,
+            start=start,
+            num_records=self._experiment.stream.num_examples(task, client),
+            epochs=self._epochs,
+            seed=client_seed(self._experiment.setting.seed, stage, round, client),
+            streamed=self._is_streamed(task, client),
+            piece_size=step * max(STREAMED_PIECE // step, 1),
+        )
+
     def jobs(self, stage: int, round: int) -> list[Job]:
         """The clients of a round in the order in which workers are expected to take them: the largest first."""
-        setting, stream = self._experiment.setting, self._experiment.stream
+        stream = self._experiment.stream
         chosen = [
             (stream.num_examples(task, client), task, client) for task, client in self._population.chosen(stage, round)
         ]
@@ -116,9 +142,7 @@ class Forecast:
         for num_records, task, client in sorted(chosen, key=lambda one: -one[0]):
             start = heapq.heappop(free)
             heapq.heappush(free, start + self._epochs * num_records)
-            seed = client_seed(setting.seed, stage, round, client)
-            streamed = self._is_streamed(task, client)
-            jobs.append(Job(task, client, start, num_records, self._epochs, seed, streamed))
+            jobs.append(self.job(stage, round, task, client, start))
         return jobs
 
     def questions(self, stage: int) -> Iterator[Piece]:
@@ -143,7 +167,7 @@ class Forecast:
 
 def in_order(jobs: Sequence[Job]) -> Iterator[Piece]:
     """The pieces of a round's clients, as they are needed from where the round is."""
-    now = max((job.start + job.taken * BATCH for job in jobs if job.taken), default=0)
+    now = max((job.start + job.taken * job.piece_size for job in jobs if job.taken), default=0)
     yield from (piece for _, piece in heapq.merge(*(job.needs(now) for job in jobs), key=lambda need: need[0]))
 
 

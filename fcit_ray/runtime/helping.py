@@ -9,7 +9,8 @@ from fcit_ray.data.loading.collate import Collator
 from fcit_ray.data.loading.shards import training_batches, training_piece
 from fcit_ray.federated.algorithm import Algorithm
 from fcit_ray.federated.local_run import LocalRun
-from fcit_ray.federated.sharing import micro_batch_part, set_up, take_over
+from fcit_ray.federated.micro_batch import micro_batch_part, set_up
+from fcit_ray.federated.sharing import take_over
 from fcit_ray.models.bank import AdapterBank
 from fcit_ray.runtime.messages import Store, TrainWork, ValueLost, job_of
 from fcit_ray.runtime.partners import Partners

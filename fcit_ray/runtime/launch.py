@@ -21,6 +21,7 @@ from fcit_ray.runtime.cluster import redirect_logs, watch_head
 from fcit_ray.runtime.driver_actor import RayDriver
 from fcit_ray.runtime.errors import origin
 from fcit_ray.runtime.groups import run_group
+from fcit_ray.runtime.handles import sealed
 from fcit_ray.runtime.room import Room
 from fcit_ray.runtime.shape import Shape
 from fcit_ray.runtime.status import Status
@@ -203,7 +204,7 @@ def run_workers(config: Config, folder: RunFolder, driver: Any, loop: Callable[[
     """
     reason = run_group(
         loop,
-        {"config": config.model_dump(mode="json"), "driver": driver, "folder": str(folder.path.resolve())},
+        {"config": config.model_dump(mode="json"), "driver": sealed(driver), "folder": str(folder.path.resolve())},
         Shape.of(config.runtime),
         storage=folder.path / "logs",
         name="workers",

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
-from fcit_ray.federated.sharing import Part, Step, Turn
+from fcit_ray.federated.micro_batch import Part
+from fcit_ray.federated.sharing import Step, Turn
 from fcit_ray.runtime.messages import Store, TrainWork, ValueLost
 from fcit_ray.runtime.shared_steps import PartNote, TurnNote
 

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import ray
 
 from fcit_ray.data.loading.samples import Sample
-from fcit_ray.runtime.blocks import Block, from_table
-from fcit_ray.runtime.forecast import BATCH, Piece, pieces_of
+from fcit_ray.runtime.blocks import Block, from_table, raise_failure
+from fcit_ray.runtime.forecast import Job, Piece, pieces_of
 
 WAIT_S = 30.0
 """For a piece, before it is asked for anew."""
@@ -42,7 +43,7 @@ class PreparedShard:
         size: records.
         ask: waits for pieces.
         blocks: of the pieces, if they were all there when it was handed out.
-        stream: a piece of a streamed shard, of given rows.
+        stream: whose shard it is, if it is streamed.
     """
 
     def __init__(
@@ -51,13 +52,14 @@ class PreparedShard:
         size: int,
         ask: Ask,
         blocks: Sequence[Block] | None = None,
-        stream: tuple[int, int] | None = None,
+        stream: Job | None = None,
     ):
         self._pieces = pieces
         self._size = size
         self._ask = ask
         self._blocks = blocks
         self._stream = stream
+        self._tables: list[pa.Table] = []
 
     def __len__(self) -> int:
         return self._size
@@ -79,15 +81,24 @@ class PreparedShard:
             DataError, ModelError, RunFailed: what stopped their making.
         """
         if self._stream is None:
-            if self._blocks is None:
-                self._blocks = self._ask(self._pieces)
-            samples = [sample for block in self._blocks for sample in samples_of(block)]
-            yield from (samples[index] for index in order)
+            yield from self._read_kept(order)
             return
-        task, client = self._stream
-        for piece in pieces_of("train", task, order.tolist(), BATCH, client):
+        job = self._stream
+        for piece in pieces_of("train", job.task, order.tolist(), job.piece_size, job.client):
             [block] = self._ask([piece])
             yield from samples_of(block)
+
+    def _read_kept(self, order: np.ndarray) -> Iterable[Sample]:
+        if self._blocks is None:
+            self._blocks = self._ask(self._pieces)
+        if not self._tables:
+            self._tables = list(ray.get([block.ref for block in self._blocks]))
+            for table in self._tables:
+                raise_failure(table)
+        where = [(number, row) for number, piece in enumerate(self._pieces) for row in range(len(piece.rows))]
+        for index in order:
+            number, row = where[index]
+            yield from from_table(self._tables[number], [row])
 
 
 def samples_of(block: Block) -> list[Sample]:
@@ -96,4 +107,4 @@ def samples_of(block: Block) -> list[Sample]:
     Raises:
         DataError, ModelError, RunFailed: what stopped their making.
     """
-    return list(from_table(ray.get(block.ref)))
+    return list(from_table(ray.get(block.ref), block.rows))

@@ -7,7 +7,7 @@ from typing import Any
 from fcit_ray.data.loading.shards import ShardSource
 from fcit_ray.federated.lora.base import LoraRule
 from fcit_ray.models.names import adapter_index
-from fcit_ray.params import norm, tree_bytes
+from fcit_ray.params import Lazy, norm, tree_bytes
 from fcit_ray.runtime.messages import Store, TrainWork
 from fcit_ray.types import ClientJob, ClientUpdate, ServerState
 
@@ -56,7 +56,9 @@ def round_record(
         lora: which counts the bytes that a client is sent.
         bytes_up: that all clients sent.
     """
-    moved = {name: after.params[name] - value for name, value in state.params.items()}
+    # What nobody trained is the same tensor, and adds nothing to the norm.
+    names = [name for name, value in state.params.items() if after.params[name] is not value]
+    moved = Lazy(names, lambda name: after.params[name] - state.params[name])
     examples = sum(update.client.num_examples for update in updates)
     clients = [
         {

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fcit_ray.federated.packing import Started, whom_to_help
+from fcit_ray.federated.packing import Rest, Started, whom_to_help
 from fcit_ray.federated.sharing import Step
 
 _SLOW = 3.0
@@ -168,20 +168,16 @@ class SharedSteps:
                     return TurnNote(late, parts)
                 self._changed.wait(timeout=min(left, 0.1))
 
-    def offer(
-        self, worker: int, waiting: float, next_waits: bool, workers: int, urgency: float = float("-inf")
-    ) -> tuple[int, HelpWork] | None:
+    def offer(self, worker: int, rest: Rest, urgency: float) -> tuple[int, HelpWork] | None:
         """A micro-batch for a free worker, and the token of its lease; None: it has better to do. Lock held.
 
         Args:
             worker: its rank.
-            waiting: size of what is not begun.
-            next_waits: whether a piece of that can be begun.
-            workers: that there are.
+            rest: of the round.
             urgency: that a client has at least.
         """
         posts = [post for post in self._posts.values() if post.leader != worker and post.urgency >= urgency]
-        place = whom_to_help([post.seen() for post in posts], waiting, next_waits, workers, self.most)
+        place = whom_to_help([post.seen() for post in posts], rest, self.most)
         if place is None:
             return None
         post = posts[place]

@@ -1,14 +1,19 @@
 """The work queue of a run whose workers help each other: a free one may compute a micro-batch of another's client."""
 
 import time
+from dataclasses import replace
 from typing import Any
 
-from fcit_ray.federated.packing import Started, is_long
+from fcit_ray.config.schema import Config
+from fcit_ray.experiment.opening import local_training
+from fcit_ray.federated.packing import Rest, Started
 from fcit_ray.federated.sharing import Step
 from fcit_ray.runtime.foreman import HELP
 from fcit_ray.runtime.shared_steps import SharedSteps, TurnNote
 from fcit_ray.runtime.work_queue import Lease, WorkQueue
 
+_SOON_S = 0.5
+"""Within which the leader of a client is expected to share its first step."""
 _HEARD_S = 10.0
 """A worker that was heard of so lately is there; free ones ask every few seconds."""
 
@@ -24,10 +29,13 @@ class SharingQueue(WorkQueue):
         most: workers that one client may have; None: as many as shorten it.
     """
 
+    nap_s = 0.1
+
     def __init__(self, lease_s: float, clock: Any = time.monotonic, most: int | None = None):
         super().__init__(lease_s, clock)
         self._steps = SharedSteps(self._changed, clock, lease_s, most)
         self._heard: dict[int, float] = {}
+        self._begun: dict[int, float] = {}  # when a lease was given, by its token
 
     # What everybody calls, with those who help in mind.
 
@@ -42,23 +50,40 @@ class SharingQueue(WorkQueue):
         admitted = super().submit(token, result)
         with self._changed:
             self._steps.close(token)
+            self._begun.pop(token, None)
         return admitted
 
     def _pick(self, worker: int) -> Lease | None:
         self._heard[worker] = self._clock()
-        token, count = self._free(), len(self._workers())
+        token = self._free()
         if token is None:
-            offer = self._steps.offer(worker, 0.0, False, count)
+            offer = self._steps.offer(worker, self._rest(0, next_waits=False), float("-inf"))
         else:
             urgency = self._items[token].batch.urgency
-            offer = self._steps.offer(worker, 0.0, False, count, urgency + 1)
-            offer = offer or self._steps.offer(worker, self._left(urgency, shared=False), True, count, urgency)
-        return Lease(*offer) if offer is not None else super()._pick(worker)
+            rest = self._rest(urgency, next_waits=True)
+            offer = self._steps.offer(worker, replace(rest, next_waits=False), urgency + 1)
+            offer = offer or self._steps.offer(worker, rest, urgency)
+            if offer is None and self._is_about_to_be_shared(urgency, rest):
+                return None
+        lease = Lease(*offer) if offer is not None else super()._pick(worker)
+        if lease is not None and offer is None:
+            self._begun[lease.token] = self._clock()
+        return lease
+
+    def _is_about_to_be_shared(self, urgency: int, rest: Rest) -> bool:
+        """Whether a client that is to be helped before others begin has just been begun itself."""
+        since = self._clock() - _SOON_S
+        return self._steps.most != 1 and any(
+            rest.is_held_up_by(Started(_left_of(item), 1, True))
+            for token, item in self._items.items()
+            if item.worker is not None and not item.done and item.batch.urgency == urgency
+            if self._begun.get(token, since) > since and token not in self._steps.seen()
+        )
 
     # What leaders call.
 
     def wants(self, token: int, worker: int) -> bool:
-        """Whether a client's leader is to share its steps: somebody is free for it, or it is longer than all else."""
+        """Whether a client's leader is to share its steps: more are free than wait to be begun."""
         with self._changed:
             self._heard[worker] = self._clock()
             item = self._items.get(token)
@@ -66,10 +91,8 @@ class SharingQueue(WorkQueue):
                 return False
             urgency = item.batch.urgency
             rivals = [other for other in self._items.values() if not other.done and other.batch.urgency >= urgency]
-            if any(other.worker is None for other in rivals):
-                client = self._steps.seen().get(token) or Started(_left_of(item), 1, True)
-                return is_long(client, self._left(urgency, shared=True), len(self._workers()))
-            return bool(self._workers() - {other.worker for other in rivals})
+            waiting = sum(other.worker is None for other in rivals)
+            return len(self._workers() - {other.worker for other in rivals}) > waiting
 
     def post(self, token: int, worker: int, step: Step, state: Any) -> int | None:
         """Share a step; returns its name, None if the client is done already (a twin was faster)."""
@@ -108,14 +131,15 @@ class SharingQueue(WorkQueue):
         busy = {item.worker for item in self._items.values() if item.worker is not None and not item.done}
         return heard | busy | self._steps.helping()
 
-    def _left(self, urgency: int, *, shared: bool) -> float:
-        """Size of what is not done of this urgency, with or without what is shared now."""
+    def _rest(self, urgency: int, *, next_waits: bool) -> Rest:
+        """What is left of this urgency."""
         seen = self._steps.seen()
-        return sum(
+        left = [
             seen[token].left if token in seen else _left_of(item)
             for token, item in self._items.items()
-            if not item.done and item.batch.urgency == urgency and (shared or token not in seen)
-        )
+            if not item.done and item.batch.urgency == urgency
+        ]
+        return Rest(sum(left), len(left), next_waits, len(self._workers()))
 
 
 def _is_round(item: Any) -> bool:
@@ -125,3 +149,12 @@ def _is_round(item: Any) -> bool:
 def _left_of(item: Any) -> float:
     done, total = item.part
     return float(item.size * (1 - done / total if total else 1.0))
+
+
+def most_workers(config: Config) -> int | None:
+    """Workers that one client of a run may have; None: as many as shorten it."""
+    train = local_training(config)
+    if (train.micro_batch_size or train.batch_size) >= train.batch_size:
+        return 1  # nothing of a step to hand out
+    most = config.runtime.workers_per_client
+    return None if most == "auto" else most

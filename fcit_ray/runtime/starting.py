@@ -6,9 +6,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import ray
+from fcit_ray.importing import swift_imports
 
-from fcit_ray.runtime.cluster import inside_ray, start_ray
+with swift_imports():
+    # All of it, as Ray's parts import each other in circles: two threads that import them meet in the middle.
+    import ray.data
+    import ray.train
+
+from fcit_ray.runtime.cluster import connect, inside_ray, start_ray
 
 _HOLD_S = 1.0
 
@@ -38,6 +43,10 @@ class RayBeside:
             raise self._error
         start_ray(log_file)
 
+    def leave(self) -> None:
+        """Begin to leave the cluster, or to end it if it was started here; `stop_ray` waits until that is done."""
+        threading.Thread(target=stop_ray).start()
+
     def __enter__(self) -> Self:
         if not self._was_there:
             self._thread.start()
@@ -56,7 +65,7 @@ class RayBeside:
 
     def _start(self) -> None:
         try:
-            start_ray()
+            connect()
         except BaseException as error:
             self._error = error
         self._done.set()

@@ -6,6 +6,7 @@ import ray.train
 from ray.train.backend import Backend, BackendConfig
 
 from fcit_ray.importing import swift_imports
+from fcit_ray.runtime.handles import opened, sealed
 
 
 def work(context: dict[str, Any]) -> None:
@@ -57,8 +58,8 @@ class TellLost(ray.train.UserCallback):
     """
 
     def __init__(self, actor: Any, *before: Any):
-        self._actor = actor
+        self._actor = sealed(actor)
         self._before = before
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        self._actor.lost.remote(*self._before, list(worker_exceptions))
+        opened(self._actor).lost.remote(*self._before, list(worker_exceptions))

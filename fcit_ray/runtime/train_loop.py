@@ -15,6 +15,7 @@ from fcit_ray.federated.under_way import Tell
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.blocks import quiet
 from fcit_ray.runtime.errors import failure, place_of
+from fcit_ray.runtime.handles import opened
 from fcit_ray.runtime.messages import Over
 from fcit_ray.runtime.partners import Partners
 from fcit_ray.runtime.ray_line import CutOff, RayLine
@@ -45,10 +46,10 @@ def train_loop(context: dict[str, Any]) -> None:
     """Serve one driver.
 
     Args:
-        context: `config` (plain mapping), `driver` (actor handle) and `folder` (path of the run folder).
+        context: `config` (plain mapping), `driver` (actor handle, sealed) and `folder` (path of the run folder).
     """
     begin()
-    _serve_run(context["driver"], context)
+    _serve_run(opened(context["driver"]), context)
 
 
 def begin() -> None:

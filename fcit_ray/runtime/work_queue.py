@@ -100,10 +100,15 @@ class WorkQueue:
 
     Several batches may be open at a time: the rounds of a stage, and behind them the questions of the stage before.
 
+    Attributes:
+        nap_s: seconds after which a waiting worker looks again by itself.
+
     Args:
         lease_s: seconds after which work that was not answered is given to another worker too.
         clock: seconds, monotonic; replaced in tests.
     """
+
+    nap_s = 1.0
 
     def __init__(self, lease_s: float, clock: Any = time.monotonic):
         self._lease_s = lease_s
@@ -192,7 +197,7 @@ class WorkQueue:
                 left = deadline - self._clock()
                 if self._over or self._failure is not None or left <= 0:
                     return None
-                self._changed.wait(timeout=min(left, 1.0))
+                self._changed.wait(timeout=min(left, self.nap_s))
 
     def submit(self, token: int, result: Any) -> bool:
         """Take a result; False if it was not admitted or not wanted any more (a twin came first, the batch is over)."""

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from fcit_ray.config.mistakes import nearest
-from fcit_ray.config.schema import Config, Tracking
+from fcit_ray.config.schema import Config
+from fcit_ray.config.tracking import Tracking
 from fcit_ray.errors import ConfigError
 from fcit_ray.tracking.tracker import Tracker
 

@@ -15,7 +15,7 @@ import mlflow
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
-from fcit_ray.config.schema import Tracking
+from fcit_ray.config.tracking import Tracking
 from fcit_ray.errors import ConfigError
 from fcit_ray.storage.location import redact
 from fcit_ray.tracking.memory import Memory

@@ -8,7 +8,7 @@ from PIL import Image
 from tensorboardX import SummaryWriter
 from tensorboardX.summary import hparams
 
-from fcit_ray.config.schema import Tracking
+from fcit_ray.config.tracking import Tracking
 from fcit_ray.tracking.memory import Memory
 from fcit_ray.tracking.points import End, Point
 from fcit_ray.tracking.tracker import Outcome, TrackedRun, Tracker

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import wandb
 
-from fcit_ray.config.schema import Tracking
+from fcit_ray.config.tracking import Tracking
 from fcit_ray.errors import ConfigError
 from fcit_ray.tracking.memory import Memory
 from fcit_ray.tracking.points import End, Point

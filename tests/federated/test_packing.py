@@ -6,7 +6,7 @@ import runpy
 import pytest
 from repository import ROOT
 
-from fcit_ray.federated.packing import Cut, Started, alone, makespan, shortest, whom_to_help
+from fcit_ray.federated.packing import Cut, Rest, Started, alone, makespan, shortest, whom_to_help
 
 optimum = runpy.run_path(str(ROOT / "benchmarks" / "optimum.py"))["optimum"]
 
@@ -46,18 +46,21 @@ def test_the_bound_is_even_shares_or_the_longest_client_by_itself():
 
 def test_a_free_worker_helps_whoever_would_take_longest_even_so():
     a, b, closed = Started(30, 2, True), Started(21, 1, True), Started(99, 1, False)
-    assert whom_to_help([a, b, closed], 0, False, 3) == 1  # 30 / 3 against 21 / 2
-    assert whom_to_help([a, b], 0, False, 3, most=1) is None
-    assert whom_to_help([a, b], 0, False, 3, most=2) == 1
-    assert whom_to_help([closed], 0, False, 3) is None
-    assert whom_to_help([a, Started(20, 1, True)], 0, False, 3) == 0  # of equals the first
+    rest = Rest(150, 3, False, 3)
+    assert whom_to_help([a, b, closed], rest) == 1  # 30 / 3 against 21 / 2
+    assert whom_to_help([a, b], rest, most=1) is None
+    assert whom_to_help([a, b], rest, most=2) == 1
+    assert whom_to_help([closed], rest) is None
+    assert whom_to_help([a, Started(20, 1, True)], rest) == 0  # of equals the first
 
 
 def test_a_client_that_holds_up_its_round_is_helped_before_the_next_begins():
-    # It would take 50 with one more; of 150 in all on two workers half an even share is 37.5, of 250 62.5.
-    assert whom_to_help([Started(100, 1, True)], 50, True, 2) == 0
-    assert whom_to_help([Started(100, 1, True)], 150, True, 2) is None
-    assert whom_to_help([Started(100, 1, True)], 150, False, 2) == 0
+    # It would take 50 with one more; half an even share of 450 over four workers is 56.25, of 350 it is 43.75.
+    long = Started(100, 1, True)
+    assert whom_to_help([long], Rest(350, 3, True, 4)) == 0
+    assert whom_to_help([long], Rest(450, 3, True, 4)) is None
+    assert whom_to_help([long], Rest(450, 3, False, 4)) == 0
+    assert whom_to_help([long], Rest(350, 4, True, 4)) is None, "no worker is to spare"
 
 
 def test_the_exact_optimum_of_rounds_worked_out_by_hand():

@@ -22,7 +22,7 @@ from fcit_ray.experiment.opening import Experiment, open_experiment
 from fcit_ray.runtime.blocks import from_table, to_table
 from fcit_ray.runtime.data import RayShards, sample_encoder
 from fcit_ray.runtime.errors import RunFailed
-from fcit_ray.runtime.forecast import BATCH, Job, Piece, in_order, kept_pieces
+from fcit_ray.runtime.forecast import STREAMED_PIECE, Job, Piece, in_order, kept_pieces
 from fcit_ray.seeds import derive_seed
 
 
@@ -214,19 +214,39 @@ def test_a_stream_is_foreseen_in_the_order_in_which_its_client_reads_it(configur
     [job, *_] = forecast.jobs(1, 0)
     seed = derive_seed(experiment.setting.seed, "client", 1, 0, job.client)  # as the reference loop has it
     orders = [epoch_order(job.num_records, seed, epoch).tolist() for epoch in (0, 1)]
-    expected = [tuple(order[start : start + BATCH]) for order in orders for start in range(0, len(order), BATCH)]
+    expected = [
+        tuple(order[start : start + STREAMED_PIECE])
+        for order in orders
+        for start in range(0, len(order), STREAMED_PIECE)
+    ]
     assert [piece.rows for piece in in_order([job])] == expected
-    # What has been taken is needed no more, but for those who follow close behind.
-    job.took(Piece("train", 1, expected[0], job.client))
+    # A part of a step, by whoever shares it; what has been taken is needed no more but by those who follow closely.
+    part = Piece("train", 1, expected[0][3:5], job.client)
+    assert job.foreseen(part) == (Piece("train", 1, expected[0], job.client), (3, 4))
     assert job.taken == 1
-    job.took(Piece("train", 1, (5, 3, 1), job.client))
-    assert job.taken == 1, "nobody foresaw that piece"
+    assert [piece.rows for piece in in_order([job])] == expected
+    assert job.foreseen(Piece("train", 1, (0, job.num_records), job.client)) is None, "there is no such record"
+    assert job.taken == 1
+
+
+@pytest.mark.usefixtures("cluster")
+def test_parts_of_steps_are_had_from_what_was_foreseen(configure: Configure) -> None:
+    experiment = open_experiment(configure(train={"batch_size": 8}))
+    here = local(experiment)
+    with opened(experiment, 0) as shards:
+        job = shards._jobs[0]
+        order = epoch_order(job.num_records, job.seed, 0)
+        shard, expected = shards.train_shard(job.task, job.client), here.train_shard(job.task, job.client)
+        for part in (order[:8], order[2:4], order[4:8], order[:2]):
+            assert_same(list(shard.read(part)), list(expected.read(part)))
+        made = [piece for piece in shards._ahead._kept if piece.part == "train"]  # type: ignore[attr-defined]
+        assert {len(piece.rows) % 8 for piece in made if piece.client == job.client} <= {0, job.num_records % 8}
 
 
 def test_streams_of_clients_that_train_side_by_side_are_needed_in_turns() -> None:
-    one, other = (Job(0, client, 0, 4 * BATCH, 1, seed=client, streamed=True) for client in (0, 1))
-    late = Job(0, 2, 4 * BATCH, BATCH, 1, seed=2, streamed=True)
-    kept = Job(0, 3, 4 * BATCH, 5, 1, seed=3, streamed=False)
+    one, other = (Job(0, client, 0, 4 * STREAMED_PIECE, 1, seed=client, streamed=True) for client in (0, 1))
+    late = Job(0, 2, 4 * STREAMED_PIECE, STREAMED_PIECE, 1, seed=2, streamed=True)
+    kept = Job(0, 3, 4 * STREAMED_PIECE, 5, 1, seed=3, streamed=False)
     assert [piece.client for piece in in_order([one, other, late, kept])] == [0, 1, 0, 1, 0, 1, 0, 1, 2, 3]
 
 

@@ -1,6 +1,5 @@
 """The driver with plain workers in threads, no Ray: a whole run, its folder, and resuming it anywhere."""
 
-import inspect
 import json
 import re
 import shutil
@@ -21,7 +20,6 @@ from fcit_ray.results.opening import open_run
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.data import sample_encoder
 from fcit_ray.runtime.driver import Driver
-from fcit_ray.runtime.driver_actor import RayDriver
 from fcit_ray.runtime.messages import AnswerWork, DirectStore, TrainWork
 from fcit_ray.runtime.status import Status, describe, figures_of
 from fcit_ray.runtime.worker import Worker
@@ -449,12 +447,3 @@ def test_zero_shot_answers_the_unseen_too(configure: Configure, tmp_path: Path) 
     results = run(config, tmp_path / "run")
     assert results["transfer"]["scores"].keys() == {"DVQA"}
     assert len(results["matrix"][0]) == 2
-
-
-def test_a_handle_of_the_driver_names_no_types() -> None:
-    # Ray sends the signatures with it: whoever gets one (Ray Train's controller) would import torch for an annotation.
-    methods = [method for name in dir(RayDriver) if callable(method := getattr(RayDriver, name)) and name[0] != "_"]
-    assert len(methods) > 8
-    for method in methods:
-        for parameter in inspect.signature(method).parameters.values():
-            assert parameter.annotation is parameter.empty or isinstance(parameter.annotation, str), method

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fcit_ray.runtime.foreman import Dismissed, Engagement, Foreman
+from fcit_ray.runtime.foreman import HELP, Dismissed, Engagement, Foreman
 from fcit_ray.runtime.shape import Shape
 
 TWO = Shape(num_workers=2, cpus=0.5, gpu=False)
@@ -195,3 +195,12 @@ def test_who_waits_is_woken(what: str) -> None:
     foreman.tell(number, [(1, 1.0)]) if what == "work" else foreman.finish()
     thread.join(timeout=10)
     assert isinstance(got[0], Engagement if what == "work" else Dismissed)
+
+
+def test_a_client_that_could_be_helped_comes_behind_all_else_and_keeps_nobody_waiting() -> None:
+    foreman = Foreman(most=1)
+    helped, _ = engaged(foreman, ONE)
+    working, _ = engaged(foreman, ONE, *range(1, 9))
+    foreman.tell(helped, [(HELP, 1e6)])
+    crew = hired(foreman)
+    assert [sent(foreman, crew) for _ in range(10)] == [*[working] * 8, helped, None]

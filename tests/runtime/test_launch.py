@@ -107,7 +107,9 @@ def test_two_workers_share_each_client_and_one_is_killed_while_it_helps(configur
     assert marker.exists(), "nobody died"
     clients = [client for record in RunFolder(tmp_path / "run").records() for client in record.get("clients", [])]
     assert len(clients) == 2
-    assert all(0 < client["shared"] < 1 and client["exchange_s"] > 0 for client in clients)
+    shared = [client for client in clients if "shared" in client]  # the second may begin before there are two again
+    assert shared
+    assert all(0 < client["shared"] < 1 and client["exchange_s"] > 0 for client in shared)
     assert results["adapters_sha256"] == in_one_process(config)
 
 

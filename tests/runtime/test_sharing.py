@@ -11,21 +11,24 @@ import torch
 from small import COLLATOR, MODEL, TRAIN, SmallPopulation, job_batches, shard, small_bank, small_setting
 
 from fcit_ray.config.schema import Train
-from fcit_ray.data.loading.shards import training_batches
+from fcit_ray.data.loading.shards import training_batches, training_piece
 from fcit_ray.federated.aggregation import Aggregation
 from fcit_ray.federated.algorithm import Algorithm
 from fcit_ray.federated.client import run_client
 from fcit_ray.federated.federation import Federation
 from fcit_ray.federated.local_optim import FedProx, LocalRule, Plain, Scaffold
 from fcit_ray.federated.method import Method
+from fcit_ray.federated.micro_batch import OrderedSum, Part
+from fcit_ray.federated.packing import Cut
 from fcit_ray.federated.server_optim import FedAvg
-from fcit_ray.federated.sharing import OrderedSum, Part, Step
+from fcit_ray.federated.sharing import Step
 from fcit_ray.methods.ewc import Ewc
 from fcit_ray.methods.finetune import Finetune
 from fcit_ray.methods.lwf import Lwf
 from fcit_ray.methods.moelora import MoELoRA
 from fcit_ray.models.bank import AdapterBank
 from fcit_ray.params import params_sha256
+from fcit_ray.runtime.foreman import HELP
 from fcit_ray.runtime.helping import Helper
 from fcit_ray.runtime.messages import DirectStore, TrainWork, ValueLost
 from fcit_ray.runtime.partners import Partners
@@ -276,6 +279,21 @@ def test_one_worker_a_client_shares_nothing() -> None:
     assert group.helped == []
 
 
+@pytest.mark.parametrize(("batch_size", "micro", "count"), [(4, 1, 11), (64, 16, 150), (40, 16, 75), (128, None, 130)])
+def test_a_single_micro_batch_is_the_one_that_the_whole_pass_gives(batch_size: int, micro: int, count: int) -> None:
+    records = shard(0, 0, count)
+    whole = list(training_batches(records, COLLATOR, batch_size, 3, 2, micro)())
+    pieces = [
+        training_piece(records, COLLATOR, batch_size, 3, micro, step, number)
+        for step, sizes in enumerate(Cut(batch_size, micro or batch_size, 2).steps(count))
+        for number in range(len(sizes))
+    ]
+    assert len(pieces) == len(whole)
+    for piece, expected in zip(pieces, whole, strict=True):
+        assert piece.keys() == expected.keys()
+        assert all(torch.equal(piece[key], value) for key, value in expected.items())
+
+
 def test_ordered_sums_are_what_one_process_accumulates() -> None:
     """Not the sum of another order: in float32 (a + b) + c differs from a + (b + c)."""
     draw = torch.Generator().manual_seed(0)
@@ -347,22 +365,39 @@ def test_a_leader_shares_when_somebody_has_nothing_else_to_do(queue: SharingQueu
     assert not queue.wants(first, 0), "the third has not been heard of for long"
 
 
-def test_a_client_that_holds_up_its_round_is_helped_before_others_begin(queue: SharingQueue) -> None:
-    # Two workers, 100 records and five times 10: an even share is 75, and with one more worker it would take 50.
-    queue.open(["long", *"abcde"], [100, *[10] * 5])
-    lease, _ = led(queue, 0), led(queue, 1)
+def test_a_client_that_holds_up_its_round_is_helped_before_others_begin(queue: SharingQueue, clock: Clock) -> None:
+    # Four workers, 100 records and two times 10: an even share is 30, and with one more worker it would take 50.
+    for worker in range(4):
+        assert queue.next(worker, 0.0) is None
+    queue.open(["long", "a", "b"], [100, 10, 10])
+    lease = led(queue, 0)
+    assert queue.next(1, 0.0) is None, "the long one's leader is about to share its first step"
     assert queue.wants(lease, 0)
-    assert queue.post(lease, 0, step(), None) is not None
-    assert helps(queue, 2).lead == lease
-    # Of 30 beside 5 times 10 it would take 15, and three workers' even share is 27.
-    other = SharingQueue(lease_s=1000.0)
-    other.open(["first", *"abcde"], [20, *[10] * 5])
-    lease, _ = led(other, 0), led(other, 1)
-    assert not other.wants(lease, 0)
-    other.post(lease, 0, step(), None)
-    lease_of_third = other.next(2, 0.0)
-    assert lease_of_third is not None
-    assert lease_of_third.work == "b"
+    assert queue.post(lease, 0, step(2), None) is not None
+    assert [helps(queue, worker).lead for worker in (1, 2)] == [lease, lease]
+    begun = queue.next(3, 0.0)
+    assert begun is not None
+    assert begun.work == "a", "of the long one nothing is open now"
+
+
+def test_nobody_waits_for_ever_for_a_long_client_to_be_shared(queue: SharingQueue, clock: Clock) -> None:
+    for worker in range(4):
+        queue.next(worker, 0.0)
+    queue.open(["long", "a", "b"], [100, 10, 10])
+    led(queue, 0)
+    assert queue.next(1, 0.0) is None
+    clock.now = 1.0
+    led(queue, 1)
+
+
+def test_where_no_worker_is_to_spare_all_clients_are_begun_first(queue: SharingQueue) -> None:
+    for worker in range(2):
+        queue.next(worker, 0.0)
+    queue.open(["long", "a"], [100, 10])
+    lease = led(queue, 0)
+    assert not queue.wants(lease, 0)
+    queue.post(lease, 0, step(), None)
+    led(queue, 1)
 
 
 def test_the_client_that_would_take_longest_is_helped_and_the_next_when_that_one_is_taken(queue: SharingQueue) -> None:
@@ -446,3 +481,13 @@ def test_a_lost_helper_s_micro_batch_is_open_again_and_a_lost_leader_s_step_is_o
     lease = queue.next(1, 0.0)
     assert lease is not None
     assert lease.work == "a", "its client is handed out again, and nobody helps the lost one"
+
+
+def test_who_sends_workers_hears_of_a_client_that_could_be_helped_once_nothing_waits(queue: SharingQueue) -> None:
+    queue.open(["round"], [40.0])
+    queue.open(["questions"], [8.0], urgency=-1)
+    assert queue.waiting([], 0.0) == [(0, 40.0), (-1, 8.0)]
+    led(queue, 0)
+    assert queue.waiting([], 0.0) == [(-1, 8.0)]
+    led(queue, 1)
+    assert queue.waiting([], 0.0) == [(HELP, 40.0)], "of the round's alone: questions are not shared"

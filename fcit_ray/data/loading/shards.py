@@ -16,6 +16,9 @@ from fcit_ray.data.loading.samples import Sample, SampleEncoder
 from fcit_ray.data.partition.stream import Stream
 from fcit_ray.data.records.layout import Record
 
+RUN = 32
+"""Records of an epoch's order, from its beginning on, that are read together: a shard may be prepared in such runs."""
+
 
 class Shard(Protocol):
     """A sequence of samples that can be read in any order, any number of times; travels to the worker as a value."""
@@ -94,9 +97,12 @@ def training_piece(
 ) -> dict[str, Tensor]:
     """One micro-batch of those that `training_batches` gives, by its step (over all epochs) and its number in that."""
     epoch, step_of_epoch = divmod(step, -(-len(shard) // batch_size))
-    order = epoch_order(len(shard), seed, epoch)[step_of_epoch * batch_size :][:batch_size]
     size = min(batch_size, micro_batch_size or batch_size)
-    return collator.train(list(shard.read(order[number * size :][:size])))
+    start = step_of_epoch * batch_size + number * size
+    stop = min(start + size, (step_of_epoch + 1) * batch_size, len(shard))
+    first = start - start % RUN
+    samples = shard.read(epoch_order(len(shard), seed, epoch)[first : stop + -stop % RUN])
+    return collator.train(list(islice(samples, start - first, stop - first)))
 
 
 def mean_feature(features: Iterable[np.ndarray]) -> Tensor:
