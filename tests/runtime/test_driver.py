@@ -157,11 +157,11 @@ def test_where_updates_wait_and_memories_lie_changes_no_bit(
 def test_a_disk_too_full_for_updates_to_wait_ends_the_run_with_what_to_do(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: Any) -> int:
+    def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("fcit_ray.runtime.driver.WaitingRoom", partial(WaitingRoom, stays=0))
-    monkeypatch.setattr(os, "pwrite", full)
+    monkeypatch.setattr("fcit_ray.runtime.waiting.lay_out", full)
     with pytest.raises(
         RunFailed, match=r"run: the disk is full; the finished rounds are kept: make room, and --resume"
     ):
