@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from fcit_ray.runtime.status import Status
 from fcit_ray.runtime.store import RayStore, share_tensors
 from fcit_ray.runtime.train_group import TellLost, work
 
+SWITCH_S = 0.0005  # a worker's call takes less: it must not wait for the thread that combines, 5 ms by default
 _POLL_S = 0.25
 _STATUS_S = 5.0
 _LEAVE_S = 30.0  # for the workers to leave at the end of a run
@@ -54,6 +56,7 @@ class _RayDriver(Driver):
 
     def __init__(self, experiment: Experiment, folder: RunFolder, prepare: Prepare | None):
         share_tensors(copies=False)  # each update is the driver's alone
+        sys.setswitchinterval(SWITCH_S)
         quiet()
         shards = RayShards(experiment, experiment.config.runtime.cache_mb * 2**20, prepare)
         super().__init__(experiment, folder, shards, RayStore())
