@@ -15,6 +15,7 @@ See benchmarks/README.md for figures.
 
 import argparse
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -38,6 +39,7 @@ from fcit_ray.results.opening import open_run
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.cluster import start_ray
 from fcit_ray.runtime.driver import Driver
+from fcit_ray.runtime.driver_actor import SWITCH_S
 from fcit_ray.runtime.handles import opened
 from fcit_ray.runtime.launch import run_workers
 from fcit_ray.runtime.messages import TrainWork
@@ -92,6 +94,7 @@ class BenchDriver(Driver):
 
     def __init__(self, config: Config, path: Path):
         share_tensors(copies=False)
+        sys.setswitchinterval(SWITCH_S)
         torch.set_num_threads(1)
         open_run(path, config, resume=False, overwrite=True)
         self._bench_folder = TimedFolder(path)

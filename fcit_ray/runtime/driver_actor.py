@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,12 +22,16 @@ with swift_imports():
     from fcit_ray.runtime.prepared import AskDriver
     from fcit_ray.runtime.store import RayStore, share_tensors
 
+SWITCH_S = 0.0005
+"""Between two threads of the driver: a worker's call takes less, and must not wait for the one that combines."""
+
 
 class RayDriver(Driver):
     """The driver inside its actor: reads its run's data there and serves it through Ray Data and the object store."""
 
     def __init__(self, experiment: Experiment, folder: RunFolder, prepare: Prepare | None):
         share_tensors(copies=False)  # each update is the driver's alone
+        sys.setswitchinterval(SWITCH_S)
         quiet()
         ask = AskDriver(ray.get_runtime_context().current_actor)
         self._ray_shards = RayShards(

@@ -172,7 +172,7 @@ def test_clips_identity_text_begins_once(tmp_path):
     tokenizer, text = encoder.tokenizer, "is <|startoftext|> dog"
     assert tokenizer(text)["input_ids"].count(0) == 2  # what it did before
     assert tokenizer(tokenizer.hide(text))["input_ids"].count(0) == 1
-    assert not torch.equal(encoder.encode([text]), encoder._encode.__wrapped__(encoder, text.replace("<|", "")))
+    assert not torch.equal(*encoder.encode([text, text.replace("<|", "")]))
     assert count_cut(str(tmp_path), [text, "is dog"]) == 1  # the letters are more than six tokens
 
 

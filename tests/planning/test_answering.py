@@ -8,7 +8,7 @@ from fcit_ray.planning.plan import Round
 
 def round_of(stage, records, makespan):
     """On two workers."""
-    return Round(stage=stage, round=0, down=0, up=0, steps=(), records=records, makespan=makespan)
+    return Round(stage=stage, round=0, down=0, up=0, steps=(), records=records, makespan=makespan, alone=0, shortest=0)
 
 
 def test_answers_hide_where_the_next_stage_leaves_workers_idle():

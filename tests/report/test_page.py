@@ -195,17 +195,20 @@ def test_a_method_without_tokens_or_gates_has_no_such_sections(tmp_path):
 
 def test_the_workers_time_is_told_by_cause_and_adds_up(tmp_path):
     run = make_run(tmp_path / "run", finished=False)
-    hours = {"compute_s": 6.0, "starved_s": 0.5, "other_s": 0.5, "answer_s": 1.0, "idle_s": 1.5, "server_s": 0.5}
-    workers = [{"worker": 0, **hours}, {"worker": 1, **hours, "compute_s": 4.0, "idle_s": 3.5}]
+    hours = {"compute_s": 5.0, "help_s": 0.5, "exchange_s": 0.5, "starved_s": 0.5, "other_s": 0.5, "answer_s": 1.0,
+             "idle_s": 1.5, "server_s": 0.5}  # fmt: skip
+    workers = [{"worker": 0, **hours}, {"worker": 1, **hours, "compute_s": 3.0, "idle_s": 3.5}]
     records = [{**record, "workers": workers} if record["kind"] == "round" else record for record in run.records()]
     run.metrics_file.write_text("".join(json.dumps(record) + "\n" for record in records))
     page = page_of(tmp_path, run)
     table = page.tables["Where the workers' time went, seconds of workers"]
-    assert table[0] == ["Stage", "training", "starved", "handing over", "answering", "idle", "server", "In all"]
+    names = ["training", "helping", "exchange", "starved", "handing over", "answering", "idle", "server"]
+    assert table[0] == ["Stage", *names, "In all"]
     # Of two rounds a stage, 20 seconds of workers each.
-    assert table[1] == ["stage 1", "20.00", "2.00", "2.00", "4.00", "10.00", "2.00", "40 s"]
+    assert table[1] == ["stage 1", "16.00", "2.00", "2.00", "2.00", "2.00", "4.00", "10.00", "2.00", "40 s"]
     assert (
-        "training 50.0 %, starved 5.0 %, handing over 5.0 %, answering 10.0 %, idle 25.0 %, server 5.0 %" in page.text
+        "training 40.0 %, helping 5.0 %, exchange 5.0 %, starved 5.0 %, handing over 5.0 %, answering 10.0 %, idle 25.0 %, server 5.0 %"
+        in page.text
     )
 
 

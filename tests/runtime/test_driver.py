@@ -1,8 +1,12 @@
 """The driver with plain workers in threads, no Ray: a whole run, its folder, and resuming it anywhere."""
 
+import errno
 import json
+import os
 import re
 import shutil
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +26,10 @@ from fcit_ray.runtime.data import sample_encoder
 from fcit_ray.runtime.driver import Driver
 from fcit_ray.runtime.messages import AnswerWork, DirectStore, TrainWork
 from fcit_ray.runtime.status import Status, describe, figures_of
+from fcit_ray.runtime.waiting import WaitingRoom
 from fcit_ray.runtime.worker import Worker
+from fcit_ray.storage.trees import plain
+from fcit_ray.types import ClientJob, ClientUpdate
 
 TIMES = ("seconds", "compute_s", "starved_s", "workers", "answer_s", "questions_per_s", "tokens_per_s", "behind")
 
@@ -110,6 +117,63 @@ def test_a_run_resumed_from_any_checkpoint_gives_the_same_bits(
     assert results["adapters_sha256"] == RunFolder(whole).results()["adapters_sha256"]
     assert timeless(RunFolder(path).records()) == timeless(RunFolder(whole).records())
     assert predictions(path) == predictions(whole)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [{"local": {"name": "scaffold"}}, {"lora": {"name": "fedsa"}}, {"robust": {"name": "median"}}],
+    ids=["scaffold", "fedsa", "median"],
+)
+def test_where_updates_wait_and_memories_lie_changes_no_bit(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: dict[str, Any]
+) -> None:
+    """The reference loop keeps all in memory; here all that waits goes through the file, and the run is resumed."""
+    config = configure(**parts)
+    experiment = open_experiment(config)
+    shards = LocalShards(experiment.stream, experiment.tests, sample_encoder(experiment))
+    worker = Worker(config, DirectStore())
+
+    def train(job: ClientJob) -> ClientUpdate:
+        shard = shards.train_shard(job.client.task, job.client.index)
+        work = replace(job, params={}, knowledge={}, local={})
+        return worker.train(TrainWork(work, [job.params], job.knowledge, shard, job.local))
+
+    expected = simulate(experiment.federation(shards.feature), worker.initial_params(), train, worker.frozen)
+    monkeypatch.setattr("fcit_ray.runtime.driver.WaitingRoom", partial(WaitingRoom, stays=0))
+    path = tmp_path / "run"
+    run(config, path)
+    (path / "results.json").unlink()
+    for late in RunFolder(path).checkpoints()[2:]:
+        shutil.rmtree(late)
+    run(config, path, resume=True)
+    found = RunFolder(path).latest_checkpoint()
+    assert found is not None
+    assert params_sha256(found.params) == params_sha256(expected.params)
+    for part in ("local", "memories"):
+        ours, theirs = (plain(getattr(state, part)) for state in (found, expected))
+        assert bool(theirs) == ("robust" not in parts and (part == "memories" or "local" in parts))
+        assert flat(ours).keys() == flat(theirs).keys()
+        assert params_sha256(flat(ours)) == params_sha256(flat(theirs))
+
+
+def test_a_disk_too_full_for_updates_to_wait_ends_the_run_with_what_to_do(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("fcit_ray.runtime.driver.WaitingRoom", partial(WaitingRoom, stays=0))
+    monkeypatch.setattr("fcit_ray.runtime.waiting.lay_out", full)
+    with pytest.raises(
+        RunFailed, match=r"run: the disk is full; the finished rounds are kept: make room, and --resume"
+    ):
+        run(configure(robust={"name": "median"}), tmp_path / "run")
+
+
+def flat(tree: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(tree, dict):
+        return {name: value for key in tree for name, value in flat(tree[key], f"{path}/{key}").items()}
+    return {path: tree}
 
 
 def test_a_worker_lost_with_work_in_hand_changes_nothing(configure: Configure, whole: Path, tmp_path: Path) -> None:
