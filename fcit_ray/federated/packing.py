@@ -7,7 +7,9 @@ those who have done their part. `whom_to_help` decides, in the runtime and in th
 
 These are moldable jobs with a barrier after each step. Shortest schedules of such are hard to find; to give each free
 worker what has most left is at most 2 - 1/W times as long on W workers (Graham, "Bounds for certain multiprocessing
-anomalies", 1966, for tasks of one length in chains, as no worker is idle while a micro-batch waits).
+anomalies", 1966, for tasks of one length in chains, where no worker is idle while a micro-batch waits). Two things are
+added for rounds with one long client, which most of Dirichlet's are: it is helped before others begin, and those that
+its next step needs do not go elsewhere.
 """
 
 import heapq
@@ -30,11 +32,13 @@ class Started:
         left: of it and not computed yet, in records.
         workers: computing for it now, its leader among them.
         open: whether its step has a micro-batch that nobody computes; if not nobody can help it.
+        pieces: micro-batches of a step: more workers are of no use to it.
     """
 
     left: float
     workers: int
     open: bool
+    pieces: int
 
     @property
     def with_another(self) -> float:
@@ -66,6 +70,14 @@ class Rest:
         spare = self.workers > self.clients
         return spare and client.with_another > _LONG * self.records / self.workers
 
+    def waits_for(self, client: Started) -> bool:
+        """Whether a client by itself, with all the workers that it can use, takes longer than all others on the rest.
+
+        Those that it can use then stay with it: at something else they would be late for its next step.
+        """
+        spare = self.workers - client.pieces
+        return spare > 0 and client.left / client.pieces > (self.records - client.left) / spare
+
 
 def whom_to_help(started: Sequence[Started], rest: Rest, most: int | None = None) -> int | None:
     """Which client a free worker computes a micro-batch of: the one that would take longest even so.
@@ -76,12 +88,17 @@ def whom_to_help(started: Sequence[Started], rest: Rest, most: int | None = None
         most: workers that one client may have; None: as many as its steps have micro-batches.
 
     Returns:
-        Its place in `started`, of equals the first. None: begin the next one that waits, or there is nothing to do.
+        Its place in `started`, of equals the first. None: begin the next one that waits, or do nothing for now.
     """
     able = [place for place, client in enumerate(started) if client.open and (most is None or client.workers < most)]
     place = max(able, key=lambda place: started[place].with_another, default=None)
-    if place is not None and rest.next_waits and not rest.is_held_up_by(started[place]):
+    if place is None or (rest.next_waits and not rest.is_held_up_by(started[place])):
         return None
+    longest = max(started, key=lambda client: client.left)
+    if started[place] is not longest and rest.waits_for(longest):
+        elsewhere = sum(client.workers for client in started if client is not longest)
+        if elsewhere >= rest.workers - longest.pieces:
+            return None
     return place
 
 
@@ -171,7 +188,7 @@ class _Rehearsal:
 
     def __init__(self, clients: Sequence[int], workers: int, cut: Cut, most: int | None):
         self._waiting = [_Client(cut.steps(records)) for records in sorted(clients) if records]
-        self._workers, self._most = workers, most
+        self._workers, self._cut, self._most = workers, cut, most
         self._idle = workers
         self._now = 0.0
         self._started: list[_Client] = []
@@ -220,9 +237,10 @@ class _Rehearsal:
             place = None
             if self._most != 1:
                 # A leader at its barrier is its client's, though it does not compute.
+                pieces = -(-self._cut.batch_size // self._cut.micro_batch_size)
                 at_barrier = {id(client) for client in self._at_barrier}
                 seen = [
-                    Started(client.left, client.workers + (id(client) in at_barrier), bool(client.step))
+                    Started(client.left, client.workers + (id(client) in at_barrier), bool(client.step), pieces)
                     for client in self._started
                 ]
                 clients = [*self._started, *self._waiting]

@@ -96,7 +96,7 @@ class _Post:
     def seen(self) -> Started:
         step = self.work.step
         ahead = (len(self.open) + len(self.failed) + len(self.taken)) * step.each
-        return Started(self.size * (step.left + ahead), self.workers, bool(self.open))
+        return Started(self.size * (step.left + ahead), self.workers, bool(self.open), len(step.shares))
 
     def late(self, now: float, patience_s: float) -> int | None:
         """A micro-batch of another's that takes too long."""

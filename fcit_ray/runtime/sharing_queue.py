@@ -74,7 +74,7 @@ class SharingQueue(WorkQueue):
         """Whether a client that is to be helped before others begin has just been begun itself."""
         since = self._clock() - _SOON_S
         return self._steps.most != 1 and any(
-            rest.is_held_up_by(Started(_left_of(item), 1, True))
+            rest.is_held_up_by(Started(_left_of(item), 1, True, 1))
             for token, item in self._items.items()
             if item.worker is not None and not item.done and item.batch.urgency == urgency
             if self._begun.get(token, since) > since and token not in self._steps.seen()

@@ -45,22 +45,31 @@ def test_the_bound_is_even_shares_or_the_longest_client_by_itself():
 
 
 def test_a_free_worker_helps_whoever_would_take_longest_even_so():
-    a, b, closed = Started(30, 2, True), Started(21, 1, True), Started(99, 1, False)
+    a, b, closed = Started(30, 2, True, 8), Started(21, 1, True, 8), Started(99, 1, False, 8)
     rest = Rest(150, 3, False, 3)
     assert whom_to_help([a, b, closed], rest) == 1  # 30 / 3 against 21 / 2
     assert whom_to_help([a, b], rest, most=1) is None
     assert whom_to_help([a, b], rest, most=2) == 1
     assert whom_to_help([closed], rest) is None
-    assert whom_to_help([a, Started(20, 1, True)], rest) == 0  # of equals the first
+    assert whom_to_help([a, Started(20, 1, True, 8)], rest) == 0  # of equals the first
 
 
 def test_a_client_that_holds_up_its_round_is_helped_before_the_next_begins():
     # It would take 50 with one more; half an even share of 450 over four workers is 56.25, of 350 it is 43.75.
-    long = Started(100, 1, True)
+    long = Started(100, 1, True, 8)
     assert whom_to_help([long], Rest(350, 3, True, 4)) == 0
     assert whom_to_help([long], Rest(450, 3, True, 4)) is None
     assert whom_to_help([long], Rest(450, 3, False, 4)) == 0
     assert whom_to_help([long], Rest(350, 4, True, 4)) is None, "no worker is to spare"
+
+
+def test_who_is_needed_for_the_next_step_of_the_longest_stays():
+    # Five workers. The long client takes 100 / 4 with four of them, the other 20 on the fifth: its leader.
+    long, other = Started(100, 3, False, 4), Started(20, 1, True, 4)
+    assert whom_to_help([long, other], Rest(120, 2, False, 5)) is None
+    assert whom_to_help([long, Started(30, 1, True, 4)], Rest(130, 2, False, 5)) == 1, "30 on the fifth take longer"
+    assert whom_to_help([long, other], Rest(120, 2, False, 6)) == 1, "one is to spare"
+    assert whom_to_help([long, other], Rest(120, 2, False, 4)) == 1, "none was ever free of it"
 
 
 def test_the_exact_optimum_of_rounds_worked_out_by_hand():
