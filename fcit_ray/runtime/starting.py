@@ -16,6 +16,7 @@ with swift_imports():
 from fcit_ray.runtime.cluster import connect, inside_ray, start_ray
 
 _HOLD_S = 1.0
+_END_S = 10.0
 
 
 class RayBeside:
@@ -71,9 +72,11 @@ class RayBeside:
         self._done.set()
         if self._unwanted.is_set():
             stop_ray()
-        # Ray's processes ask Linux to be ended with the thread that started them, not with the process.
+        # Ray's processes ask Linux to be killed with the thread that started them, not with the process; and at the end
+        # they take a while to end theirs, which they would leave behind.
         while ray.is_initialized():
             time.sleep(_HOLD_S)
+        time.sleep(_END_S)
 
 
 _stopping = threading.Lock()
