@@ -59,6 +59,11 @@ def payload(megabytes: float) -> Params:
 class NoShards:
     """Clients that do nothing need no data."""
 
+    encoder: Any = None  # there is nothing to be encoded
+
+    def use(self, features: Any) -> None:
+        """Nothing has features."""
+
     def prepare(self, stage: int, round: int | None = None) -> None:
         """Nothing to prepare."""
 
