@@ -18,6 +18,7 @@ from torch import Tensor
 from fcit_ray.errors import CheckpointError
 from fcit_ray.results.encoding import decode, encode
 from fcit_ray.storage import durable
+from fcit_ray.storage.files import file_sha256
 from fcit_ray.storage.safe_tensors import pieces, places
 from fcit_ray.storage.trees import StoredTree, plain
 
@@ -179,9 +180,3 @@ def check(path: Path, expected: Written) -> None:
             f"{path}: damaged, expected sha256 {expected.sha256} ({expected.bytes} bytes), "
             f"found {digest} ({size} bytes); copy it again or use another checkpoint"
         )
-
-
-def file_sha256(path: Path) -> str:
-    """Of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,21 +1,19 @@
 """A round's updates as they come in, in whatever order: looked at, folded in the order of the plan, or left to wait."""
 
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import Any, Final
-
-from torch import Tensor
+from typing import Any, Final, NoReturn
 
 from fcit_ray.federated.federation import Federation
-from fcit_ray.params import tree_bytes
+from fcit_ray.params import Lazy, tree_bytes
 from fcit_ray.runtime.waiting import WaitingRoom
 from fcit_ray.types import ClientJob, ClientUpdate, Params
 
 _BESIDE: Final = ("report", "local", "memory")
 
 
-class Folded(Mapping[str, Tensor]):
+def folded(names: Collection[str], whose: str) -> Params:
     """The delta of an update that has been added to the mean: who sent what is known, the values are gone.
 
     Args:
@@ -23,26 +21,13 @@ class Folded(Mapping[str, Tensor]):
         whose: for the error of whoever asks for a value.
     """
 
-    def __init__(self, names: Collection[str], whose: str):
-        self._names = names
-        self._whose = whose
-
-    def __getitem__(self, name: str) -> Tensor:
-        if name not in self._names:
-            raise KeyError(name)
+    def gone(name: str) -> NoReturn:
         raise LookupError(
-            f"{name}: the delta of {self._whose} is part of the mean and is kept no longer; a method or local rule "
+            f"{name}: the delta of {whose} is part of the mean and is kept no longer; a method or local rule "
             "whose `absorb` looks at deltas says so by `reads_deltas = True`"
         )
 
-    def __contains__(self, name: object) -> bool:
-        return name in self._names
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
+    return Lazy(names, gone)
 
 
 class Arrivals:
@@ -95,7 +80,7 @@ class Arrivals:
             rest = self._room.keep({part: getattr(update, part) for part in _BESIDE}, whole)
             # The client of the job: the one that came back holds on to the memory that the update came in.
             update = replace(update, client=job.client, assignment=job.assignment, **rest)
-            delta = self._room.keep(update.delta) if keeps else Folded(self._names(job), str(job.key))
+            delta = self._room.keep(update.delta) if keeps else folded(self._names(job), str(job.key))
             light = replace(update, delta=delta)
             self._light[position] = light
             self.bytes_up += bytes_up

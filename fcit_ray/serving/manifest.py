@@ -14,14 +14,13 @@ An export of an adapter holds
 and one of a merged model a model folder, README.md and fcit_ray.json.
 """
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from fcit_ray.errors import ExportError
 from fcit_ray.results.cover import json_sha256
-from fcit_ray.storage.files import read_json
+from fcit_ray.storage.files import file_sha256, read_json
 from fcit_ray.storage.strict_json import dump_json, finite
 
 MANIFEST: Final = "fcit_ray.json"
@@ -56,7 +55,7 @@ def write_manifest(folder: Path, said: Mapping[str, Any]) -> None:
         OSError: the disk is full, or the like.
     """
     files = {
-        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": _digest(path)}
+        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
@@ -101,14 +100,9 @@ def check_files(folder: Path, files: Mapping[str, Mapping[str, Any]], names: Ite
         path, entry = folder / name, files[name]
         if not path.is_file():
             raise ExportError(f"{path}: missing; {_REMEDY}")
-        size, digest = path.stat().st_size, _digest(path)
+        size, digest = path.stat().st_size, file_sha256(path)
         if (size, digest) != (entry["bytes"], entry["sha256"]):
             raise ExportError(
                 f"{path}: damaged: expected {entry['bytes']} bytes of SHA-256 {entry['sha256']}, found {size} bytes "
                 f"of {digest}; {_REMEDY}"
             )
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

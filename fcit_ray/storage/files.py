@@ -5,6 +5,7 @@ that Git LFS leaves where it fetched nothing; the web page that a server sent in
 words about something else, and reading a named pipe never ends.
 """
 
+import hashlib
 import json
 import os
 import stat
@@ -78,3 +79,9 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError(f"is not JSON that can be read: {error}") from None
     except RecursionError:
         raise ValueError("is JSON that is nested too deeply to be read; expected a few levels") from None
+
+
+def file_sha256(path: Path) -> str:
+    """Of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

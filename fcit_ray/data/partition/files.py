@@ -4,7 +4,6 @@ Which Task<k> is which task of the stream is no fact of the files: the authors' 
 one their code trains in. It is found by what the files hold, or said by `benchmark.partition_tasks`.
 """
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -21,6 +20,7 @@ from fcit_ray.data.records.place import Place
 from fcit_ray.data.records.quarantine import PartitionQuarantine
 from fcit_ray.errors import DataError
 from fcit_ray.models.prompt import Turn
+from fcit_ray.storage.files import file_sha256
 from fcit_ray.storage.location import spellings
 
 MANIFEST = "manifest.json"
@@ -67,7 +67,7 @@ def load_partition(benchmark: Benchmark, collection: Collection) -> list[list[li
         parts = []
         for client, path in enumerate(_client_files(found[number], benchmark.num_clients)):
             name = f"Task{number}/{path.name}"
-            if hashes is not None and hashes.get(name) != sha256(path):
+            if hashes is not None and hashes.get(name) != file_sha256(path):
                 raise DataError(f"{path}: is not the file that {folder / MANIFEST} was written for (SHA-256 differs)")
             items = away.leave_out(path, name, _items(path))
             keys = collection[task.datasets[0]].keys if len(task.datasets) == 1 else Keys()
@@ -80,12 +80,6 @@ def load_partition(benchmark: Benchmark, collection: Collection) -> list[list[li
             raise DataError(f"{found[number]}: holds no record of {missing[0]}, which task {task.name!r} has")
         held.append(parts)
     return held
-
-
-def sha256(path: Path) -> str:
-    """Of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_clients(benchmark: Benchmark, collection: Collection) -> list[list[list[Record]]]:

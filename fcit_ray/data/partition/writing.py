@@ -14,7 +14,7 @@ import numpy as np
 
 from fcit_ray.config.schema import Config
 from fcit_ray.data.parquet.place import parquet_at
-from fcit_ray.data.partition.files import MANIFEST, sha256
+from fcit_ray.data.partition.files import MANIFEST
 from fcit_ray.data.partition.stream import Stream, open_stream
 from fcit_ray.data.records.belonging import marked
 from fcit_ray.data.records.collection import Collection
@@ -22,6 +22,7 @@ from fcit_ray.data.records.layout import held_out_of, positions_set_aside, read_
 from fcit_ray.data.records.quarantine import record_sha256
 from fcit_ray.errors import ConfigError, DataError, UserError, disk_reason
 from fcit_ray.storage import durable
+from fcit_ray.storage.files import file_sha256
 from fcit_ray.storage.location import file_in
 from fcit_ray.storage.object_store import sha256_at
 
@@ -143,7 +144,7 @@ def _write(config: Config, stream: Stream, folder: Path, draw: Draw | None) -> d
             path = folder / f"Task{number}" / f"client_{client}.json"
             lines = ",\n".join(json.dumps(items[record.dataset, record.source][record.index]) for record in chosen)
             durable.write_text(path, f"[\n{lines}\n]\n")
-            files[f"Task{number}/{path.name}"] = sha256(path)
+            files[f"Task{number}/{path.name}"] = file_sha256(path)
         counts["tasks"][number - 1]["folder"] = f"Task{number}"
     assert held_twice == missing == 0, "a split gave a record to two clients or to none"
     checked = {
@@ -211,5 +212,5 @@ def _check_same(out: Path, manifest: Mapping[str, Any]) -> None:
             "name another folder or delete this one"
         )
     for name, digest in manifest["files"].items():
-        if not (out / name).is_file() or sha256(out / name) != digest:
+        if not (out / name).is_file() or file_sha256(out / name) != digest:
             raise DataError(f"{out / name}: is not the file that {path} was written for; delete the folder")
