@@ -238,6 +238,7 @@ class Driver:
             round=state.round,
             num_rounds=self._experiment.setting.num_rounds,
             task=", ".join(sorted(names)),
+            **({} if state.round else {"loss": None}),  # of another task
         )
         self._shards.prepare(state.stage, state.round)
         jobs = self._federation.plan(state)

@@ -67,6 +67,7 @@ class RayBeside:
     def _start(self) -> None:
         try:
             connect()
+            _ours.set()
         except BaseException as error:
             self._error = error
         self._done.set()
@@ -80,13 +81,15 @@ class RayBeside:
 
 
 _stopping = threading.Lock()
+_ours = threading.Event()  # it was a `RayBeside` that connected this process, not whoever called
 
 
 def stop_ray() -> None:
-    """Leave the cluster; one that this process has started ends."""
+    """Leave the cluster that `RayBeside` has joined; one that it has started ends."""
     with _stopping:
-        if not ray.is_initialized():
+        if not _ours.is_set() or not ray.is_initialized():
             return
+        _ours.clear()
         # It takes no notice of SIGTERM, and Ray waits a second before it kills it.
         if callable(end := getattr(inside_ray("worker", "_global_node"), "kill_monitor", None)):
             end(check_alive=False)

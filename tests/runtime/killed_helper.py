@@ -14,7 +14,10 @@ _help = Helper.help
 
 def _killed(self: Helper, *arguments: Any) -> Any:
     """As it begins its third micro-batch."""
-    marker = Path(self._algorithm.method.marker)
+    method = self._algorithm.method
+    if not isinstance(method, KilledHelper):
+        return _help(self, *arguments)
+    marker = Path(method.marker)
     count = getattr(self, "count", 0) + 1
     self.count = count
     if count == 3 and not marker.exists():
