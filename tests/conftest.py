@@ -1,6 +1,8 @@
 """One thread a process: two spinning pools on a busy two-core machine run many times slower."""
 
 import os
+import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -17,3 +19,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "cluster" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.ray)
             item.add_marker(pytest.mark.xdist_group("cluster"))
+
+
+@pytest.fixture(autouse=True)
+def no_ray_is_left_starting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A command that is refused leaves Ray's start to a thread, which is over before the next test begins."""
+    yield
+    if starting := sys.modules.get("fcit_ray.runtime.starting"):
+        with starting._changing:
+            pass

@@ -26,7 +26,8 @@ class RayBeside:
     """
 
     def __init__(self) -> None:
-        self._was_there = ray.is_initialized()
+        with _changing:  # a start of before, which its caller wants no more, is over then
+            self._was_there = ray.is_initialized()
         self._unwanted = threading.Event()
         self._done = threading.Event()
         self._error: BaseException | None = None
@@ -61,18 +62,22 @@ class RayBeside:
         if kind is None or self._was_there:
             return
         self._unwanted.set()
-        if self._done.is_set():
+        if self._done.is_set():  # else the thread ends what it starts: the error need not wait for that
             stop_ray()
 
     def _start(self) -> None:
-        try:
-            connect()
-            _ours.set()
-        except BaseException as error:
-            self._error = error
-        self._done.set()
-        if self._unwanted.is_set():
-            stop_ray()
+        with _changing:
+            try:
+                if not self._unwanted.is_set():
+                    _connecting.set()
+                    connect()
+                    _ours.set()
+            except BaseException as error:
+                self._error = error
+            _connecting.clear()
+            self._done.set()
+            if self._unwanted.is_set():
+                _stop()
         # Ray's processes ask Linux to be killed with the thread that started them, not with the process; and at the end
         # they take a while to end theirs, which they would leave behind.
         while ray.is_initialized():
@@ -80,17 +85,25 @@ class RayBeside:
         time.sleep(_END_S)
 
 
-_stopping = threading.Lock()
+_changing = threading.Lock()
+"""Held by who starts Ray or ends it: two at a time would take this process with them."""
+_connecting = threading.Event()
 _ours = threading.Event()  # it was a `RayBeside` that connected this process, not whoever called
 
 
 def stop_ray() -> None:
     """Leave the cluster that `RayBeside` has joined; one that it has started ends."""
-    with _stopping:
-        if not _ours.is_set() or not ray.is_initialized():
-            return
-        _ours.clear()
-        # It takes no notice of SIGTERM, and Ray waits a second before it kills it.
-        if callable(end := getattr(inside_ray("worker", "_global_node"), "kill_monitor", None)):
-            end(check_alive=False)
-        ray.shutdown()
+    if _connecting.is_set():
+        return  # nobody waited for it, and nobody will: the thread ends what it starts, or the end of the process does
+    with _changing:
+        _stop()
+
+
+def _stop() -> None:
+    if not _ours.is_set() or not ray.is_initialized():
+        return
+    _ours.clear()
+    # It takes no notice of SIGTERM, and Ray waits a second before it kills it.
+    if callable(end := getattr(inside_ray("worker", "_global_node"), "kill_monitor", None)):
+        end(check_alive=False)
+    ray.shutdown()

@@ -1,0 +1,71 @@
+"""Ray beside the checks: one start or end at a time, whatever becomes of who wanted it."""
+
+import threading
+
+import pytest
+
+from fcit_ray.runtime import starting
+from fcit_ray.runtime.starting import RayBeside
+
+
+class StandInRay:
+    """Starts when it is let."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.there = threading.Event()
+        self.asked = threading.Event()
+        self.may_start = threading.Event()
+        self.ended = 0
+        monkeypatch.setattr(starting, "connect", self.connect)
+        monkeypatch.setattr(starting, "inside_ray", lambda *where: None)
+        monkeypatch.setattr(starting.ray, "is_initialized", self.there.is_set)
+        monkeypatch.setattr(starting.ray, "shutdown", self.shutdown)
+
+    def connect(self) -> None:
+        self.asked.set()
+        assert self.may_start.wait(10.0)
+        self.there.set()
+
+    def shutdown(self) -> None:
+        self.ended += 1
+        self.there.clear()
+
+
+@pytest.fixture
+def ray(monkeypatch: pytest.MonkeyPatch) -> StandInRay:
+    return StandInRay(monkeypatch)
+
+
+def refused(ray: StandInRay) -> None:
+    """A command that is refused while Ray starts."""
+    with pytest.raises(ValueError, match="a mistake"), RayBeside():
+        assert ray.asked.wait(10.0)
+        raise ValueError("a mistake")
+
+
+def test_an_error_does_not_wait_for_ray_and_the_next_run_finds_none_that_is_about_to_end(ray: StandInRay) -> None:
+    refused(ray)
+    assert not ray.there.is_set(), "the error did not wait"
+    threading.Timer(0.1, ray.may_start.set).start()
+    again = RayBeside()
+    assert ray.ended == 1
+    assert not again._was_there
+
+
+def test_the_end_of_the_process_does_not_wait_for_a_start_that_nobody_wants(ray: StandInRay) -> None:
+    refused(ray)
+    starting.stop_ray()
+    assert not ray.there.is_set()
+    ray.may_start.set()
+
+
+def test_a_cluster_that_was_there_stays(ray: StandInRay) -> None:
+    ray.there.set()
+    with RayBeside() as beside:
+        pass
+    beside.leave()
+    starting.stop_ray()
+    with pytest.raises(ValueError, match="a mistake"), RayBeside():
+        raise ValueError("a mistake")
+    assert ray.there.is_set()
+    assert ray.ended == 0
