@@ -38,9 +38,13 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> StandInRay:
 
 def refused(ray: StandInRay) -> None:
     """A command that is refused while Ray starts."""
-    with pytest.raises(ValueError, match="a mistake"), RayBeside():
+
+    def mistaken() -> None:
         assert ray.asked.wait(10.0)
         raise ValueError("a mistake")
+
+    with pytest.raises(ValueError, match="a mistake"), RayBeside():
+        mistaken()
 
 
 def test_an_error_does_not_wait_for_ray_and_the_next_run_finds_none_that_is_about_to_end(ray: StandInRay) -> None:
