@@ -186,9 +186,9 @@ def prepare_blocks(pieces: Sequence[Wanted], encoder: SampleEncoder, gently: boo
         return
     bundles = _dataset_of(pieces, encoder, gently).iter_internal_ref_bundles()
     # Of the blocks' metadata: none is fetched for it.
-    blocks = ((entry.ref, entry.metadata.num_rows) for bundle in bundles for entry in bundle.blocks)
-    for piece, (ref, num_rows) in zip(pieces, blocks, strict=True):
-        yield Block(ref, failed=num_rows != len(piece.records))
+    blocks = (entry for bundle in bundles for entry in zip(bundle.block_refs, bundle.metadata, strict=True))
+    for piece, (ref, metadata) in zip(pieces, blocks, strict=True):
+        yield Block(ref, failed=metadata.num_rows != len(piece.records))
 
 
 def _made_here(pieces: Sequence[Wanted], encoder: SampleEncoder, gently: bool) -> Iterator[Block]:
