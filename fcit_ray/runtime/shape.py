@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fcit_ray.config.schema import Config, Runtime
+    from fcit_ray.config.runtime import Runtime
+    from fcit_ray.config.schema import Config
 
 
 @dataclass(frozen=True)
