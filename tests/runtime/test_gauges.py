@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -182,3 +183,29 @@ def test_grafana_can_load_the_dashboard() -> None:
 
 def test_the_dashboard_lies_where_the_page_says() -> None:
     assert f"`{DASHBOARD.relative_to(ROOT)}`" in Path(ROOT / "docs/how-to/watch.md").read_text()
+
+
+@pytest.mark.usefixtures("cluster")
+def test_ray_takes_every_metric_and_a_gauge_is_set_again_until_it_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.util.metrics import Counter as RayCounter
+    from ray.util.metrics import Gauge
+
+    from fcit_ray.runtime.ray_gauges import RayGauges
+
+    told: list[tuple[str, float]] = []
+    for kind, method in ((Gauge, "set"), (RayCounter, "inc")):
+        real = getattr(kind, method)
+
+        def note(self: Any, value: float, tags: dict[str, str], real: Any = real) -> None:
+            real(self, value, tags)  # which refuses a missing tag
+            told.append((self.info["name"], value))
+
+        monkeypatch.setattr(kind, method, note)
+    gauges = RayGauges({"run": "a", "method": "b"}, again_s=0.01)
+    gauges(ROUND)
+    deadline = time.monotonic() + 10.0
+    while told.count(("fcit_ray_loss", 0.5)) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    gauges.close()
+    assert told.count(("fcit_ray_loss", 0.5)) >= 3
+    assert told.count(("fcit_ray_rounds", 1)) == 1  # a counter would grow
