@@ -9,7 +9,7 @@ from ray.util.metrics import Counter, Gauge
 from fcit_ray.runtime.gauges import METRICS, readings
 
 _AGAIN_S = 5.0
-"""Ray's agents forget a gauge that was not set within two of their intervals, of ten seconds each; rounds are longer."""
+"""Ray's agents forget a gauge that was not set within two of their intervals, of ten seconds each."""
 
 
 class RayGauges:
