@@ -21,8 +21,10 @@ with swift_imports():
     from fcit_ray.runtime.driver import Driver
     from fcit_ray.runtime.errors import MENDABLE, failure, origin
     from fcit_ray.runtime.forecast import Piece
+    from fcit_ray.runtime.gauges import run_tags
     from fcit_ray.runtime.messages import Over
     from fcit_ray.runtime.prepared import AskDriver
+    from fcit_ray.runtime.ray_gauges import RayGauges
     from fcit_ray.runtime.store import RayStore, share_tensors
 
 _TOLD = "the driver was told to terminate (SIGTERM; its node may be going); --resume goes on from the last checkpoint"
@@ -44,7 +46,8 @@ class RayDriver(Driver):
         self._ray_shards = RayShards(
             experiment, experiment.config.runtime.cache_mb * 2**20, prepare, ask, warn=self._warn
         )
-        super().__init__(experiment, folder, self._ray_shards, RayStore())
+        watcher = RayGauges(run_tags(experiment.config))
+        super().__init__(experiment, folder, self._ray_shards, RayStore(), watcher)
 
     def blocks(self, pieces: Sequence[Piece], timeout_s: float) -> list[Block] | None:
         """What the workers call for records that were not there when they were handed their work."""
