@@ -57,9 +57,10 @@ from fcit_ray.types import Client, ClientUpdate
 
 SIZES = (1, 2, 5, 10, 20, 50, 100)
 TASKS_FROM = 50  # different instructions; tasks of fewer are candidates alone
-HIDINGS = ((0.0, 0), (0.005, 0), (0.01, 0), (0.015, 0), (0.02, 0), (0.029, 0), (0.0, 1), (0.0, 2), (0.0, 3), (0.0, 4), (0.0, 8),
-           (0.01, 4), (0.01, 3))  # fmt: skip
+HIDINGS = ((0.0, 0), (0.005, 0), (0.01, 0), (0.015, 0), (0.02, 0), (0.029, 0), (0.0, 1), (0.0, 2), (0.0, 3), (0.0, 4),
+           (0.0, 8), (0.01, 4), (0.01, 3))  # fmt: skip
 Hide = Callable[[Sequence[Client], int], list[Client]]
+"""A rule's `hide`. Rules are pairs of `token_noise` and `token_bits`."""
 
 
 @cache
