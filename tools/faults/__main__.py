@@ -73,7 +73,7 @@ _HEAD = """\
 {rows} faults provoked on real runs, {wrong} of them not ending as they must; commit {commit}, {date}. Made by
 
 ```bash
-python -m tools.faults --out docs/results/faults.md
+make faults
 ```
 
 A run is `pipelines/run.py` on a miniature of two tasks with two rounds each, two workers on two cores. *Exit* is of the

@@ -117,6 +117,24 @@ def node_worker_killed(bench: Bench) -> Outcome:
 
 
 @row(GROUP)
+def node_after_worker_killed(bench: Bench) -> Outcome:
+    """SIGKILL of a worker, then of the raylet of a node with workers, in one run: what the suite provokes too."""
+    keys = ("train.epochs=12",)
+    with Nodes(bench) as nodes:
+        run = bench.start(*keys, environment=nodes.environment)
+        run.line(r"training  stage 1/2")
+        first = bench.moment(1.5)
+        bench.random.choice(run.some("RayTrainWorker")).send_signal(signal.SIGKILL)
+        run.line(r"training  stage 2/2")
+        victims = until(lambda: nodes.of_workers(run), "a node with workers")
+        second = bench.moment(1.0)
+        nodes.kill(bench.random.choice(victims))
+        _over(bench, run, 0)
+        did = f"a worker {first:.2f} s into the first stage, the raylet of its node {second:.2f} s into the second"
+        return bench.outcome(did, run, bench.same(*keys), bench.lost(*keys))
+
+
+@row(GROUP)
 def head_killed(bench: Bench) -> Outcome:
     """SIGKILL of the head; a new head, and --resume."""
     with Nodes(bench, 1) as nodes:

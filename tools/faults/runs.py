@@ -109,10 +109,12 @@ class Command:
 
     @property
     def last(self) -> str:
-        """The last line that says how it ended; the last line at all where none does."""
+        """The last line that says how it ended; of a run that went well its last scores, else the last line at all."""
         lines = [line.strip() for line in self.said.splitlines()[1:] if line.strip()]
-        telling = [line for line in lines if re.match(r"(error|the run failed|interrupted|terminated|failed)", line)]
-        return (telling or lines or [""])[-1]
+        for pattern in (r"error|the run failed|interrupted|terminated|hung up|failed|told to", r"\S+ +scores after"):
+            if telling := [line for line in lines if re.match(pattern, line)]:
+                return telling[-1]
+        return (lines or [""])[-1]
 
     def left(self) -> list[str]:
         """What is there still, 5 s after the end."""
