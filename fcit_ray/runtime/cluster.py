@@ -5,7 +5,6 @@ What of Ray is private here is asked for by name and done without where it is no
 
 import logging
 import os
-import signal
 import socket
 import sys
 import threading
@@ -18,7 +17,9 @@ from typing import Any, Self
 
 import ray
 
+from fcit_ray import signals
 from fcit_ray.errors import ClusterLost, RunFailed
+from fcit_ray.runtime.ending import end_with_this_process
 
 _HEALTH_CHECK_S = "0.2"  # between Ray Train's looks at its workers: how soon a death is known
 _PROBE_S = 3.0
@@ -56,8 +57,7 @@ def start_ray(log_file: Path | None = None, *, num_cpus: int | None = None, addr
     from fcit_ray.runtime.store import share_tensors
 
     if threading.current_thread() is threading.main_thread():
-        # `ray job stop` terminates: as Ctrl-C does, not with the stack of Ray's own handler.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        signals.heed()  # `ray job stop` terminates: as Ctrl-C does, not with the stack of Ray's own handler
     share_tensors()
     quiet()
     if log_file is not None:
@@ -85,6 +85,8 @@ def connect(num_cpus: int | None = None, address: str | None = None) -> None:
 
 
 def _init(address: str | None, num_cpus: int | None, named: str | None, by: str) -> None:
+    if named is None:
+        end_with_this_process(_temp_folder())
     calm: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "include_dashboard": False}
     try:
         try:
@@ -119,7 +121,8 @@ def _named_cluster() -> tuple[str | None, str]:
 
 
 def _temp_folder() -> str:
-    return os.environ.get("RAY_TMPDIR") or "/tmp"
+    of_system = os.environ.get("TMPDIR") if sys.platform == "linux" else None  # as Ray chooses
+    return os.environ.get("RAY_TMPDIR") or of_system or "/tmp"
 
 
 def _check_sockets() -> None:
