@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -77,12 +78,13 @@ class Bench:
         return file
 
     def reference(self, *overrides: str) -> tuple[str, float]:
-        """Digest and seconds of a run that nobody disturbs; of each configuration one is made."""
+        """Digest and seconds of a run that nobody disturbs; one is made of all that differ in nothing that matters."""
         kept = self.root / "references.json"
         known = json.loads(kept.read_text()) if kept.exists() else {}
-        key = " ".join(sorted(overrides))
+        matter = sorted(key for key in overrides if not key.startswith(("runtime.", "failures.")))
+        key = " ".join(matter)
         if key not in known:
-            run = self.start(*overrides, out="reference")
+            run = self.start(*matter, out="reference")
             if (code := run.end()) != 0:
                 raise Wrong(f"the reference itself ended with {code}: {run.last}")
             run.left()
@@ -172,7 +174,13 @@ class Bench:
         """The row, of the run that was disturbed."""
         code = run.process.poll()
         ended = exit or (signal.Signals(-code).name if code is not None and code < 0 else str(code))
-        return Outcome(did=did, saw=run.last.replace(str(self.folder), "…"), exit=ended, lost_s=lost_s, bits=bits)
+        return Outcome(did=did, saw=self.shown(run.last), exit=ended, lost_s=lost_s, bits=bits)
+
+    def shown(self, line: str) -> str:
+        """A line for the table, with what differs from run to run shortened."""
+        for place in (self.folder, self.ray_folder, self.root):
+            line = line.replace(str(place), "…")
+        return re.sub(r"([0-9a-f]{6})[0-9a-f]{58}", r"\1…", line)
 
     def close(self) -> None:
         for run in self.commands:

@@ -109,9 +109,8 @@ def checkpoint(bench: Bench, damage: Callable[[Path], None]) -> Outcome:
     told = [line for line in run.said.splitlines() if "checkpoints/" in line and not line.startswith("$")]
     if not told:
         raise Wrong(f"it does not name the file: {run.last}")
-    said = told[0].replace(str(bench.folder), "…")
     outcome = bench.outcome(f"newest checkpoint: {damage.__name__.strip('_').replace('_', ' ')}", run, "", None)
-    outcome.saw = said
+    outcome.saw = bench.shown(told[0])
     if damage is _unreadable:
         for file in folder.rglob("*.safetensors"):
             file.chmod(0o644)
