@@ -53,6 +53,12 @@ class RayDriver(Driver):
         waiting = self._queue.waiting(known, timeout_s)
         return Over() if self._queue.over else waiting
 
+    def _end_worker(self, worker: int) -> None:
+        """Its process ends, and Ray Train puts another in its place."""
+        actor = self._members.end(worker)
+        if actor is not None:
+            ray.kill(actor)
+
     def _warn(self, text: str) -> None:
         self._standing.warn(text)
 

@@ -209,7 +209,7 @@ def run_workers(config: Config, folder: RunFolder, driver: Any, loop: Callable[[
         storage=folder.path / "logs",
         name="workers",
         lost=TellLost(driver),
-        max_failures=config.runtime.max_worker_failures,
+        max_failures=-1,  # the driver counts, but for those that it has ended itself
     )
     try:
         ray.get(driver.fail.remote(f"{reason}; {folder.log_file} says more"))

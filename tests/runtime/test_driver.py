@@ -268,8 +268,9 @@ def test_a_centralised_run_goes_on_within_its_one_round(
 ) -> None:
     """Killed after a step of twelve: before the first checkpoint there is."""
     config = configure(
-        regime="centralised", method={"name": "finetune"}, benchmark={"num_rounds": 1}, runtime={"save_update_s": 0.0}
-    )
+        regime="centralised", method={"name": "finetune"}, benchmark={"num_rounds": 1}, runtime={"save_update_s": 0.0},
+        failures={"retries": 0},
+    )  # fmt: skip
     whole = run(config, tmp_path / "whole")
     assert not RunFolder(tmp_path / "whole").updates(), "what a checkpoint holds is not kept twice"
     path = tmp_path / "run"
