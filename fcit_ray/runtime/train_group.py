@@ -2,11 +2,14 @@
 
 from typing import Any
 
+import ray
 import ray.train
 from ray.train.backend import Backend, BackendConfig
 
 from fcit_ray.importing import swift_imports
 from fcit_ray.runtime.handles import opened, sealed
+
+_TELL_S = 30.0
 
 
 def work(context: dict[str, Any]) -> None:
@@ -53,7 +56,7 @@ class TellLost(ray.train.UserCallback):
     """Called in the controller when workers have died.
 
     Args:
-        actor: whose method `lost` is told of their ranks.
+        actor: whose method `lost` is told of their ranks; it answers False where no others are wanted.
         before: further arguments of that method, in front of the ranks.
         first: rank of the group's first worker among all.
     """
@@ -64,4 +67,12 @@ class TellLost(ray.train.UserCallback):
         self._first = first
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        opened(self._actor).lost.remote(*self._before, [self._first + rank for rank in worker_exceptions])
+        ranks = [self._first + rank for rank in worker_exceptions]
+        told = opened(self._actor).lost.remote(*self._before, ranks)
+        try:
+            go_on = ray.get(told, timeout=_TELL_S)
+        except ray.exceptions.GetTimeoutError:
+            return  # whoever is so busy is there
+        if go_on is False:
+            # Raised here it ends the group, which would put others in their place for ever.
+            raise RuntimeError("the run is over: nobody takes the place of workers that have died")
