@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from types import FrameType
 from typing import Any
@@ -23,8 +24,11 @@ with swift_imports():
     from fcit_ray.runtime.forecast import Piece
     from fcit_ray.runtime.messages import Over
     from fcit_ray.runtime.prepared import AskDriver
+    from fcit_ray.runtime.presence import Presence, Seat
     from fcit_ray.runtime.store import RayStore, share_tensors
+    from fcit_ray.runtime.work_queue import Lease
 
+_GOING_S = 0.5  # between two questions of a worker that gets nothing
 _TOLD = "the driver was told to terminate (SIGTERM; its node may be going); --resume goes on from the last checkpoint"
 SWITCH_S = 0.0005
 """Between two threads of the driver: a worker's call takes less, and must not wait for the one that combines."""
@@ -45,6 +49,27 @@ class RayDriver(Driver):
             experiment, experiment.config.runtime.cache_mb * 2**20, prepare, ask, warn=self._warn
         )
         super().__init__(experiment, folder, self._ray_shards, RayStore())
+        self._presence = Presence(super().lost, self._tell_going)
+
+    def come(self, worker: int, actor: str, node: str) -> None:
+        """A worker says where it is: ids of its actor and its node."""
+        self._presence.come(worker, Seat(actor, node))
+
+    def lost(self, workers: Sequence[int]) -> None:
+        """As `Driver.lost`, of those whose death is not known yet."""
+        super().lost([worker for worker in workers if self._presence.leave(worker)])
+
+    def next(self, worker: int, timeout_s: float) -> Lease | Over | None:
+        """As `Driver.next`; a worker whose node is draining gets nothing new, and ends with its node or the run."""
+        if not self._presence.is_going(worker):
+            return super().next(worker, timeout_s)
+        if not self._queue.over:
+            time.sleep(min(timeout_s, _GOING_S))
+        return Over() if self._queue.over else None
+
+    def _tell_going(self, workers: Sequence[int]) -> None:
+        which = ", ".join(map(str, sorted(workers)))
+        self._warn(f"the node of worker {which} is draining: no new work for it; what it has in hand goes on")
 
     def blocks(self, pieces: Sequence[Piece], timeout_s: float) -> list[Block] | None:
         """What the workers call for records that were not there when they were handed their work."""
@@ -68,6 +93,7 @@ class RayDriver(Driver):
         self._standing.warn(text)
 
     def run(self) -> dict[str, Any]:
+        self._presence.watch()
         try:
             return super().run()
         except Exception as error:
@@ -76,6 +102,7 @@ class RayDriver(Driver):
                 raise root from None
             raise failure(root, "the driver") from None
         finally:
+            self._presence.close()
             self._ray_shards.close()
 
     def pid(self) -> int:

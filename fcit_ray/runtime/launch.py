@@ -30,7 +30,7 @@ from fcit_ray.runtime.train_group import TellLost, work
 _POLL_S = 0.25
 _STATUS_S = 5.0
 _FINISH_S = 2.0  # for the driver to finish a checkpoint that it is writing when the run is given up
-_LEAVE_S = 30.0  # for the workers to leave at the end of a run
+_LEAVE_S = 10.0  # for the workers to leave at the end of a run; one whose place is vacant never comes
 _ABANDON_S = 5.0  # the same when the run was given up; who is in the middle of an update is not waited for
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import ray
 import ray.train
 from ray.train.backend import Backend, BackendConfig
 
@@ -18,6 +19,9 @@ def work(context: dict[str, Any]) -> None:
     with swift_imports():
         from fcit_ray.runtime.train_loop import train_loop
 
+    here = ray.get_runtime_context()
+    rank = ray.train.get_context().get_world_rank()
+    opened(context["driver"]).come.remote(rank, here.get_actor_id(), here.get_node_id())
     train_loop(context)
 
 
