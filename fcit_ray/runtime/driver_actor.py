@@ -24,11 +24,11 @@ with swift_imports():
     from fcit_ray.runtime.forecast import Piece
     from fcit_ray.runtime.messages import Over
     from fcit_ray.runtime.prepared import AskDriver
-    from fcit_ray.runtime.presence import Presence, Seat
+    from fcit_ray.runtime.presence import GOING_S, Presence, Seat
+    from fcit_ray.runtime.status import duration
     from fcit_ray.runtime.store import RayStore, share_tensors
     from fcit_ray.runtime.work_queue import Lease
 
-_GOING_S = 0.5  # between two questions of a worker that gets nothing
 _TOLD = "the driver was told to terminate (SIGTERM; its node may be going); --resume goes on from the last checkpoint"
 SWITCH_S = 0.0005
 """Between two threads of the driver: a worker's call takes less, and must not wait for the one that combines."""
@@ -49,7 +49,7 @@ class RayDriver(Driver):
             experiment, experiment.config.runtime.cache_mb * 2**20, prepare, ask, warn=self._warn
         )
         super().__init__(experiment, folder, self._ray_shards, RayStore())
-        self._presence = Presence(super().lost, self._tell_going)
+        self._presence = Presence(super().lost, self._tell_going, self._tell_alone)
 
     def come(self, worker: int, actor: str, node: str) -> None:
         """A worker says where it is: ids of its actor and its node."""
@@ -64,8 +64,15 @@ class RayDriver(Driver):
         if not self._presence.is_going(worker):
             return super().next(worker, timeout_s)
         if not self._queue.over:
-            time.sleep(min(timeout_s, _GOING_S))
+            time.sleep(min(timeout_s, GOING_S))
         return Over() if self._queue.over else None
+
+    def _tell_alone(self, seconds: float) -> None:
+        runtime = self._config.runtime
+        self._warn(
+            f"no worker is left for {duration(seconds)}: waiting until {runtime.cpus_per_worker:g} CPU"
+            f"{' and a GPU' if runtime.gpu else ''} are free in the cluster for one"
+        )
 
     def _tell_going(self, workers: Sequence[int]) -> None:
         which = ", ".join(map(str, sorted(workers)))

@@ -19,9 +19,7 @@ def work(context: dict[str, Any]) -> None:
     with swift_imports():
         from fcit_ray.runtime.train_loop import train_loop
 
-    here = ray.get_runtime_context()
-    rank = ray.train.get_context().get_world_rank()
-    opened(context["driver"]).come.remote(rank, here.get_actor_id(), here.get_node_id())
+    opened(context["driver"]).come.remote(*_seat())
     train_loop(context)
 
 
@@ -30,7 +28,14 @@ def work_for_crew(context: dict[str, Any]) -> None:
     with swift_imports():
         from fcit_ray.runtime.crew_loop import crew_loop
 
+    context["foreman"].come.remote(context["crew"], *_seat())
     crew_loop(context)
+
+
+def _seat() -> tuple[int, str, str]:
+    """Of this worker: its rank, the ids of its actor and its node."""
+    here = ray.get_runtime_context()
+    return ray.train.get_context().get_world_rank(), here.get_actor_id() or "", here.get_node_id()
 
 
 class _NoGroup(Backend):
