@@ -80,15 +80,15 @@ def _answer(exam: "Exam", out: Path, workers: int, overwrite: bool) -> None:
     from fcit_ray.cli.counting import Counting
     from fcit_ray.results.diagnostics import diagnostics_table
     from fcit_ray.results.tables import comparison_table, row_from_results
-    from fcit_ray.runtime.cluster import start_ray
     from fcit_ray.runtime.predicting import Block, answer_blocks, check_places
+    from fcit_ray.runtime.starting import start
     from fcit_ray.serving.answer_file import block_size
     from fcit_ray.serving.evaluation_folder import EvaluationFolder
 
     config = exam.trained.config
     pieces = exam.pieces(block_size(exam.count, config.evaluation.batch_size))
     with EvaluationFolder(out, overwrite) as folder:
-        start_ray(folder.log_file)
+        start(folder.log_file)
         check_places(workers, config.runtime.gpu)
         began = time.monotonic()
         lines: dict[tuple[str, str], list[dict[str, Any]]] = {}

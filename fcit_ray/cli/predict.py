@@ -164,10 +164,10 @@ def _answer_all(
     answers = AnswerFile(out, about, size, resume=resume, overwrite=overwrite)
     try:
         if missing := answers.missing():
-            from fcit_ray.runtime.cluster import start_ray
             from fcit_ray.runtime.predicting import Block, answer_blocks, check_places
+            from fcit_ray.runtime.starting import start
 
-            start_ray(answers.parts / "ray.log")
+            start(answers.parts / "ray.log")
             workers = workers or trained.config.runtime.num_workers
             check_places(workers, trained.config.runtime.gpu)
             pieces = questions.pieces(size)

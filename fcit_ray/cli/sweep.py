@@ -119,7 +119,7 @@ def _carry_out(described: "Sweep", studies: "list[Study]", left_out: Mapping[str
     from fcit_ray.results.sweeps import by_group, choices, choices_markdown, tuned_files
     from fcit_ray.results.tables import comparison_table, markdown_table, row_from_results
     from fcit_ray.results.tell_apart import tell_apart
-    from fcit_ray.runtime.cluster import start_ray
+    from fcit_ray.runtime.starting import start
     from fcit_ray.runtime.tune import run_sweep
     from fcit_ray.storage.file_names import file_name
     from fcit_ray.tracking.following import not_told
@@ -129,7 +129,7 @@ def _carry_out(described: "Sweep", studies: "list[Study]", left_out: Mapping[str
         tell(f"left out: {folder}: {why}")
     firsts = {(study.group, study.seed): study for study in reversed(studies)}
     majority = {key: majority_results(study.trial(study.point(0)).config) for key, study in firsts.items()}
-    start_ray(out / "logs" / "ray.log")
+    start(out / "logs" / "ray.log")
     console.print(f"{num_trials} trials, {described.max_concurrent} at a time")
     done = 0
 

@@ -24,13 +24,14 @@ from fcit_ray.runtime.handles import sealed
 from fcit_ray.runtime.parts import run_parts
 from fcit_ray.runtime.room import Room, refuse_crowding
 from fcit_ray.runtime.shape import Shape
+from fcit_ray.runtime.silence import DriverSilence, answer
 from fcit_ray.runtime.status import Status
 from fcit_ray.runtime.train_group import TellLost, work
 
 _POLL_S = 0.25
 _STATUS_S = 5.0
 _FINISH_S = 2.0  # for the driver to finish a checkpoint that it is writing when the run is given up
-_LEAVE_S = 30.0  # for the workers to leave at the end of a run
+_LEAVE_S = 10.0  # for the workers to leave at the end of a run; one whose place is vacant never comes
 _ABANDON_S = 5.0  # the same when the run was given up; who is in the middle of an update is not waited for
 
 
@@ -128,17 +129,21 @@ def _launch(
     workers.start()
     lost = False
     head = watch_head()
+    silence = DriverSilence(config.name, ray.util.get_node_ip_address())
     try:
         _show_partition(experiment, folder)
         with head:
             while not ray.wait([running], timeout=_POLL_S)[0]:
                 head.check()
                 try:
-                    on_status(ray.get(driver.status.remote(), timeout=_STATUS_S))
-                except ray.exceptions.GetTimeoutError:
-                    continue  # the driver is busy, or gone: then `running` or the watch will tell
-        results: dict[str, Any] = ray.get(running)
-        on_status(ray.get(driver.status.remote()))
+                    status = ray.get(driver.status.remote(), timeout=_STATUS_S)
+                    silence.heard(status)
+                except ray.exceptions.GetTimeoutError:  # it is busy, or gone: then `running` or the watch will tell
+                    status = silence.status()
+                if status is not None:
+                    on_status(status)
+        results: dict[str, Any] = answer(running, "the driver")
+        on_status(answer(driver.status.remote(), "the driver"))
         workers.join(timeout=_LEAVE_S)
         return results
     except ClusterLost:

@@ -8,6 +8,7 @@ from ray.train.backend import Backend, BackendConfig
 
 from fcit_ray.importing import swift_imports
 from fcit_ray.runtime.handles import opened, sealed
+from fcit_ray.runtime.shape import FIRST_RANK
 
 _TELL_S = 30.0
 
@@ -21,6 +22,7 @@ def work(context: dict[str, Any]) -> None:
     with swift_imports():
         from fcit_ray.runtime.train_loop import train_loop
 
+    opened(context["driver"]).come.remote(*_seat(context))
     train_loop(context)
 
 
@@ -29,7 +31,14 @@ def work_for_crew(context: dict[str, Any]) -> None:
     with swift_imports():
         from fcit_ray.runtime.crew_loop import crew_loop
 
+    context["foreman"].come.remote(context["crew"], *_seat(context))
     crew_loop(context)
+
+
+def _seat(context: dict[str, Any]) -> tuple[int, str, str]:
+    """Of this worker: its rank among all, the ids of its actor and its node."""
+    here = ray.get_runtime_context()
+    return context[FIRST_RANK] + ray.train.get_context().get_world_rank(), here.get_actor_id() or "", here.get_node_id()
 
 
 class _NoGroup(Backend):
