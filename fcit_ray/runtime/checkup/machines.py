@@ -86,14 +86,16 @@ def gpus(cluster: Cluster, needs: Needs | None) -> list[Finding]:
                     "start Ray with --num-gpus as many as are to be used (CUDA_VISIBLE_DEVICES may hide some)",
                 )
             )  # fmt: skip
-        torch = node.look.versions.get("torch") or ""
-        if node.gpus and "+cpu" in torch:
-            found.append(
-                Finding(
-                    "fail", "GPUs", f"{node.name}: torch {torch} computes on no GPU",
-                    "install the torch of the GPU's CUDA there (https://pytorch.org/get-started)",
-                )
-            )  # fmt: skip
+    blind = [node for node in cluster.nodes if node.gpus and "+cpu" in (node.look.versions.get("torch") or "")]
+    if blind:
+        found.append(
+            Finding(
+                "fail",
+                "GPUs",
+                f"{', '.join(node.name for node in blind)}: torch {blind[0].look.versions['torch']} computes on no GPU",
+                "install the torch of the GPU's CUDA there (https://pytorch.org/get-started)",
+            )
+        )
     if needs is None or not needs.gpu:
         known = [gpu for node in cluster.nodes for gpu in node.look.gpus]
         words = f"{len(known)}: {_counted(gpu.name for gpu in known)}" if known else "none"
@@ -183,8 +185,8 @@ def object_store(cluster: Cluster, needs: Needs | None) -> list[Finding]:
                 Finding(
                     "warn", "object store", f"{node.name}: {has}, the object store wants {gb(node.object_store)}: it "
                     "lies on a disk, which is slow",
-                    f"docker run --shm-size={math.ceil(node.object_store * 1.1 / 1e9)}g (Kubernetes: an emptyDir of "
-                    "medium Memory at /dev/shm), or a smaller --object-store-memory",
+                    f"docker run --shm-size={math.ceil(node.object_store * 11 / 10 / 1e9)}g (Kubernetes: an emptyDir "
+                    "of medium Memory at /dev/shm), or a smaller --object-store-memory",
                 )
             )  # fmt: skip
     least = min((node.object_store for node in cluster.nodes), default=0.0)
