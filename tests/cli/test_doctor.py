@@ -227,12 +227,13 @@ def test_an_edited_copy_of_the_package_shows(tmp_path: Path) -> None:
     assert len({before, edited, sources_digest(tmp_path), sources_digest()}) == 4
 
 
-def test_a_file_of_another_node_is_waited_for_and_then_missed(tmp_path: Path) -> None:
-    looker = Looker()
-    assert looker.write(str(tmp_path), ".probe", "mark") == ""
-    assert looker.read(str(tmp_path), ".probe", "mark", 0.0) == ""
-    assert "another node" in looker.read(str(tmp_path), ".probe", "other", 0.0)
-    looker.remove(str(tmp_path), ".probe")
+@pytest.mark.parametrize("place", [str, Path.as_uri])
+def test_a_file_of_another_node_is_waited_for_and_then_missed(tmp_path: Path, place: Callable[[Path], str]) -> None:
+    looker, folder = Looker(), place(tmp_path)
+    assert looker.write(folder, ".probe", "mark") == ""
+    assert looker.read(folder, ".probe", "mark", 0.0) == ""
+    assert "another node" in looker.read(folder, ".probe", "other", 0.0)
+    looker.remove(folder, ".probe")
     assert list(tmp_path.iterdir()) == []
     assert looker.write(str(tmp_path / "none"), ".probe", "mark") == "is not there"
     assert not (tmp_path / "none").exists()  # what only this node would see is not made
