@@ -15,7 +15,7 @@ from fcit_ray.errors import RunFailed
 from fcit_ray.runtime.checkup.asking import Places
 from fcit_ray.runtime.checkup.doctor import judge, needs_of, places_of, unwritable
 from fcit_ray.runtime.checkup.facts import Cluster, Disk, Finding, Gpu, Look, Needs, Node, Port
-from fcit_ray.runtime.checkup.looking import Looker, memory, open_ports, readable, sources_digest
+from fcit_ray.runtime.checkup.looking import Looker, gpus, memory, open_ports, readable, sources_digest
 
 VERSIONS = {"python": "3.11.7", "ray": "2.60.0", "torch": "2.13.0+cu128", "transformers": "5.24.0", "peft": "0.21.2",
             "fcit_ray": "0.1.0"}  # fmt: skip
@@ -204,6 +204,17 @@ def test_a_container_counts_as_large_as_its_limit(tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text("max\n")
     total, free = memory(tmp_path)
     assert total > free > 1e6
+
+
+def test_gpus_are_those_that_the_driver_lists(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert gpus() == []
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text("#!/bin/sh\necho 'NVIDIA A100, 40960, 1024'\necho 'NVIDIA GB10, [N/A], [N/A]'\n")
+    smi.chmod(0o755)
+    assert gpus() == [Gpu("NVIDIA A100", 40 * 2.0**30, 2.0**30), Gpu("NVIDIA GB10", 0.0, 0.0)]
+    smi.write_text("#!/bin/sh\necho 'no driver'\nexit 9\n")
+    assert gpus() == []
 
 
 def test_nodes_whose_copies_of_the_data_differ_have_other_digests(tmp_path: Path) -> None:

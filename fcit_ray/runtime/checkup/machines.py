@@ -103,6 +103,8 @@ def gpus(cluster: Cluster, needs: Needs | None) -> list[Finding]:
     usable = [node for node in cluster.nodes if node.gpus]
     cards = [(gpu, node) for node in usable for gpu in node.look.gpus]
     for gpu, node in cards:
+        if not gpu.memory:
+            continue  # shared with the machine's, and not told
         if needs.bytes > gpu.memory:
             found.append(
                 Finding(
@@ -120,9 +122,10 @@ def gpus(cluster: Cluster, needs: Needs | None) -> list[Finding]:
                 )
             )  # fmt: skip
     if not found and cards:
-        smallest = min(gpu.memory for gpu, _ in cards)
+        smallest = min((gpu.memory for gpu, _ in cards if gpu.memory), default=0.0)
+        has = f"has {gb(smallest)}" if smallest else "what it has is not told"
         need = f"a worker needs {gb(needs.bytes)}" if needs.bytes else "what a worker needs is not known"
-        found.append(Finding("ok", "GPUs", f"{_counted(gpu.name for gpu, _ in cards)}; {need}, has {gb(smallest)}"))
+        found.append(Finding("ok", "GPUs", f"{_counted(gpu.name for gpu, _ in cards)}; {need}, {has}"))
     return found
 
 
