@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import fcit_ray
 from fcit_ray.errors import UserError, disk_reason
 from fcit_ray.results.session import this_session
 from fcit_ray.runtime.checkup.facts import Disk, Gpu, Look, Port
@@ -142,10 +141,9 @@ def usable_model(path: str) -> str:
     return ""
 
 
-def sources_digest() -> str:
+def sources_digest(folder: Path = Path(__file__).parents[2]) -> str:
     """Of the package's files: a copy that was edited, or is older, shows whatever it calls itself."""
     digest = hashlib.sha256()
-    folder = Path(fcit_ray.__file__).parent
     for file in sorted(folder.rglob("*.py")):
         digest.update(f"{file.relative_to(folder)}\0".encode())
         digest.update(file.read_bytes())
