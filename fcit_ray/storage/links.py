@@ -31,12 +31,29 @@ def led_out(root: str, name: str, allowed: Iterable[str] = ()) -> str:
     return "" if any(_within(target, each) for each in (start, *map(_real, allowed))) else target
 
 
-def how_to_allow(target: str) -> str:
-    """What is wrong with a file that is led out, in words that follow its name, and what to do about it."""
+def how_to_allow(root: str, name: str, target: str) -> str:
+    """What is wrong with a file that is led out, in words that follow its name, and what to do about it.
+
+    Args:
+        root: the folder that names start at.
+        name: of the file.
+        target: what `led_out` said of it.
+    """
+    folder = _first_outside(root, name) or os.path.dirname(target)
     return (
         f"leads by a link out of the data root, to {target}; name the folder that it may lead to in "
-        f"benchmark.follow_links_to, such as [{os.path.dirname(target)}], or put the file itself there"
+        f"benchmark.follow_links_to, such as [{folder}], or put the file itself there"
     )
+
+
+def _first_outside(root: str, name: str) -> str:
+    """The folder that a link on the way to a file leads to, the first outside; empty if it is the file's own."""
+    place, start = root, _real(root)
+    for part in os.path.dirname(name).split("/"):
+        place = os.path.join(place, part)
+        if not _within(_real(place), start):
+            return _real(place)
+    return ""
 
 
 @lru_cache(maxsize=2**14)

@@ -70,6 +70,12 @@ def test_a_picture_behind_a_link_is_refused_where_it_is_opened(root: Path, tmp_p
     with pytest.raises(images.PictureError, match="leads by a link out of the data root"):
         open_image(str(root), "shots/out.png")
     assert image_faults(str(root), ["shots/in.png", "shots/out.png"]) == {"shots/out.png": said}
+    deep = picture(tmp_path / "elsewhere/a/b/c.png")  # what is named is where the link leads, not each folder below
+    far = image_faults(str(root), ["far/a/b/c.png"])["far/a/b/c.png"]
+    assert (
+        f"to {deep}; name the folder that it may lead to in benchmark.follow_links_to, such as [{tmp_path}/else" in far
+    )
+    assert "[" + str(tmp_path / "elsewhere") + "]" in far
     allowed = Opener((f"{tmp_path}/elsewhere",))
     assert image_faults(str(root), ["shots/out.png"], decode=True, opener=allowed) == {}
     with allowed(str(root), "far/secret.png") as file:

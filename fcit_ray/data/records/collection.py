@@ -229,7 +229,7 @@ class Collection:
         if name is None or is_uri(name) or is_uri(self.root):
             return name
         if target := led_out(self.root, name, self.follow_links_to):
-            raise DataError(f"{file_in(self.root, name)}: {how_to_allow(target)}")
+            raise DataError(f"{file_in(self.root, name)}: {how_to_allow(self.root, name, target)}")
         return name
 
     @property

@@ -76,7 +76,7 @@ def open_image(root: str, image: str, follow_links_to: tuple[str, ...] = ()) -> 
         with open_uri(image) as remote:
             return _in_memory(bytes(remote.read()))
     if target := led_out(root, image, follow_links_to):
-        raise PictureError(how_to_allow(target))
+        raise PictureError(how_to_allow(root, image, target))
     path = Path(root) / image
     if reason := misfit(path):  # before it is opened: a named pipe would never be
         raise PictureError(reason)
