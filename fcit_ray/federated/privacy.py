@@ -74,7 +74,10 @@ class TokenNoise(Privacy):
     DISCO's threshold of 0.9, token_noise must stay below 0.33 / sqrt(D): 0.012 for the 768 features of CLIP-L, 0.029
     for 128; less where tokens are shorter than `token_clip`, or differ as it is. In quantisation no entry moves by more
     than m / L: a token of norm n keeps a cosine of at least sqrt(1 - D (m / (L n))^2) with itself, usually of
-    1 / sqrt(1 + D (m / (L n))^2 / 3). Features of which a few entries are far larger than the others want more bits.
+    1 / sqrt(1 + D (m / (L n))^2 / 3). Features of which a few entries are far larger than the others want more bits, or
+    one. With one bit a cosine of c becomes 1 - 2 arccos(c) / pi where signs fall as those of random directions do
+    (Charikar, "Similarity Estimation Techniques from Rounding Algorithms", STOC 2002): set DISCO's `threshold` to 0.71
+    for what 0.9 is in the clear.
 
     Attributes:
         token_clip: longer tokens are scaled down to this norm (which cosines do not see).
