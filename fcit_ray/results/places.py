@@ -9,6 +9,7 @@
     under_way/         stage_0003_round_0002_client_0004/: what a long update of that client needs to go on
     logs/ray.log       Ray's own words, and the tracebacks of mistakes
     tracking.json      what trackers were told; tensorboard/ and wandb/ are their own
+    scores.json        the scores so far, written after every evaluation; nothing is read from it
     results.json       written last: its presence means that the run is finished
 
 The checkpoints vouch for metrics.jsonl, config.yaml and partition.json (`cover`), results.json for itself. What is
@@ -64,6 +65,11 @@ class Places:
     def results_file(self) -> Path:
         """The figures of a finished run."""
         return self.path / "results.json"
+
+    @property
+    def scores_file(self) -> Path:
+        """The scores so far."""
+        return self.path / "scores.json"
 
     @property
     def partition_file(self) -> Path:

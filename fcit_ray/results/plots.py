@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, MultipleLocator
 
 from fcit_ray.results.metrics import Matrix
+from fcit_ray.storage import durable
 
 # Okabe & Ito's palette: told apart by colour-blind readers, and without its yellow, which is faint on white.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F")
@@ -68,7 +70,7 @@ def plot_comparison(matrices: Mapping[str, Matrix], tasks: Sequence[str], path: 
     bar = figure.colorbar(ScalarMappable(_SCALE, _CMAP), ax=axes, fraction=0.03, pad=0.02, aspect=30)
     bar.set_label("score (%)")
     bar.outline.set_visible(False)
-    figure.savefig(path)
+    _save(figure, path)
 
 
 def plot_curves(runs: Mapping[str, Iterable[Mapping[str, Any]]], path: Path | str) -> None:
@@ -130,7 +132,7 @@ def plot_curves(runs: Mapping[str, Iterable[Mapping[str, Any]]], path: Path | st
     if histories:
         handles, labels = below.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(len(histories), 5), frameon=False)
-    figure.savefig(path)
+    _save(figure, path)
 
 
 def plot_counts(counts: Mapping[str, Any], path: Path) -> None:
@@ -173,7 +175,7 @@ def plot_partition(counts: Mapping[str, Sequence[int]], path: Path | str) -> Non
     below.set_xlabel("client")
     below.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     below.set_xlim(-0.5, num_clients - 0.5)
-    figure.savefig(path)
+    _save(figure, path)
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -181,6 +183,16 @@ def _figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def _save(figure: Figure, path: Path | str) -> None:
+    """As a whole: pictures are replaced while somebody looks at them."""
+    path, content = Path(path), BytesIO()
+    figure.savefig(content, format=path.suffix.removeprefix("."))
+    temporary = durable.partial(path)
+    temporary.write_bytes(content.getvalue())
+    durable.sync(temporary)
+    durable.rename(temporary, path)
 
 
 def _heat_map(axis: Axes, matrix: Matrix, tasks: Sequence[str], title: str) -> None:

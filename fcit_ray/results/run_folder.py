@@ -145,6 +145,15 @@ class RunFolder(States):
         with self.using():
             durable.write_text(self.partition_file, text)
 
+    def write_scores(self, scores: Mapping[str, Any]) -> None:
+        """Write scores.json as a whole.
+
+        Raises:
+            RunFolderError: the disk is full, or the like.
+        """
+        with self.using():
+            durable.write_text(self.scores_file, dump_json(finite(scores)))
+
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Write results.json as a whole, last of all: from here on the run is finished.
 

@@ -16,12 +16,13 @@ from fcit_ray.errors import RunFailed, RunFolderError
 from fcit_ray.experiment.opening import Experiment
 from fcit_ray.federated.federation import Federation
 from fcit_ray.models.names import adapter_index
-from fcit_ray.results.figures import make_results, matrix_from_results
-from fcit_ray.results.plots import plot_accuracy_matrix, plot_curves
+from fcit_ray.results.figures import make_results
 from fcit_ray.results.run_folder import RunFolder
+from fcit_ray.results.so_far import SoFar
 from fcit_ray.runtime.arrivals import Arrivals
 from fcit_ray.runtime.evaluating import Evaluation
 from fcit_ray.runtime.identity import IdentityFeatures
+from fcit_ray.runtime.journal import Journal, Watcher, nobody
 from fcit_ray.runtime.messages import Over, Store, TrainWork
 from fcit_ray.runtime.rounds import round_record, train_works
 from fcit_ray.runtime.shape import Shape
@@ -45,9 +46,12 @@ class Driver:
         folder: where its records go, and where it resumes from if there is a checkpoint.
         shards: where clients' and test records come from.
         store: shared memory for what the workers fetch.
+        watcher: told of every record.
     """
 
-    def __init__(self, experiment: Experiment, folder: RunFolder, shards: ShardSource, store: Store):
+    def __init__(
+        self, experiment: Experiment, folder: RunFolder, shards: ShardSource, store: Store, watcher: Watcher = nobody
+    ):
         self._experiment = experiment
         self._config: Config = experiment.config
         self._folder = folder
@@ -63,9 +67,13 @@ class Driver:
         self._standing = Standing(self._config.name, experiment.setting.num_stages)
         self._lora = self._federation.aggregation.lora
         self._at = (0, 0)
+        self._task_names = [task.name for task in self._config.benchmark.tasks]
+        so_far = SoFar(folder, self._config.name, self._task_names, experiment.setting.num_stages)
+        self._journal = Journal(folder, so_far, watcher, self._standing.warn)
         self._evaluation = Evaluation(
-            experiment, self._lora, folder, shards, store, self._queue, self._standing, self._seconds_left
-        )
+            experiment, self._lora, folder, shards, store, self._queue, self._standing, self._seconds_left,
+            log=self._journal.log,
+        )  # fmt: skip
 
     # What the workers call.
 
@@ -168,6 +176,7 @@ class Driver:
             self._begun.set()
         # Without a checkpoint nothing vouches for what may be there already: all of it is done again.
         self._folder.rewind(state.stage if state else -math.inf, state.round if state else 0)
+        self._journal.begin()
         self._evaluation.begin()
         features = IdentityFeatures(self._experiment, self._shards.encoder, self._queue, self._standing)
         if (table := features.table()) is not None:
@@ -187,7 +196,7 @@ class Driver:
         results = make_results(
             label=self._config.name,
             seed=self._config.seed,
-            tasks=[task.name for task in self._config.benchmark.tasks],
+            tasks=self._task_names,
             num_stages=self._experiment.setting.num_stages,
             records=self._folder.records(),
             num_records={
@@ -203,10 +212,7 @@ class Driver:
         if features.spent:
             results["features"] = features.spent
         results["config"] = self._config.model_dump(mode="json")
-        matrix, tasks = matrix_from_results(results), results["tasks"]
-        with self._folder.using():
-            plot_accuracy_matrix(matrix, tasks, self._folder.path / "accuracy_matrix.png", self._config.name)
-            plot_curves({self._config.name: self._folder.records()}, self._folder.path / "curves.png")
+        self._journal.close()
         self._folder.write_results(results)
         self._standing.show(phase="done")
         return results
@@ -254,7 +260,7 @@ class Driver:
             tasks = [task.name for task in self._experiment.stream.tasks]
             record = round_record(state, jobs, updates, after, tasks, self._lora, arrivals.bytes_up)
             rest = {"clients": record.pop("clients"), "workers": self._timesheet.close_round(), "seconds": clock.laps}
-            self._folder.log({**record, **self._spent(after), **rest})
+            self._journal.log({**record, **self._spent(after), **rest})
             keep, held = self._config.runtime.keep_checkpoints, self._evaluation.held
             after = self._folder.save_checkpoint(after, keep, adapter_index, held)
         self._standing.took("round", sum(clock.laps.values()), 1)

@@ -2,8 +2,11 @@
 
 import math
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
+from types import FrameType
 from typing import Any
 
 import ray
@@ -18,10 +21,13 @@ with swift_imports():
     from fcit_ray.runtime.driver import Driver
     from fcit_ray.runtime.errors import MENDABLE, failure, origin
     from fcit_ray.runtime.forecast import Piece
+    from fcit_ray.runtime.gauges import run_tags
     from fcit_ray.runtime.messages import Over
     from fcit_ray.runtime.prepared import AskDriver
+    from fcit_ray.runtime.ray_gauges import RayGauges
     from fcit_ray.runtime.store import RayStore, share_tensors
 
+_TOLD = "the driver was told to terminate (SIGTERM; its node may be going); --resume goes on from the last checkpoint"
 SWITCH_S = 0.0005
 """Between two threads of the driver: a worker's call takes less, and must not wait for the one that combines."""
 
@@ -33,11 +39,15 @@ class RayDriver(Driver):
         share_tensors(copies=False)  # each update is the driver's alone
         sys.setswitchinterval(SWITCH_S)
         quiet()
+        # Ray's own handler leaves Python, and then waits until `run` is over, without serving a call any more.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._told_to_leave)
         ask = AskDriver(ray.get_runtime_context().current_actor)
         self._ray_shards = RayShards(
             experiment, experiment.config.runtime.cache_mb * 2**20, prepare, ask, warn=self._warn
         )
-        super().__init__(experiment, folder, self._ray_shards, RayStore())
+        watcher = RayGauges(run_tags(experiment.config))
+        super().__init__(experiment, folder, self._ray_shards, RayStore(), watcher)
 
     def blocks(self, pieces: Sequence[Piece], timeout_s: float) -> list[Block] | None:
         """What the workers call for records that were not there when they were handed their work."""
@@ -52,6 +62,10 @@ class RayDriver(Driver):
             return start
         waiting = self._queue.waiting(known, timeout_s)
         return Over() if self._queue.over else waiting
+
+    def _told_to_leave(self, number: int, frame: FrameType | None) -> None:
+        # In a thread: this one may hold what is needed for it.
+        threading.Thread(target=self.fail, args=(_TOLD,), daemon=True).start()
 
     def _warn(self, text: str) -> None:
         self._standing.warn(text)

@@ -4,7 +4,7 @@ It is opened and finished apart: between the two the next stage's rounds may run
 answers is fixed when it is opened, so the answers do not depend on when they are given.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fcit_ray.data.loading.shards import ShardSource
@@ -34,6 +34,7 @@ class Evaluation:
         queue: the workers' work.
         standing: told of scores and times.
         seconds_left: of the run.
+        log: takes the record of an evaluation; by default the folder's own.
 
     Attributes:
         stage: after which the open evaluation is, -1 for zero-shot; None if none is open.
@@ -50,6 +51,7 @@ class Evaluation:
         queue: WorkQueue,
         standing: Standing,
         seconds_left: Callable[[], float | None] = lambda: None,
+        log: Callable[[Mapping[str, Any]], None] | None = None,
     ):
         self._experiment = experiment
         self._config = experiment.config
@@ -60,6 +62,7 @@ class Evaluation:
         self._queue = queue
         self._standing = standing
         self._seconds_left = seconds_left
+        self._log = log or folder.log
         self._on_record: set[int] = set()
         self._versions = 0
         self._questions: Questions | None = None
@@ -200,7 +203,7 @@ class Evaluation:
         scores = task_scores(benchmark, list(seen), details)
         transfer = {name: details[name]["percent"] for name in unseen}
         seconds = {"prepare": self._prepare_s, **clock.laps}
-        self._folder.log(
+        self._log(
             {
                 "kind": "evaluation",
                 "stage": stage,

@@ -29,6 +29,7 @@ from fcit_ray.runtime.train_group import TellLost, work
 
 _POLL_S = 0.25
 _STATUS_S = 5.0
+_FINISH_S = 2.0  # for the driver to finish a checkpoint that it is writing when the run is given up
 _LEAVE_S = 30.0  # for the workers to leave at the end of a run
 _ABANDON_S = 5.0  # the same when the run was given up; who is in the middle of an update is not waited for
 
@@ -142,6 +143,10 @@ def _launch(
         return results
     except ClusterLost:
         lost = True
+        raise
+    except KeyboardInterrupt:
+        driver.fail.remote("interrupted")
+        ray.wait([running], timeout=_FINISH_S)  # at once, unless it is closing a round
         raise
     except ray.exceptions.RayTaskError as error:
         root = origin(error)

@@ -84,7 +84,7 @@ def test_a_score_above_100_is_not_cut_off(
 ) -> None:
     """Captions scored as the released code scores them may pass it; 5 % of room are left above."""
     figures: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda self, path: figures.append(self))
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: figures.append(self))
     records = [{"kind": "evaluation", "stage": 0, "scores": {"a": score}}]
     unknown = [{"kind": "evaluation", "stage": 0, "scores": {"a": None}}]
     plot_curves({"disco": records, "other": unknown}, tmp_path / "c.png")
