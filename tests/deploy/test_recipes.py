@@ -11,6 +11,7 @@ import yaml
 from repository import ROOT
 
 CLUSTERS = ("cluster.yaml", "deploy/cluster-gcp.yaml", "deploy/cluster-onprem.yaml")
+FILES = [ROOT / "cluster.yaml", *(file for file in sorted((ROOT / "deploy").iterdir()) if file.is_file())]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 [RAY] = re.findall(r"^ray==(.*)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
 
@@ -83,13 +84,12 @@ def test_the_kubernetes_job_has_the_ray_of_the_constraints_and_as_many_workers_a
 def commands() -> list[list[str]]:
     """Of fcit-ray, as the recipes show or run them."""
     found = [shlex.split(rayjob()["spec"]["entrypoint"])]
-    for file in (ROOT / "deploy").iterdir():
-        for line in re.findall(r"^#\s+sbatch .*$", file.read_text(), re.MULTILINE):
-            words = shlex.split(line.removeprefix("#"))
-            script = next(index for index, word in enumerate(words) if word.endswith(".sh"))
-            assert (ROOT / words[script]).samefile(file)
-            found.append(["fcit-ray", *words[script + 1 :]])
-    assert len(found) == 2
+    for file in (ROOT / "deploy/slurm.sh", ROOT / "docs/how-to/cluster.md"):
+        for line in re.findall(r"^(?:#\s+)?(sbatch .*)$", file.read_text(), re.MULTILINE):
+            _, nodes, script, *words = shlex.split(line)
+            assert (nodes, script) == ("--nodes=4", "deploy/slurm.sh")
+            found.append(["fcit-ray", *words])
+    assert len(found) == 3
     return found
 
 
@@ -133,5 +133,5 @@ def test_the_image_is_built_from_files_that_there_are_and_that_are_let_in() -> N
 
 
 def test_no_recipe_holds_a_token_or_a_key() -> None:
-    for file in [ROOT / "cluster.yaml", *(ROOT / "deploy").iterdir()]:
+    for file in FILES:
         assert not re.findall(r"AKIA\w{16}|[0-9a-f]{64}|BEGIN [A-Z ]*PRIVATE KEY", file.read_text()), file
