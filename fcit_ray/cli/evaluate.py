@@ -89,7 +89,7 @@ def _answer(exam: "Exam", out: Path, workers: int, overwrite: bool) -> None:
     pieces = exam.pieces(block_size(exam.count, config.evaluation.batch_size))
     with EvaluationFolder(out, overwrite) as folder:
         start(folder.log_file)
-        check_places(workers, config.runtime.gpu)
+        check_places(workers, config.runtime.gpu, config.runtime.gpus_per_worker)
         began = time.monotonic()
         lines: dict[tuple[str, str], list[dict[str, Any]]] = {}
         blocks = [Block(number, piece, view) for number, (view, _, piece) in enumerate(pieces)]

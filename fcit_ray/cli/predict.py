@@ -18,7 +18,7 @@ Model = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a finish
 Base = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="The frozen base, if it is not where the run had it.")
 ]
-Gpu = Annotated[bool, typer.Option("--gpu", help="Answer on GPUs, one a worker.")]
+Gpu = Annotated[bool, typer.Option("--gpu", help="Answer on GPUs: one a worker, or the run's share of one.")]
 
 
 def predict(
@@ -169,7 +169,8 @@ def _answer_all(
 
             start(answers.parts / "ray.log")
             workers = workers or trained.config.runtime.num_workers
-            check_places(workers, trained.config.runtime.gpu)
+            runtime = trained.config.runtime
+            check_places(workers, runtime.gpu, runtime.gpus_per_worker)
             pieces = questions.pieces(size)
             blocks = [Block(number, pieces[number], view) for number in missing]
             with Counting(questions.count, (len(pieces) - len(missing)) * size) as counting:
