@@ -101,6 +101,7 @@ def _half_run(bench: Bench) -> None:
 )
 def checkpoint(bench: Bench, damage: Callable[[Path], None]) -> Outcome:
     """The newest checkpoint; refused by name, with what to do, and that helps: the same bits from the one before."""
+    bench.workers = 1
     _half_run(bench)
     folder = bench.folder / "run"
     damage(folder)
@@ -148,6 +149,7 @@ _SIZES_KB = (16, 64, 200, 400, 700, 1000, 1300, 1600, 1900, 2200)
 @row("Disk full", **{f"{size}_kb": {"size": size} for size in _SIZES_KB})
 def disk_of(bench: Bench, size: int) -> Outcome:
     """The run folder on a disk of so many KB; then it grows, and the run is resumed."""
+    bench.workers = 1
     place = bench.folder / "disk"
     with mounted(place, "-o", f"size={size}k"):
         run = bench.start(out="disk/run")
@@ -172,6 +174,7 @@ def disk_of_ray(bench: Bench) -> Outcome:
 @row("Read-only places", out={"what": "out"}, data={"what": "data"}, ray={"what": "ray"}, cache={"what": "cache"})
 def read_only(bench: Bench, what: str) -> Outcome:
     """A place on a file system that takes no writes."""
+    bench.workers = 1
     place = bench.ray_folder if what == "ray" else bench.folder / what
     keys: tuple[str, ...] = ()
     environment = {}
