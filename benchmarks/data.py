@@ -197,7 +197,8 @@ def sleeping_loop(context: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     share_tensors()
     config = context["config"]
-    serve(context["driver"], SleepingWorker(RayStore(), config["model"]["path"], context["rate"]))
+    worker = SleepingWorker(RayStore(), config["model"]["path"], context["rate"])
+    serve(context["driver"], worker, ray.train.get_context().get_world_rank())
 
 
 def ours(root: Path, clients: int, cache_mb: int, rate: float) -> Measured:

@@ -12,6 +12,7 @@ from fcit_ray.cli.arguments import ManyValues
 from fcit_ray.cli.common import tell
 from fcit_ray.cli.compare import compare
 from fcit_ray.cli.convert import convert
+from fcit_ray.cli.doctor import doctor
 from fcit_ray.cli.evaluate import evaluate
 from fcit_ray.cli.export import export
 from fcit_ray.cli.look import copy, list_names, schema, show
@@ -28,7 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # help that a pipe can take, and that brackets do not vanish from
     pretty_exceptions_enable=False,
 )
-for _command in (run, compare, sweep, report, export, predict, evaluate, convert, show, copy, schema):
+for _command in (run, compare, sweep, report, doctor, export, predict, evaluate, convert, show, copy, schema):
     app.command(cls=ManyValues)(_command)
 app.command("list")(list_names)
 app.add_typer(prepare, name="prepare")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fcit_ray.cli.common import console, exit_on_error, tell
+from fcit_ray.cli.job import refuse_passing
 from fcit_ray.cli.predict import Base, Gpu, Model
 from fcit_ray.errors import UserError
 
@@ -61,6 +62,7 @@ def evaluate(
             return
         if out is None:
             raise UserError("no folder for the evaluation: give --out FOLDER")
+        refuse_passing(out)
         tell(f"reading {model} ...")
         from fcit_ray.experiment.opening import check_model
         from fcit_ray.serving.evaluating import check_keys, open_exam

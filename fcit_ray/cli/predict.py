@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fcit_ray.cli.common import console, exit_on_error, tell
+from fcit_ray.cli.job import refuse_passing
 from fcit_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ def predict(
             raise UserError("nothing is asked: give INPUT and OUT, or --ask TEXT, with --image FILE if about a picture")
         elif out is None:
             raise UserError(f"no file for the answers to {input}: give OUT behind it")
+        else:
+            refuse_passing(out, "OUT")
         tell(f"reading {model} ...")
         from fcit_ray.serving.opening import on_this_machine, open_trained, view_of
 

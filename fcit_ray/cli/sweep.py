@@ -9,6 +9,7 @@ import typer
 
 from fcit_ray.cli.arguments import sweeps_like
 from fcit_ray.cli.common import console, exit_on_error, tell, usable_folder, write_out
+from fcit_ray.cli.job import check_job
 from fcit_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -71,7 +72,9 @@ def sweep(
         from fcit_ray.tracking.choose import check_trackers
 
         check_trackers(study.trial(study.point(0)).config for study in studies)
-        out = usable_folder(out or Path("runs") / f"sweep-{path.stem}")
+        out = out or Path("runs") / f"sweep-{path.stem}"
+        check_job(out, [study.trial(study.point(0)).config for study in studies])
+        usable_folder(out)
         _carry_out(described, studies, left_out, out)
 
 

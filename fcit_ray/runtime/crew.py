@@ -12,8 +12,8 @@ import ray
 from fcit_ray.config.schema import Config
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.foreman import Foreman
-from fcit_ray.runtime.groups import run_group
 from fcit_ray.runtime.messages import Over
+from fcit_ray.runtime.parts import run_parts
 from fcit_ray.runtime.shape import Shape, base_key
 from fcit_ray.runtime.train_group import TellLost, work_for_crew
 
@@ -48,19 +48,22 @@ class Crews:
             thread.start()
 
     def _serve(self, number: int, shape: Shape) -> None:
-        reason = run_group(
+        def ended(reason: str) -> None:  # without one of its groups it is no crew any more: the others are sent away
+            try:
+                ray.get(self.foreman.gone.remote(number, reason))
+            except ray.exceptions.RayError:
+                _log.info("crew %d ended after the sweep: %s", number, reason)
+
+        run_parts(
             work_for_crew,
             {"foreman": self.foreman, "crew": number},
             shape,
             storage=self._storage,
             name=f"crew-{number}",
-            lost=TellLost(self.foreman, number),
+            lost=lambda first: TellLost(self.foreman, number, first=first),
+            ended=ended,
             max_failures=-1,  # the foreman counts, run by run
         )
-        try:
-            ray.get(self.foreman.gone.remote(number, reason))
-        except ray.exceptions.RayError:
-            _log.info("crew %d ended after the sweep: %s", number, reason)
 
     def __enter__(self) -> "Crews":
         return self

@@ -25,6 +25,7 @@ from fcit_ray.runtime.identity import IdentityFeatures
 from fcit_ray.runtime.journal import Journal, Watcher, nobody
 from fcit_ray.runtime.messages import Over, Store, TrainWork
 from fcit_ray.runtime.rounds import round_record, train_works
+from fcit_ray.runtime.shape import Shape
 from fcit_ray.runtime.sharing_queue import SharingQueue, most_workers
 from fcit_ray.runtime.standing import Standing
 from fcit_ray.runtime.status import Status
@@ -217,16 +218,13 @@ class Driver:
         return results
 
     def _wait_for_initial_params(self) -> Params:
-        runtime = self._config.runtime
         waited = 0
         while not self._begun.wait(timeout=1.0):
             self._queue.check()
             waited += 1
             if waited == _SLOW_S:
-                each = f"{runtime.cpus_per_worker:g} CPU" + (" and a GPU" if runtime.gpu else "")
-                self._standing.show(
-                    message=f"no worker has started yet; {runtime.num_workers} of {each} must be free in the cluster"
-                )
+                needed = Shape.of(self._config.runtime)
+                self._standing.show(message=f"no worker has started yet; {needed} must be free in the cluster")
         self._standing.show(message="")
         self._queue.check()
         assert self._initial is not None, "begun without parameters, and nobody reported a failure"

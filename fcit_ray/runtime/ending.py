@@ -18,11 +18,11 @@ _starting = threading.Lock()
 _watcher: list[subprocess.Popen[bytes]] = []
 
 
-def end_with_this_process(temp_folder: str) -> None:
+def end_with_this_process(home: str) -> None:
     """See to it that a cluster which this process starts next ends with it, even where it is killed.
 
     Args:
-        temp_folder: in which Ray has its folder.
+        home: where it has the folders of its sessions.
     """
     with _starting:
         if _watcher and _watcher[0].poll() is None:
@@ -30,7 +30,7 @@ def end_with_this_process(temp_folder: str) -> None:
         package = Path(ray.__file__).parent
 
         found = [str(Path(psutil.__file__).parent.parent), left_behind.__file__]
-        arguments = [str(Path(temp_folder) / "ray"), str(os.getpid()), left_behind.stamp(), str(package)]
+        arguments = [home, str(os.getpid()), left_behind.stamp(), str(package)]
         _watcher[:] = [
             subprocess.Popen(
                 # Nothing of the user's is imported, and nothing of the environment is heeded.

@@ -28,15 +28,12 @@ def run_group(
     Args:
         loop: what each worker runs, with `context`.
         context: handed to the loop.
-        shape: of the group.
+        shape: of the group, whose workers are alike.
         storage: folder for Ray Train's own files.
         name: of the group in it.
         lost: told of workers that have died; Ray Train puts others in their place.
         max_failures: times that it does; -1 does not count them.
     """
-    resources: dict[str, float] = {"CPU": shape.cpus}
-    if shape.gpu:
-        resources["GPU"] = 1
     log = logging.getLogger("ray")
     try:
         TorchTrainer(
@@ -44,7 +41,7 @@ def run_group(
             train_loop_config=dict(context),
             torch_config=NoGroupConfig(),  # type: ignore[arg-type]  # any backend does
             scaling_config=ray.train.ScalingConfig(
-                num_workers=shape.num_workers, use_gpu=shape.gpu, resources_per_worker=resources
+                num_workers=shape.num_workers, use_gpu=shape.gpu, resources_per_worker=shape.resources
             ),
             run_config=ray.train.RunConfig(
                 name=name,

@@ -55,11 +55,13 @@ class TellLost(ray.train.UserCallback):
     Args:
         actor: whose method `lost` is told of their ranks.
         before: further arguments of that method, in front of the ranks.
+        first: rank of the group's first worker among all.
     """
 
-    def __init__(self, actor: Any, *before: Any):
+    def __init__(self, actor: Any, *before: Any, first: int = 0):
         self._actor = sealed(actor)
         self._before = before
+        self._first = first
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        opened(self._actor).lost.remote(*self._before, list(worker_exceptions))
+        opened(self._actor).lost.remote(*self._before, [self._first + rank for rank in worker_exceptions])

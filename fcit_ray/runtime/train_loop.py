@@ -15,10 +15,12 @@ from fcit_ray.federated.under_way import Tell
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.blocks import quiet
 from fcit_ray.runtime.errors import failure, place_of
+from fcit_ray.runtime.gpu_share import keep_to_share
 from fcit_ray.runtime.handles import opened
 from fcit_ray.runtime.messages import Over
 from fcit_ray.runtime.partners import Partners
 from fcit_ray.runtime.ray_line import CutOff, RayLine
+from fcit_ray.runtime.shape import FIRST_RANK, SHARE
 from fcit_ray.runtime.store import RayStore, share_tensors
 from fcit_ray.runtime.work_queue import Lease
 from fcit_ray.runtime.worker import Worker
@@ -46,26 +48,29 @@ def train_loop(context: dict[str, Any]) -> None:
     """Serve one driver.
 
     Args:
-        context: `config` (plain mapping), `driver` (actor handle, sealed) and `folder` (path of the run folder).
+        context: `config` (plain mapping), `driver` (actor handle, sealed) and `folder` (path of the run folder); of
+            `run_parts` the rest.
     """
-    begin()
-    _serve_run(opened(context["driver"]), context)
+    _serve_run(opened(context["driver"]), context, begin(context))
 
 
-def begin() -> None:
+def begin(context: Mapping[str, Any]) -> int:
+    """Set the process up; returns the worker's rank among all."""
     torch.set_num_threads(1)
     share_tensors()
     quiet()
+    return int(context[FIRST_RANK] + ray.train.get_context().get_world_rank())
 
 
-def _serve_run(driver: Any, context: Mapping[str, Any]) -> None:
+def _serve_run(driver: Any, context: Mapping[str, Any], rank: int) -> None:
     """Serve a driver until it is over or gone.
 
     An error that any worker would meet (a bad record, a loss that is not finite, a mistake in a method) is reported to
     the driver, which ends the run; it is not raised, because Ray Train would start the workers anew to meet it again.
     """
     try:
-        serve(driver, Worker(parse_config(context["config"]), RayStore(), RunFolder(Path(context["folder"]))))
+        keep_to_share(context[SHARE])
+        serve(driver, Worker(parse_config(context["config"]), RayStore(), RunFolder(Path(context["folder"]))), rank)
     except ray.exceptions.RayActorError:
         _log.info("the driver is gone, and with it the run")  # raised, the workers would be started anew
     except CutOff:
@@ -83,9 +88,8 @@ def report(driver: Any, error: Exception) -> None:
         _log.info("the driver is gone, and with it the run")
 
 
-def serve(driver: Any, worker: Serves) -> None:
-    """Do what the driver hands out until it answers `Over`."""
-    rank = ray.train.get_context().get_world_rank()
+def serve(driver: Any, worker: Serves, rank: int) -> None:
+    """Do what the driver hands out to the worker of this rank until it answers `Over`."""
     _log.info("worker %d: attention by %s", rank, worker.attention)
     if ray.get(driver.join.remote(rank, worker.attention, worker.frozen)):
         ray.get(driver.begin.remote(worker.initial_params()))

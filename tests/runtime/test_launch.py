@@ -12,7 +12,7 @@ import psutil
 import pytest
 from conftest import Configure
 
-from fcit_ray.config.schema import Config
+from fcit_ray.config.schema import Config, parse_config
 from fcit_ray.data.loading.shards import LocalShards
 from fcit_ray.errors import ConfigError, DataError, RunFailed
 from fcit_ray.experiment.opening import open_experiment
@@ -111,6 +111,21 @@ def test_two_workers_share_each_client_and_one_is_killed_while_it_helps(configur
     assert shared
     assert all(0 < client["shared"] < 1 and client["exchange_s"] > 0 for client in shared)
     assert results["adapters_sha256"] == in_one_process(config)
+
+
+def test_workers_of_different_groups_do_one_run_to_the_bits_of_one_process(
+    slower: Config, expected: str, tmp_path: Path
+) -> None:
+    groups = [{"num_workers": 1}, {"num_workers": 1, "cpus_per_worker": 0.25}]
+    config = parse_config({**slower.model_dump(mode="json"), "runtime": {"worker_groups": groups}})
+    kill = KillOnce("RayTrainWorker")
+    results = start(config, tmp_path / "run", on_status=kill)
+    assert kill.killed is not None
+    assert results["adapters_sha256"] == expected
+    # Two worker groups, and both have worked: the ranks of the second go on where the first's end.
+    assert {path.name for path in (tmp_path / "run/logs").glob("workers-*")} == {"workers-0", "workers-1"}
+    served = [record["workers"] for record in RunFolder(tmp_path / "run").records() if "workers" in record]
+    assert {worker["worker"] for each in served for worker in each} >= {0, 1}
 
 
 def test_more_deaths_than_allowed_end_the_run(configure: Configure, tmp_path: Path) -> None:
