@@ -2,11 +2,15 @@
 
 from typing import Any
 
+import ray
+import ray.exceptions
 import ray.train
 from ray.train.backend import Backend, BackendConfig
 
 from fcit_ray.importing import swift_imports
 from fcit_ray.runtime.handles import opened, sealed
+
+_ANSWERS_S = 30.0
 
 
 def work(context: dict[str, Any]) -> None:
@@ -65,3 +69,14 @@ class TellLost(ray.train.UserCallback):
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         opened(self._actor).lost.remote(*self._before, [self._first + rank for rank in worker_exceptions])
+
+    def all(self, num_workers: int) -> bool:
+        """Tell it that all of them have died; false if it is gone itself, and with it what they would work for."""
+        if not ray.is_initialized():
+            return False
+        ranks = [self._first + rank for rank in range(num_workers)]
+        try:
+            ray.get(opened(self._actor).lost.remote(*self._before, ranks), timeout=_ANSWERS_S)
+        except ray.exceptions.RayError:
+            return False
+        return True
