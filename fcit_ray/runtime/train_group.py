@@ -1,8 +1,10 @@
 """What Ray Train's controller is told about the workers, and what they run; imports little, as the controller does."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import ray
+import ray.exceptions
 import ray.train
 from ray.train.backend import Backend, BackendConfig
 
@@ -76,12 +78,20 @@ class TellLost(ray.train.UserCallback):
         self._first = first
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        ranks = [self._first + rank for rank in worker_exceptions]
-        told = opened(self._actor).lost.remote(*self._before, ranks)
-        try:
-            go_on = ray.get(told, timeout=_TELL_S)
-        except ray.exceptions.GetTimeoutError:
-            return  # whoever is so busy is there
-        if go_on is False:
+        if not self._lost(list(worker_exceptions)):
             # Raised here it ends the group, which would put others in their place for ever.
             raise RuntimeError("the run is over: nobody takes the place of workers that have died")
+
+    def all(self, num_workers: int) -> bool:
+        """Tell it that all of them have died; false if it wants no others, or is gone itself."""
+        try:
+            return ray.is_initialized() and self._lost(range(num_workers))
+        except ray.exceptions.RayError:
+            return False
+
+    def _lost(self, ranks: Iterable[int]) -> bool:
+        told = opened(self._actor).lost.remote(*self._before, [self._first + rank for rank in ranks])
+        try:
+            return ray.get(told, timeout=_TELL_S) is not False
+        except ray.exceptions.GetTimeoutError:
+            return True  # whoever is so busy is there

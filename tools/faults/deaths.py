@@ -92,6 +92,7 @@ def own_cluster(bench: Bench, program: str) -> Outcome:
 @row(GROUP, in_a_round={"line": _IN_A_ROUND}, at_start={"line": "checking"}, at_the_end={"line": r"small  done"})
 def run_py_sigkill(bench: Bench, line: str) -> Outcome:
     """`run.py` itself, at a random moment after a line."""
+    bench.workers = 1
     run = bench.start()
     run.line(line)
     drawn = bench.moment(0.5)
@@ -128,6 +129,7 @@ def _at(call: str, path: str, number: int, when: str) -> dict[str, Any]:
 )
 def write(bench: Bench, plan: dict[str, Any]) -> Outcome:
     """`run.py`, and whoever writes, the moment before or after a call."""
+    bench.workers = 1
     once = bench.folder / "killed"
     planted = {"FAULTS_WRITE": json.dumps({**plan, "once": str(once)})}
     run = bench.start(environment=planted)

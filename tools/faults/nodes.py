@@ -35,7 +35,8 @@ class Nodes:
         self.nodes = [self.add() for _ in range(num_nodes)]
 
     def add(self) -> Any:
-        return self.cluster.add_node(num_cpus=2)
+        # By its own address, as otherwise run.py may take any of them for the node that it is on.
+        return self.cluster.add_node(num_cpus=2, node_ip_address=f"127.0.0.{2 + len(self.cluster.worker_nodes)}")
 
     @property
     def environment(self) -> dict[str, str]:
@@ -73,8 +74,18 @@ class Nodes:
         return node.all_processes[name][0].process
 
 
-def _over(bench: Bench, run: Command, code: int, says: str = "", wait_s: float = 300.0) -> None:
-    """As `Bench.over`, but the cluster stays, with whatever idle workers it has."""
+_ACTORS = ("RayTrainWorker", "RayDriver", "TrainController")
+
+
+def _over(
+    bench: Bench,
+    run: Command,
+    code: int,
+    says: str = "",
+    wait_s: float = 300.0,
+    gone: tuple[str, ...] = _ACTORS,
+) -> None:
+    """As `Bench.over`, but the cluster stays, with whatever idle workers it has; some actors must be gone."""
     found = run.end(wait_s)
     if found != code:
         raise Wrong(f"exit code {found} instead of {code}: {run.last}")
@@ -82,12 +93,13 @@ def _over(bench: Bench, run: Command, code: int, says: str = "", wait_s: float =
         raise Wrong(f"its last words do not say {says!r}: {run.last}")
 
     def ours() -> list[psutil.Process]:
-        return run.titled("RayTrainWorker", "RayDriver", "TrainController")
+        return run.titled(*gone)
 
     with contextlib.suppress(Wrong):
         until(lambda: not ours(), "the end of them", 5.0)
     if left := ours():
-        raise Wrong(f"{len(left)} actors of the run are left after 5 s: {[process.cmdline() for process in left]}")
+        names = "; ".join(process.cmdline()[0] for process in left)
+        raise Wrong(f"{len(left)} actors of the run are left after 5 s: {names}")
 
 
 @row(GROUP)
@@ -141,7 +153,8 @@ def head_killed(bench: Bench) -> Outcome:
         run = bench.start(environment=nodes.environment)
         run.line(r"training  stage 2/2")
         nodes.kill_head()
-        _over(bench, run, 1, "--resume", wait_s=120)
+        # Workers on the other node wait there for Ray to give up its head, a minute; none of them writes.
+        _over(bench, run, 1, "--resume", wait_s=120, gone=("RayDriver", "TrainController"))
         outcome = bench.outcome("head (GCS and raylet) in a round; a new head, `--resume`", run, "", None)
     with Nodes(bench, 1) as nodes:
         again = bench.start(environment=nodes.environment, resume=True)

@@ -31,6 +31,7 @@ _PLACES = {
 def told(bench: Bench, name: str, place: str, line: str) -> Outcome:
     """The main process of a run gets the signal once."""
     keys = ("runtime.answer_behind=false",)
+    bench.workers = 1
     run = bench.start(*keys)
     run.line(line)
     if place == "in_a_round":
