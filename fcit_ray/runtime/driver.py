@@ -206,6 +206,7 @@ class Driver:
         with self._folder.using():
             plot_accuracy_matrix(matrix, tasks, self._folder.path / "accuracy_matrix.png", self._config.name)
             plot_curves({self._config.name: self._folder.records()}, self._folder.path / "curves.png")
+            self._folder.bring("accuracy_matrix.png", "curves.png")
         self._folder.write_results(results)
         self._standing.show(phase="done")
         return results
@@ -255,7 +256,11 @@ class Driver:
             clock.lap("aggregate")
             tasks = [task.name for task in self._experiment.stream.tasks]
             record = round_record(state, jobs, updates, after, tasks, self._lora, arrivals.bytes_up)
-            rest = {"clients": record.pop("clients"), "workers": self._timesheet.close_round(), "seconds": clock.laps}
+            rest = {
+                "clients": record.pop("clients"),
+                "workers": self._timesheet.close_round(),
+                "seconds": clock.laps | self._folder.store_s(),
+            }
             self._folder.log({**record, **self._spent(after), **rest})
             keep, held = self._config.runtime.keep_checkpoints, self._evaluation.held
             after = self._folder.save_checkpoint(after, keep, adapter_index, held)

@@ -16,6 +16,7 @@ with swift_imports():
     from fcit_ray.runtime.blocks import Block, Prepare, quiet
     from fcit_ray.runtime.data import RayShards
     from fcit_ray.runtime.driver import Driver
+    from fcit_ray.runtime.driver_place import check_same
     from fcit_ray.runtime.errors import MENDABLE, failure, origin
     from fcit_ray.runtime.forecast import Piece
     from fcit_ray.runtime.messages import Over
@@ -33,6 +34,7 @@ class RayDriver(Driver):
         share_tensors(copies=False)  # each update is the driver's alone
         sys.setswitchinterval(SWITCH_S)
         quiet()
+        check_same(experiment, folder)
         ask = AskDriver(ray.get_runtime_context().current_actor)
         self._ray_shards = RayShards(
             experiment, experiment.config.runtime.cache_mb * 2**20, prepare, ask, warn=self._warn

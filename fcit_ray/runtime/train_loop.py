@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol
 
 import ray
@@ -46,7 +45,7 @@ def train_loop(context: dict[str, Any]) -> None:
     """Serve one driver.
 
     Args:
-        context: `config` (plain mapping), `driver` (actor handle, sealed) and `folder` (path of the run folder).
+        context: `config` (plain mapping), `driver` (actor handle, sealed) and `folder` (path or URI of the run folder).
     """
     begin()
     _serve_run(opened(context["driver"]), context)
@@ -65,7 +64,7 @@ def _serve_run(driver: Any, context: Mapping[str, Any]) -> None:
     the driver, which ends the run; it is not raised, because Ray Train would start the workers anew to meet it again.
     """
     try:
-        serve(driver, Worker(parse_config(context["config"]), RayStore(), RunFolder(Path(context["folder"]))))
+        serve(driver, Worker(parse_config(context["config"]), RayStore(), RunFolder.at(context["folder"], fetch=False)))
     except ray.exceptions.RayActorError:
         _log.info("the driver is gone, and with it the run")  # raised, the workers would be started anew
     except CutOff:
