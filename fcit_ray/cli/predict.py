@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fcit_ray.cli.common import console, exit_on_error, tell
+from fcit_ray.cli.common import as_place, console, exit_on_error, tell
 from fcit_ray.cli.job import refuse_passing
 from fcit_ray.errors import UserError
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fcit_ray.data.questions.opening import Input
     from fcit_ray.serving.trained import Trained
 
-Model = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a finished run, or of an export.")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a finished run (or its URI), or of an export.")]
 Base = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="The frozen base, if it is not where the run had it.")
 ]
@@ -93,7 +93,7 @@ def predict(
         from fcit_ray.serving.opening import on_this_machine, open_trained, view_of
 
         keys = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
-        trained = on_this_machine(open_trained(model), gpu=gpu, base=base, evaluation=keys)
+        trained = on_this_machine(open_trained(as_place(model)), gpu=gpu, base=base, evaluation=keys)
         view = view_of(trained, client)
         if one:
             _ask_one(trained, view, image or [], str(ask))

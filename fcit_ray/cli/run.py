@@ -1,6 +1,5 @@
 """`fcit-ray run`: one run, or with --plan what it needs."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,7 +14,9 @@ if TYPE_CHECKING:
 
 def run(
     config: Configs,
-    out: Annotated[Path | None, typer.Option(help="Run folder (default: runs/<name>-seed<seed>).")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Run folder, or its URI, s3://bucket/run (default: runs/<name>-seed<seed>).")
+    ] = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     plan: Annotated[
@@ -58,16 +59,17 @@ def run(
         results = running.carry_out(loaded, out, resume=resume, overwrite=overwrite, progress=True, last=True)
         from fcit_ray.results.diagnostics import diagnostics_table
         from fcit_ray.results.tables import comparison_table, row_from_results
+        from fcit_ray.storage.location import child_of
 
         console.print(comparison_table([row_from_results(results.values)]))
         if oddities := diagnostics_table([results.values]):
             console.print(oddities)
-        console.print(f"Run folder    {results.folder}")
-        if (page := results.folder / "report.html").is_file():
-            console.print(f"Report        {page}")
-        console.print(f"Heat map      {results.folder / 'accuracy_matrix.png'}")
-        console.print(f"Curves        {results.folder / 'curves.png'}")
-        console.print(f"Predictions   {results.folder}/predictions/<stage>/<dataset>.jsonl")
+        console.print(f"Run folder    {results.place}")
+        if (results.folder / "report.html").is_file():
+            console.print(f"Report        {child_of(results.place, 'report.html')}")
+        console.print(f"Heat map      {child_of(results.place, 'accuracy_matrix.png')}")
+        console.print(f"Curves        {child_of(results.place, 'curves.png')}")
+        console.print(f"Predictions   {child_of(results.place, 'predictions/<stage>/<dataset>.jsonl')}")
 
 
 def show_plan(config: "Config", gpus: int | None, gpu: str | None, memory_gb: float | None) -> None:

@@ -49,6 +49,9 @@ class Runtime(Section):
     """Workers that may compute one client together, micro-batch by micro-batch, to the same bits. `auto`: whoever has
     nothing else to do helps the client that would take longest, where its steps have a micro-batch left to compute
     (`train.micro_batch_size`); n: at most n; 1: nobody is helped."""
+    driver: Literal["here", "anywhere"] = "here"
+    """Node of the process that leads the run: `here`, where it is started; `anywhere`, wherever Ray finds room, which
+    needs a run folder that every node sees: in a store (`--out s3://bucket/run`), or mounted on all at one path."""
     cpus_per_worker: float = Field(0.5, gt=0)
     """Ray CPUs a worker reserves. Keep workers * this below the cluster's CPUs: Ray Data needs one to read."""
     resources_per_worker: dict[str, Amount] = Field(default_factory=dict)

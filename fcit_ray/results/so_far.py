@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
+from fcit_ray.config.schema import Config
 from fcit_ray.results import metrics
 from fcit_ray.results.plots import plot_accuracy_matrix, plot_curves
 from fcit_ray.results.run_folder import RunFolder
@@ -27,6 +28,11 @@ class SoFar:
     tasks: Sequence[str]
     num_stages: int
 
+    @classmethod
+    def of(cls, folder: RunFolder, config: Config, num_stages: int) -> Self:
+        """Those of a run of this configuration."""
+        return cls(folder, config.name, [task.name for task in config.benchmark.tasks], num_stages)
+
     def write_scores(self) -> None:
         """Write scores.json as a whole.
 
@@ -46,6 +52,7 @@ class SoFar:
         with self.folder.using():
             plot_accuracy_matrix(matrix, self.tasks, self.folder.path / "accuracy_matrix.png", self.label)
             plot_curves({self.label: records}, self.folder.path / "curves.png")
+            self.folder.bring("accuracy_matrix.png", "curves.png")
 
     def scores(self) -> dict[str, Any]:
         """What scores.json holds.

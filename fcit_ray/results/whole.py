@@ -121,7 +121,7 @@ def _tell_of_lost_predictions(folder: RunFolder) -> None:
             label = predictions_label(record["stage"])
             lost = [
                 name for name in record.get("datasets", {})
-                if not (folder.path / "predictions" / label / f"{name}.jsonl").is_file()
+                if not folder.holds(f"predictions/{label}/{name}.jsonl")
             ]  # fmt: skip
             if lost:
                 _log.warning(

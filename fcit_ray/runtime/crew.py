@@ -85,7 +85,7 @@ def engage(foreman: Any) -> Callable[[Config, RunFolder, Any], None]:
     """Who does a run's work: workers that the foreman sends, until it is done."""
 
     def serve(config: Config, folder: RunFolder, driver: Any) -> None:
-        context = {"config": config.model_dump(mode="json"), "folder": str(folder.path.resolve())}
+        context = {"config": config.model_dump(mode="json"), "folder": folder.place}
         try:
             number = ray.get(foreman.engage.remote(Shape.of(config.runtime), context, driver, base_key(config)))
             waiting: Any = []

@@ -78,8 +78,7 @@ class Driver:
         self._timesheet = Timesheet(self._config.runtime.num_workers)
         self._lora = self._federation.aggregation.lora
         self._at = (0, 0)
-        tasks = [task.name for task in self._config.benchmark.tasks]
-        so_far = SoFar(folder, self._config.name, tasks, experiment.setting.num_stages)
+        so_far = SoFar.of(folder, self._config, experiment.setting.num_stages)
         self._journal = Journal(folder, so_far, watcher, self._standing.warn)
         self._evaluation = Evaluation(
             experiment, self._lora, folder, shards, store, self._queue, self._standing, self._seconds_left,
@@ -273,10 +272,10 @@ class Driver:
             after = self._federation.close(state, trained.updates, arrivals.mean(), trained.missing)
             clock.lap("aggregate")
             record = round_record(state, jobs, trained.updates, after, tasks, self._lora, arrivals.bytes_up)
-            if trained.failures:
-                record["failures"] = trained.failures
-            rest = {"clients": record.pop("clients"), "workers": self._timesheet.close_round(), "seconds": clock.laps}
-            self._journal.log({**record, **self._spent(after), **rest})
+            beside = {**self._spent(after), **({"failures": trained.failures} if trained.failures else {})}
+            seconds = clock.laps | self._folder.store_s()
+            rest = {"clients": record.pop("clients"), "workers": self._timesheet.close_round(), "seconds": seconds}
+            self._journal.log({**record, **beside, **rest})
             keep, held = self._config.runtime.keep_checkpoints, self._evaluation.held
             after = self._folder.save_checkpoint(after, keep, adapter_index, held)
         self._standing.took("round", sum(clock.laps.values()), 1)

@@ -20,6 +20,7 @@ with swift_imports():
     from fcit_ray.runtime.blocks import Block, Prepare, quiet
     from fcit_ray.runtime.data import RayShards
     from fcit_ray.runtime.driver import Driver
+    from fcit_ray.runtime.driver_place import check_same
     from fcit_ray.runtime.errors import MENDABLE, failure, origin
     from fcit_ray.runtime.forecast import Piece
     from fcit_ray.runtime.gauges import run_tags
@@ -47,6 +48,7 @@ class RayDriver(Driver):
         # Ray's own handler leaves Python, and then waits until `run` is over, without serving a call any more.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._told_to_leave)
+        check_same(experiment, folder)
         ask = AskDriver(ray.get_runtime_context().current_actor)
         self._ray_shards = RayShards(
             experiment, experiment.config.runtime.cache_mb * 2**20, prepare, ask, warn=self._warn
