@@ -80,8 +80,8 @@ def overdue(
         limit = failures.deadline_factor * statistics.median(rates) * size
         if spent_s >= limit:
             return (
-                f"it was not done after {limit:.3g} s, {failures.deadline_factor:g} times as long as the round's median "
-                "client takes for as many records (failures.deadline_factor)"
+                f"it was not done after {limit:.3g} s, {failures.deadline_factor:g} times as long as the round's "
+                "median client takes for as many records (failures.deadline_factor)"
             )
     return None
 
