@@ -62,13 +62,16 @@ class Runtime(Section):
     was given. All serve the same run, to the same bits, as long as their GPUs are of one kind: another kind rounds
     otherwise."""
     lease_s: float = Field(3600.0, gt=0)
-    """A job of which nothing was heard for this long, no step either, is handed to another worker."""
+    """An attempt at a job of which nothing was heard for this long, no step either, has failed (`failures`): it is
+    given to another worker, and the one that sleeps in it is replaced. Longer than a step takes, the first one with
+    what it waits for included, and than `evaluation.batch_size` answers do."""
     answer_behind: bool = True
     """Answer a stage's questions with workers that the next stage's rounds leave idle, where there are several: the
     same bits, as the state that answers is fixed, and scores that are known a little later. false answers them before
     the next stage begins."""
     max_worker_failures: int = Field(5, ge=0)
-    """Restarts of the worker group before the run gives up."""
+    """Deaths of workers that a run bears (killed, out of memory, a node lost; several at a time count once). Those that
+    it ends itself, as they sleep, do not count."""
     cache_mb: int = Field(2000, ge=0)
     """Records are prepared ahead of need, and kept in the object store, up to this size. A shard of more than this
     shared by the workers and one is streamed instead: of it only what is needed next is there."""

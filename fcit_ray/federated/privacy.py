@@ -120,6 +120,8 @@ class DpFedAvg(TokenNoise):
       tokens and show in the result; epsilon takes them as public knowledge. A subspace of one sender gets noise z C,
       |S| times the projector's: as private as the others, and sooner drowned.
     * Tokens themselves (unless `token_noise` hides them, for which no epsilon is claimed) and numbers of samples.
+    * Who is missing from a round (`failures.then=drop`): m shows how many came. Noise is scaled to those, and epsilon
+      is counted as if all had come; where clients fail because of their data, that they failed tells something of it.
     * The run's own records: clients' losses and scores are the trusted server's.
     * The draws are pseudo-random: whoever knows the run's seed (it stands in its configuration) can take them off
       again, and knows whom every round has drawn. And they are ordinary float32 normals, whose gaps an expert can use.

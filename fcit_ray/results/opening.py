@@ -26,8 +26,8 @@ def open_run(path: Path | str, config: Config, *, resume: bool, overwrite: bool)
         path: created with its parents if absent; or a URI.
         config: what is to be run.
         resume: go on with the run in the folder if there is one; it must have the same configuration, but for
-            `tracking.*` and `runtime.*` keys other than `runtime.gpu`, which do not change the bits. A finished run
-            stays as it is.
+            `tracking.*`, `failures.*` and `runtime.*` keys other than `runtime.gpu`, which do not change the bits. A
+            finished run stays as it is.
         overwrite: delete the run in the folder if there is one, finished or not.
 
     Raises:

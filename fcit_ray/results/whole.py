@@ -141,8 +141,8 @@ def _check_same(folder: RunFolder, config: Config) -> None:
         raise RunFolderError(
             f"{folder.path}: holds a run of another configuration:\n" + "\n".join(differing) + "\n"
             "Resume with the folder's own config.yaml, or give another folder (--out), or --overwrite to delete the "
-            f"run. Only tracking.* and runtime.* keys (but {', '.join(sorted(DECIDES_BITS))}) may differ: they do not "
-            "change the bits."
+            f"run. Only tracking.*, failures.* and runtime.* keys (but {', '.join(sorted(DECIDES_BITS))}) may differ: "
+            "they do not change the bits."
         )
 
 
