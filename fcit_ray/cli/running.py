@@ -26,7 +26,7 @@ def run(
     """Train and evaluate a run on Ray: the cluster of `RAY_ADDRESS` or `ray start`, else one on this machine.
 
     Everything that needs no model is checked before anything else starts than Ray itself, which does so meanwhile.
-    Interrupted (Ctrl-C, SIGTERM) or killed, the run goes on from its last checkpoint with `resume`, to the same bits.
+    Interrupted (Ctrl-C, a signal) or killed, the run goes on from its last checkpoint with `resume`, to the same bits.
 
     Args:
         config: of `load_config`.
