@@ -1,10 +1,8 @@
 """An S3 server of this machine (moto's), for tests of what goes over the wire."""
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import boto3
 from moto.server import ThreadedMotoServer
@@ -30,13 +28,3 @@ def s3_server(bucket: str = "bucket") -> Iterator[dict[str, str]]:
         yield environment
     finally:
         server.stop()
-
-
-def caches(home: Path) -> list[Path]:
-    """The working copies in a cache folder."""
-    runs = home / "fcit_ray" / "runs"
-    return sorted(runs.iterdir()) if runs.is_dir() else []
-
-
-def environ_without_store() -> dict[str, str]:
-    return {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}

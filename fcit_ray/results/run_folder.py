@@ -23,7 +23,7 @@ from fcit_ray.results.records import append_record, in_order, read_records, rewi
 from fcit_ray.results.results_file import read_results, write_results
 from fcit_ray.results.states import States
 from fcit_ray.storage import durable
-from fcit_ray.storage.location import is_uri
+from fcit_ray.storage.location import is_uri, redact
 from fcit_ray.storage.mirror import mirror_of
 from fcit_ray.storage.strict_json import dump_json, finite
 
@@ -62,7 +62,8 @@ class RunFolder(States):
         """
         if not is_uri(place):
             if isinstance(place, Path) and _WAS_URI.match(str(place)):
-                raise RunFolderError(f"{place}: a URI that was made a pathlib.Path, which cannot hold one; give text")
+                said = redact(str(place).replace(":/", "://", 1))
+                raise RunFolderError(f"{said}: a URI that was made a pathlib.Path, which cannot hold one; give text")
             return cls(Path(place))
         if str(place).startswith("file://"):
             return cls(Path(urlsplit(str(place)).path))
