@@ -7,7 +7,7 @@ PINNED := --constraint constraints.txt --build-constraint constraints.txt
 WHEEL_TEST := /tmp/fcit-ray-wheel-test
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test test-fast check format docs wheel-test test-newest test-lowest constraints clean
+.PHONY: demo test test-fast check format docs wheel-test test-newest test-lowest constraints faults soak clean
 
 demo: $(VENV)/ready
 	$(BIN)/fcit-ray prepare miniature
@@ -82,6 +82,15 @@ $(VENV)/docs-ready: $(VENV)/ready
 	.venv-lowest/bin/python tools/lowest_constraints.py > .venv-lowest/constraints.txt
 	.venv-lowest/bin/python -m pip install --quiet --constraint .venv-lowest/constraints.txt --editable '.[dev]'
 	touch $@
+
+# Some eighty faults on real runs, half a minute to two each; as root for those that mount a small disk.
+faults: $(VENV)/ready
+	$(BIN)/python -m tools.faults --out docs/results/faults.md
+
+# Random kills of everything for an hour, or SOAK_S seconds, each run resumed until it is finished: the same bits.
+SOAK_S ?= 3600
+soak: $(VENV)/ready
+	$(BIN)/python -m tools.faults soak --seconds $(SOAK_S)
 
 clean:
 	rm -rf $(VENV) .venv-newest .venv-lowest runs data site

@@ -146,7 +146,7 @@ class BenchDriver(RayDriver):
     def measure(self) -> list[dict[str, Any]]:
         """Train every client once; where the workers' time went."""
         self._begun.wait()
-        state = self._federation.start({"layer_0": torch.zeros(1)})
+        state = self._federation.start({"layer_0": torch.ones(1)})
         self._round(state)
         self._queue.finish()
         workers: list[dict[str, Any]] = self._folder.records()[-1]["workers"]
@@ -197,7 +197,8 @@ def sleeping_loop(context: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     share_tensors()
     config = context["config"]
-    serve(context["driver"], SleepingWorker(RayStore(), config["model"]["path"], context["rate"]))
+    worker = SleepingWorker(RayStore(), config["model"]["path"], context["rate"])
+    serve(context["driver"], worker, ray.train.get_context().get_world_rank())
 
 
 def ours(root: Path, clients: int, cache_mb: int, rate: float) -> Measured:

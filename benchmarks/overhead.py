@@ -151,7 +151,7 @@ def idle_loop(context: dict[str, Any]) -> None:
     """What a Ray Train worker runs."""
     torch.set_num_threads(1)
     share_tensors()
-    serve(opened(context["driver"]), IdleWorker(RayStore()))
+    serve(opened(context["driver"]), IdleWorker(RayStore()), ray.train.get_context().get_world_rank())
 
 
 class PoolWorker:

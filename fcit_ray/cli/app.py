@@ -1,11 +1,13 @@
 """The command `fcit-ray`. What is heavy is imported inside the commands: help and a typing mistake answer at once."""
 
 import gc
+import signal
 import sys
 from typing import Annotated
 
 import typer
 
+from fcit_ray import signals
 from fcit_ray.cli.arguments import ManyValues
 from fcit_ray.cli.common import tell
 from fcit_ray.cli.compare import compare
@@ -57,9 +59,22 @@ def fcit_ray_command(
 def main(command: str = "") -> None:
     """Run the command that the arguments name, and exit: 0 if it did, 1 if a run failed, 2 for what cannot be used.
 
+    At SIGINT, SIGTERM and SIGHUP, which are heeded from here on, 130, 143 and 129.
+
     Args:
         command: the command that the arguments belong to, for a file that is one command alone.
     """
+    signals.heed(leave=True)
+    try:
+        status = _run(command)
+    except KeyboardInterrupt as interrupt:  # where no command was under way, or while it was left
+        number = getattr(interrupt, "number", signals.came() or signal.SIGINT)
+        signals.say(number)
+        status = signals.exit_code(number)
+    sys.exit(status or 0)
+
+
+def _run(command: str) -> int | None:
     root = typer.main.get_command(app)
     called = root.commands[command] if command else root  # type: ignore[attr-defined]
     name = f"python pipelines/{command}.py" if command else "fcit-ray"
@@ -72,10 +87,12 @@ def main(command: str = "") -> None:
             tell(f"`{context.command_path} --help` says what it takes")
         status = error.exit_code
     except typer.Abort:
-        status = 1
+        status = signals.exit_code(signals.came()) if signals.came() else 1
+        if signals.came():
+            signals.say(signals.came())
     finally:
         _leave()
-    sys.exit(status or 0)
+    return status
 
 
 def _leave() -> None:

@@ -4,6 +4,7 @@ Light on purpose: the commands import what is heavy when their arguments have be
 """
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from fcit_ray import signals
 from fcit_ray.errors import FULL, ClusterLost, JavaError, RunFailed, UserError, disk_reason
 from fcit_ray.storage.durable import write_text
 from fcit_ray.storage.location import redact
@@ -56,9 +58,12 @@ def tell(message: str) -> None:
 def exit_on_error(after_interrupt: str = "--resume goes on from the last checkpoint") -> Iterator[None]:
     """Print an error that the user can mend without its traceback, and exit with status 2; 1 for a failed run.
 
+    At a signal one sentence, and 128 and its number.
+
     Args:
-        after_interrupt: what there is to do or know after Ctrl-C, or when the disk is full.
+        after_interrupt: what there is to do or know after Ctrl-C, a signal, or when the disk is full.
     """
+    signals.remedy(after_interrupt)
     try:
         yield
     except UserError as error:
@@ -79,6 +84,7 @@ def exit_on_error(after_interrupt: str = "--resume goes on from the last checkpo
         remedy = f"; make room: {after_interrupt}" if error.errno in FULL else ""
         tell(f"error: {error.filename or 'writing'}: {disk_reason(error, error.filename or '.')}{remedy}")
         sys.exit(2)
-    except KeyboardInterrupt:
-        tell(f"interrupted; {after_interrupt}")
-        sys.exit(130)
+    except KeyboardInterrupt as interrupt:
+        number = getattr(interrupt, "number", signals.came() or signal.SIGINT)
+        signals.say(number)
+        sys.exit(signals.exit_code(number))

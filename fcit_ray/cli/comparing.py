@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fcit_ray.cli.common import tell
 from fcit_ray.cli.display import Display
+from fcit_ray.cli.job import check_job
 from fcit_ray.errors import RunFailed
 from fcit_ray.importing import swift_imports
 
@@ -31,6 +32,7 @@ def carry_out(
     Raises:
         UserError: what cannot be used, before anything is started.
     """
+    check_job(out, configs.values())
     if all((out / name / "results.json").is_file() for name in configs) and not overwrite:
         return _carry_out(configs, out, lambda log_file: None, resume=resume, overwrite=overwrite)
     from fcit_ray.runtime.starting import RayBeside

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fcit_ray.cli.common import console, exit_on_error, tell
+from fcit_ray.cli.job import refuse_passing
 from fcit_ray.cli.predict import Base, Gpu, Model
 from fcit_ray.errors import UserError
 
@@ -61,6 +62,7 @@ def evaluate(
             return
         if out is None:
             raise UserError("no folder for the evaluation: give --out FOLDER")
+        refuse_passing(out)
         tell(f"reading {model} ...")
         from fcit_ray.experiment.opening import check_model
         from fcit_ray.serving.evaluating import check_keys, open_exam
@@ -78,16 +80,16 @@ def _answer(exam: "Exam", out: Path, workers: int, overwrite: bool) -> None:
     from fcit_ray.cli.counting import Counting
     from fcit_ray.results.diagnostics import diagnostics_table
     from fcit_ray.results.tables import comparison_table, row_from_results
-    from fcit_ray.runtime.cluster import start_ray
     from fcit_ray.runtime.predicting import Block, answer_blocks, check_places
+    from fcit_ray.runtime.starting import start
     from fcit_ray.serving.answer_file import block_size
     from fcit_ray.serving.evaluation_folder import EvaluationFolder
 
     config = exam.trained.config
     pieces = exam.pieces(block_size(exam.count, config.evaluation.batch_size))
     with EvaluationFolder(out, overwrite) as folder:
-        start_ray(folder.log_file)
-        check_places(workers, config.runtime.gpu)
+        start(folder.log_file)
+        check_places(workers, config.runtime.gpu, config.runtime.gpus_per_worker)
         began = time.monotonic()
         lines: dict[tuple[str, str], list[dict[str, Any]]] = {}
         blocks = [Block(number, piece, view) for number, (view, _, piece) in enumerate(pieces)]

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from fcit_ray.cli.common import console, exit_on_error, tell
+from fcit_ray.cli.job import refuse_passing
 
 
 def export(
@@ -45,6 +46,7 @@ def export(
     fcit-ray export runs/miniature/finetune merged/finetune --merge --license apache-2.0
     """
     with exit_on_error(f"nothing was left in {out}; start it again"):
+        refuse_passing(out, "OUT")
         tell(f"reading {run} ...")
         from fcit_ray.errors import ExportError
         from fcit_ray.serving.export import export as write

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fcit_ray.cli.common import console, exit_on_error, tell
+from fcit_ray.cli.job import refuse_passing
 from fcit_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ Model = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a finish
 Base = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="The frozen base, if it is not where the run had it.")
 ]
-Gpu = Annotated[bool, typer.Option("--gpu", help="Answer on GPUs, one a worker.")]
+Gpu = Annotated[bool, typer.Option("--gpu", help="Answer on GPUs: one a worker, or the run's share of one.")]
 
 
 def predict(
@@ -86,6 +87,8 @@ def predict(
             raise UserError("nothing is asked: give INPUT and OUT, or --ask TEXT, with --image FILE if about a picture")
         elif out is None:
             raise UserError(f"no file for the answers to {input}: give OUT behind it")
+        else:
+            refuse_passing(out, "OUT")
         tell(f"reading {model} ...")
         from fcit_ray.serving.opening import on_this_machine, open_trained, view_of
 
@@ -161,12 +164,13 @@ def _answer_all(
     answers = AnswerFile(out, about, size, resume=resume, overwrite=overwrite)
     try:
         if missing := answers.missing():
-            from fcit_ray.runtime.cluster import start_ray
             from fcit_ray.runtime.predicting import Block, answer_blocks, check_places
+            from fcit_ray.runtime.starting import start
 
-            start_ray(answers.parts / "ray.log")
+            start(answers.parts / "ray.log")
             workers = workers or trained.config.runtime.num_workers
-            check_places(workers, trained.config.runtime.gpu)
+            runtime = trained.config.runtime
+            check_places(workers, runtime.gpu, runtime.gpus_per_worker)
             pieces = questions.pieces(size)
             blocks = [Block(number, pieces[number], view) for number in missing]
             with Counting(questions.count, (len(pieces) - len(missing)) * size) as counting:

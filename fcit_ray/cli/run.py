@@ -22,7 +22,8 @@ def run(
         bool, typer.Option("--plan", help="Say what the run needs, start nothing; exits with 2 if it cannot fit.")
     ] = False,
     gpus: Annotated[
-        int | None, typer.Option(help="With --plan: workers of a GPU each (default: runtime.num_workers).")
+        int | None,
+        typer.Option(help="With --plan: GPUs, a worker on each, or several by runtime.gpus_per_worker."),
     ] = None,
     gpu: Annotated[
         str | None,
@@ -75,7 +76,7 @@ def show_plan(config: "Config", gpus: int | None, gpu: str | None, memory_gb: fl
     from fcit_ray.errors import ConfigError, DataError
     from fcit_ray.experiment.opening import open_experiment
     from fcit_ray.planning.report import check_memory, make_plan, plan_basis, plan_tables
-    from fcit_ray.planning.speed import Device, found_gpu, named_gpu, this_cpu
+    from fcit_ray.planning.speed import Device, found_gpu, named_gpu, this_cpu, workers_on
     from fcit_ray.runtime.data import sample_encoder
 
     dtype = config.model.dtype
@@ -92,7 +93,7 @@ def show_plan(config: "Config", gpus: int | None, gpu: str | None, memory_gb: fl
         encoder = sample_encoder(experiment)
     except DataError as error:
         missing = str(error)
-    workers = gpus or config.runtime.num_workers
+    workers = workers_on(gpus, config.runtime) if gpus else config.runtime.num_workers
     plan = make_plan(config, device, workers, experiment, encoder)
     for table in plan_tables(plan):
         console.print(table)

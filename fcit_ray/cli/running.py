@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fcit_ray.cli.common import console, tell
+from fcit_ray.cli.job import check_job
 from fcit_ray.importing import swift_imports
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def carry_out(
     config: "Config", out: str | Path | None, *, resume: bool, overwrite: bool, progress: bool, last: bool
 ) -> "Results":
     """As `run`; where this is the `last` thing that the process does on Ray, that ends while the report is written."""
+    check_job(out or f"runs/{config.name.lower()}-seed{config.seed}", [config])
     if progress:
         tell(f"{config.name}: checking configuration and data ...")
     from fcit_ray.runtime.starting import RayBeside

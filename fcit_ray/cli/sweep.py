@@ -9,6 +9,7 @@ import typer
 
 from fcit_ray.cli.arguments import sweeps_like
 from fcit_ray.cli.common import console, exit_on_error, tell, usable_folder, write_out
+from fcit_ray.cli.job import check_job
 from fcit_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -71,7 +72,9 @@ def sweep(
         from fcit_ray.tracking.choose import check_trackers
 
         check_trackers(study.trial(study.point(0)).config for study in studies)
-        out = usable_folder(out or Path("runs") / f"sweep-{path.stem}")
+        out = out or Path("runs") / f"sweep-{path.stem}"
+        check_job(out, [study.trial(study.point(0)).config for study in studies])
+        usable_folder(out)
         _carry_out(described, studies, left_out, out)
 
 
@@ -116,7 +119,7 @@ def _carry_out(described: "Sweep", studies: "list[Study]", left_out: Mapping[str
     from fcit_ray.results.sweeps import by_group, choices, choices_markdown, tuned_files
     from fcit_ray.results.tables import comparison_table, markdown_table, row_from_results
     from fcit_ray.results.tell_apart import tell_apart
-    from fcit_ray.runtime.cluster import start_ray
+    from fcit_ray.runtime.starting import start
     from fcit_ray.runtime.tune import run_sweep
     from fcit_ray.storage.file_names import file_name
     from fcit_ray.tracking.following import not_told
@@ -126,7 +129,7 @@ def _carry_out(described: "Sweep", studies: "list[Study]", left_out: Mapping[str
         tell(f"left out: {folder}: {why}")
     firsts = {(study.group, study.seed): study for study in reversed(studies)}
     majority = {key: majority_results(study.trial(study.point(0)).config) for key, study in firsts.items()}
-    start_ray(out / "logs" / "ray.log")
+    start(out / "logs" / "ray.log")
     console.print(f"{num_trials} trials, {described.max_concurrent} at a time")
     done = 0
 

@@ -1,12 +1,38 @@
 """The section `runtime` of a configuration: how a run is laid over the Ray cluster."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, ModelWrapValidatorHandler, field_validator, model_validator
 
 from fcit_ray.config.section import Section
 from fcit_ray.storage.location import is_uri
+
+GpuShare = Annotated[float, Field(gt=0, le=1)]
+Amount = Annotated[float, Field(gt=0)]
+_OF_THEIR_OWN = {"cpu": "cpus_per_worker", "gpu": "gpus_per_worker"}
+
+
+def _other_resources(amounts: dict[str, float] | None) -> dict[str, float] | None:
+    for name in amounts or ():
+        if key := _OF_THEIR_OWN.get(name.casefold()):
+            raise ValueError(f"{name} has a key of its own, {key}; expected others of Ray's resources here")
+    return amounts
+
+
+class WorkerGroup(Section):
+    """Workers that take the same of the cluster. A key that is null is as `runtime` has it."""
+
+    num_workers: int = Field(ge=1)
+    """Of this group."""
+    cpus_per_worker: Amount | None = None
+    """Ray CPUs that each reserves."""
+    gpus_per_worker: GpuShare | None = None
+    """Share of a GPU that each has, with `runtime.gpu`."""
+    resources_per_worker: dict[str, Amount] | None = None
+    """Other resources of Ray's that each reserves."""
+
+    _others = field_validator("resources_per_worker")(_other_resources)
 
 
 class Runtime(Section):
@@ -15,13 +41,23 @@ class Runtime(Section):
     num_workers: int = Field(2, ge=1)
     """Ray Train workers; each holds one frozen base and trains one client at a time."""
     gpu: bool = False
-    """Give each worker a GPU."""
+    """Give each worker a GPU, or `gpus_per_worker` of one."""
+    gpus_per_worker: GpuShare = 1.0
+    """Share of a GPU that each worker has, with `gpu`: 0.25 puts four of a small model on one. A worker is held to that
+    share of the memory; the four take turns at computing."""
     workers_per_client: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     """Workers that may compute one client together, micro-batch by micro-batch, to the same bits. `auto`: whoever has
     nothing else to do helps the client that would take longest, where its steps have a micro-batch left to compute
     (`train.micro_batch_size`); n: at most n; 1: nobody is helped."""
     cpus_per_worker: float = Field(0.5, gt=0)
     """Ray CPUs a worker reserves. Keep workers * this below the cluster's CPUs: Ray Data needs one to read."""
+    resources_per_worker: dict[str, Amount] = Field(default_factory=dict)
+    """Other resources of Ray's that a worker reserves, by name: those that nodes were started with (`ray start
+    --resources`), or `accelerator_type:A100`, of which every node with such a GPU has 1 and a small share does."""
+    worker_groups: tuple[WorkerGroup, ...] = ()
+    """Workers that differ in what they take of the cluster, group by group; `num_workers` is then their sum, whatever
+    was given. All serve the same run, to the same bits, as long as their GPUs are of one kind: another kind rounds
+    otherwise."""
     lease_s: float = Field(3600.0, gt=0)
     """A job of which nothing was heard for this long, no step either, is handed to another worker."""
     answer_behind: bool = True
@@ -47,6 +83,16 @@ class Runtime(Section):
     """A client's update that takes longer (a centralised run is a single one) is saved so often, in the run folder:
     adapters and optimiser, about three times what the client trains. A lost worker or an interrupted run then goes on
     in it, to the same bits."""
+
+    _others = field_validator("resources_per_worker")(_other_resources)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _in_all(cls, given: Any, checked: ModelWrapValidatorHandler[Self]) -> Self:
+        runtime = checked(given)
+        if not runtime.worker_groups:
+            return runtime
+        return runtime.model_copy(update={"num_workers": sum(group.num_workers for group in runtime.worker_groups)})
 
     @field_validator("workers_per_client", mode="before")
     @classmethod

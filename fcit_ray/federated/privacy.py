@@ -1,4 +1,4 @@
-"""What the server does for its clients' privacy: clipping, noise. By default nothing.
+"""What is done for clients' privacy: clipping, noise, coarse identity tokens. By default nothing.
 
 Source: McMahan, Ramage, Talwar, Zhang, "Learning Differentially Private Recurrent Language Models", ICLR 2018,
 arXiv 1710.06963 (DP-FedAvg, Algorithm 1: flat clipping, client-level privacy). The noise is that of central
@@ -57,34 +57,50 @@ class NoPrivacy(Privacy):
 
 @dataclass(frozen=True, kw_only=True)
 class TokenNoise(Privacy):
-    """Identity tokens leave their clients clipped and noised; deltas do not change. (proposal: not in FCIT)
+    """Identity tokens leave their clients clipped, noised, quantised; deltas do not change. (proposal: not in FCIT)
 
     A client's token for a task is hidden once: the noise is drawn from the run's seed, the client and the task, the
     same in every round. Fresh noise would be averaged away by a server that sees the client again.
 
+    Quantisation comes last: every entry x becomes the nearest of L + 1 = 2^token_bits levels that lie evenly from -m to
+    m, m being the largest |x| of the token, so that token_bits D bits and one number would travel; with one bit, signs.
+    These are the levels of Suresh, Yu, Kumar, McMahan, "Distributed Mean Estimation with Limited Communication", ICML
+    2017, arXiv 1611.00429, whose rounding is random; here it goes to the nearest level, which told as little of the
+    instructions and left tokens more alike (`benchmarks/identity_leak.py`).
+
     No epsilon is claimed: it would take a bound of what else tells who a client is (its number of samples, the
-    subspace it trains). The price is known: two hidden copies of one token of norm `token_clip` have a cosine of about
-    1 / (1 + token_noise^2 D). For DISCO's threshold of 0.9, token_noise must stay below 0.33 / sqrt(D): 0.012 for the
-    768 features of CLIP-L, 0.029 for 128; less where tokens are shorter than `token_clip`.
+    subspace it trains). What a server that has candidates finds out all the same: docs/how-to/privacy.md. The price is
+    known: two hidden copies of one token of norm `token_clip` have a cosine of about 1 / (1 + token_noise^2 D). For
+    DISCO's threshold of 0.9, token_noise must stay below 0.33 / sqrt(D): 0.012 for the 768 features of CLIP-L, 0.029
+    for 128; less where tokens are shorter than `token_clip`, or differ as it is. In quantisation no entry moves by more
+    than m / L: a token of norm n keeps a cosine of at least sqrt(1 - D (m / (L n))^2) with itself, usually of
+    1 / sqrt(1 + D (m / (L n))^2 / 3). Features of which a few entries are far larger than the others want more bits, or
+    one. With one bit a cosine of c becomes 1 - 2 arccos(c) / pi where signs fall as those of random directions do
+    (Charikar, "Similarity Estimation Techniques from Rounding Algorithms", STOC 2002): set DISCO's `threshold` to 0.71
+    for what 0.9 is in the clear.
 
     Attributes:
         token_clip: longer tokens are scaled down to this norm (which cosines do not see).
-        token_noise: standard deviation of the Gaussian noise on each of the D entries, as a multiple of `token_clip`;
-            with 0 tokens travel as they are, unclipped.
+        token_noise: standard deviation of the Gaussian noise on each of the D entries, as a multiple of `token_clip`.
+        token_bits: of each entry, after clipping and noise; 0 does not quantise. With neither noise nor bits tokens
+            travel as they are, unclipped.
     """
 
     token_clip: Annotated[float, Field(gt=0)] = 1.0
     token_noise: Annotated[float, Field(ge=0)] = 0.01
+    token_bits: Annotated[int, Field(ge=0, le=16)] = 0
 
     def hide(self, clients: Sequence[Client], seed: int) -> list[Client]:
-        if not self.token_noise:
+        if not self.token_noise and not self.token_bits:
             return list(clients)
         return [replace(client, feature=self._hidden(client, seed)) for client in clients]
 
     def _hidden(self, client: Client, seed: int) -> Tensor:
         feature = clip_to_norm({"token": client.feature.float()}, self.token_clip)["token"]
-        draw = _gaussian(feature.shape, derive_seed(seed, "token", client.index, client.task))
-        return feature + self.token_noise * self.token_clip * draw
+        if self.token_noise:
+            draw = _gaussian(feature.shape, derive_seed(seed, "token", client.index, client.task))
+            feature = feature + self.token_noise * self.token_clip * draw
+        return quantised(feature, self.token_bits) if self.token_bits else feature
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +128,7 @@ class DpFedAvg(TokenNoise):
         clip_norm: C, in units of a delta's Euclidean norm (`delta_norm` in the run's records shows what is usual).
         noise_multiplier: z; 0 clips and promises nothing.
         delta: probability with which the promise may fail; well below 1 / num_clients.
-        token_noise: as in `TokenNoise`; by default tokens are not hidden.
+        token_noise: as in `TokenNoise`, `token_bits` too; by default tokens are not hidden.
     """
 
     declares = frozenset({Trait.CLIPS, Trait.NOISES, Trait.PROMISES_BOUND, Trait.COUNTS_ON_SECRECY})
@@ -188,3 +204,18 @@ def epsilon(*, noise_multiplier: float, sampling_frac: float, rounds: int, delta
 def _gaussian(shape: torch.Size, seed: int) -> Tensor:
     """Standard normal draws of a seed's own, so that they do not depend on the order of names or clients."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+
+
+def quantised(features: Tensor, bits: int) -> Tensor:
+    """Each entry's nearest of 2^bits even levels from -m to m, m the row's largest |x|; float32, of the same shape.
+
+    Of an entry right between two levels, the one of even number (from 0). A row of zeros stays.
+
+    Args:
+        features: one token (D,), or several (B, D).
+        bits: at least 1.
+    """
+    largest = features.double().abs().amax(-1, keepdim=True)
+    steps = 2**bits - 1
+    numbers = torch.round((features.double() / largest.where(largest > 0, 1.0) + 1) / 2 * steps)
+    return ((2 * numbers / steps - 1) * largest).float()

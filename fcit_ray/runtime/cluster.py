@@ -5,7 +5,6 @@ What of Ray is private here is asked for by name and done without where it is no
 
 import logging
 import os
-import signal
 import socket
 import sys
 import threading
@@ -18,16 +17,23 @@ from typing import Any, Self
 
 import ray
 
+from fcit_ray import signals
 from fcit_ray.errors import ClusterLost, RunFailed
+from fcit_ray.runtime.ending import end_with_this_process
+from fcit_ray.runtime.private_cluster import (
+    check_alone,
+    closed_to_others,
+    read_token_again,
+    session_home,
+    temp_folder,
+    trusted_note,
+    warn_if_open,
+)
 
 _HEALTH_CHECK_S = "0.2"  # between Ray Train's looks at its workers: how soon a death is known
 _PROBE_S = 3.0
 _LOST_S = 15.0
 """After which a head that does not answer is given up; Ray itself would end this process after a minute, unasked."""
-
-# The longest name that Ray gives a socket below its folder, and what an address of one may have.
-_SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
-_MOST_SOCKET = 107
 
 _LOGGERS = ("ray", "ray.train", "ray.tune", "ray.data", "py.warnings")
 
@@ -56,8 +62,7 @@ def start_ray(log_file: Path | None = None, *, num_cpus: int | None = None, addr
     from fcit_ray.runtime.store import share_tensors
 
     if threading.current_thread() is threading.main_thread():
-        # `ray job stop` terminates: as Ctrl-C does, not with the stack of Ray's own handler.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        signals.heed()  # `ray job stop` terminates: as Ctrl-C does, not with the stack of Ray's own handler
     share_tensors()
     quiet()
     if log_file is not None:
@@ -77,26 +82,38 @@ def connect(num_cpus: int | None = None, address: str | None = None) -> None:
     if ray.is_initialized():
         return
     named, by = (address, "address") if address else _named_cluster()
-    if named and named != "local":
+    named = None if named == "local" else named
+    if named and named != "auto":
         _check_answers(named, by)
-    else:
-        _check_sockets()
-    _init(address, num_cpus, named if named != "local" else None, by)
+    _init(num_cpus, named, by)
 
 
-def _init(address: str | None, num_cpus: int | None, named: str | None, by: str) -> None:
+def _init(num_cpus: int | None, named: str | None, by: str) -> None:
     calm: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "include_dashboard": False}
     try:
-        try:
-            ray.init(address, num_cpus=num_cpus, **calm)
-        except ValueError:  # A cluster is there, and has its CPUs already.
-            ray.init(address, **calm)
+        if named is None:
+            home = session_home()
+            end_with_this_process(home)
+            with closed_to_others():
+                ray.init("local", num_cpus=num_cpus, _temp_dir=home, **calm)
+            check_alone(_head())
+        else:
+            read_token_again()
+            try:
+                ray.init(named, num_cpus=num_cpus, **calm)
+            except ValueError:  # A cluster is there, and has its CPUs already.
+                ray.init(named, **calm)
+            warn_if_open(_head())
+    except RunFailed:
+        raise
     except Exception as error:  # of many types, and other ones in other releases
         said = " ".join(str(error).split()) or repr(error)
         if named is None:
             raise RunFailed(
-                f"no Ray cluster could be started here, in {_temp_folder()} (RAY_TMPDIR names another place): {said}"
+                f"no Ray cluster could be started here, in {temp_folder()} (RAY_TMPDIR names another place): {said}"
             ) from error
+        if named == "auto":
+            raise RunFailed(f"no Ray cluster of this machine could be joined ({by}=auto): {said}") from error
         if "Auth" in type(error).__name__ or "token" in said.lower() or "unauthenticated" in said.lower():
             raise RunFailed(
                 f"the Ray cluster at {named} ({by}) does not let us in; {_TOKEN}. Ray says: {said}"
@@ -108,32 +125,15 @@ def _init(address: str | None, num_cpus: int | None, named: str | None, by: str)
 
 
 def _named_cluster() -> tuple[str | None, str]:
-    """Which cluster Ray would join, and who says so; none: it starts one."""
+    """Which cluster to join, and who says so; none: one is started."""
     if address := os.environ.get("RAY_ADDRESS"):
-        return (None if address == "auto" else address), "RAY_ADDRESS"
-    note = Path(_temp_folder()) / "ray" / "ray_current_cluster"
-    try:
-        return note.read_text().strip() or None, f"{note}, which `ray start` leaves and `ray stop` removes"
-    except OSError:
-        return None, ""
+        return address, "RAY_ADDRESS"
+    note = Path(temp_folder()) / "ray" / "ray_current_cluster"
+    return trusted_note(note), f"{note}, which `ray start` leaves and `ray stop` removes"
 
 
-def _temp_folder() -> str:
-    return os.environ.get("RAY_TMPDIR") or "/tmp"
-
-
-def _check_sockets() -> None:
-    """Ray's own complaint about a socket's address does not say which variable it follows from.
-
-    Raises:
-        RunFailed: its folder's path is too long.
-    """
-    folder = _temp_folder()
-    if len(os.fsencode(folder + _SOCKET)) > _MOST_SOCKET:
-        raise RunFailed(
-            f"no Ray cluster could be started here: {folder} is too long a path for Ray's sockets; set RAY_TMPDIR to a "
-            f"folder of at most {_MOST_SOCKET - len(_SOCKET)} letters, such as /tmp"
-        )
+def _head() -> str:
+    return str(ray.get_runtime_context().gcs_address)
 
 
 def _check_answers(address: str, by: str) -> None:
@@ -216,7 +216,7 @@ class HeadWatch:
 
 def watch_head() -> HeadWatch:
     """A watch of the cluster that this process is connected to."""
-    return HeadWatch(str(ray.get_runtime_context().gcs_address))
+    return HeadWatch(_head())
 
 
 class _LogFile(logging.FileHandler):
@@ -280,7 +280,7 @@ def may_grow() -> bool:
 
 def _session_folder() -> str:
     folder = getattr(inside_ray("worker", "_global_node"), "get_session_dir_path", None)
-    return str(folder()) if callable(folder) else f"below {_temp_folder()}/ray"
+    return str(folder()) if callable(folder) else f"below {temp_folder()}"
 
 
 def inside_ray(*names: str) -> Any:

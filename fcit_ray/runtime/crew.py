@@ -11,10 +11,11 @@ import ray
 
 from fcit_ray.config.schema import Config
 from fcit_ray.results.run_folder import RunFolder
-from fcit_ray.runtime.foreman import Foreman
-from fcit_ray.runtime.groups import run_group
+from fcit_ray.runtime.foreman_actor import RayForeman
 from fcit_ray.runtime.messages import Over
+from fcit_ray.runtime.parts import run_parts
 from fcit_ray.runtime.shape import Shape, base_key
+from fcit_ray.runtime.silence import answer
 from fcit_ray.runtime.train_group import TellLost, work_for_crew
 
 _WAIT_S = 5.0
@@ -38,29 +39,32 @@ class Crews:
         self._threads: list[threading.Thread] = []
         # A call of every worker waits in it, and those of runs must find room beside them.
         calls = most * num_workers + 2 * (most_runs or most) + 8
-        self.foreman: Any = ray.remote(Foreman).options(num_cpus=0, max_concurrency=calls).remote(most)
+        self.foreman: Any = ray.remote(RayForeman).options(num_cpus=0, max_concurrency=calls).remote(most)
 
     def hire(self) -> None:
         """Start the crews that runs wait for; called about once a second."""
-        for number, shape in ray.get(self.foreman.wanted.remote()):
+        for number, shape in answer(self.foreman.wanted.remote(), "the foreman, who sends workers to runs,"):
             thread = threading.Thread(target=self._serve, args=(number, shape), daemon=True)
             self._threads.append(thread)
             thread.start()
 
     def _serve(self, number: int, shape: Shape) -> None:
-        reason = run_group(
+        def ended(reason: str) -> None:  # without one of its groups it is no crew any more: the others are sent away
+            try:
+                ray.get(self.foreman.gone.remote(number, reason))
+            except ray.exceptions.RayError:
+                _log.info("crew %d ended after the sweep: %s", number, reason)
+
+        run_parts(
             work_for_crew,
             {"foreman": self.foreman, "crew": number},
             shape,
             storage=self._storage,
             name=f"crew-{number}",
-            lost=TellLost(self.foreman, number),
-            max_failures=-1,  # the foreman counts, run by run
+            lost=lambda first: TellLost(self.foreman, number, first=first),
+            ended=ended,
+            max_failures=-1,  # each run's driver counts
         )
-        try:
-            ray.get(self.foreman.gone.remote(number, reason))
-        except ray.exceptions.RayError:
-            _log.info("crew %d ended after the sweep: %s", number, reason)
 
     def __enter__(self) -> "Crews":
         return self
@@ -82,11 +86,8 @@ def engage(foreman: Any) -> Callable[[Config, RunFolder, Any], None]:
 
     def serve(config: Config, folder: RunFolder, driver: Any) -> None:
         context = {"config": config.model_dump(mode="json"), "folder": str(folder.path.resolve())}
-        most_deaths = config.runtime.max_worker_failures
         try:
-            number = ray.get(
-                foreman.engage.remote(Shape.of(config.runtime), context, driver, most_deaths, base_key(config))
-            )
+            number = ray.get(foreman.engage.remote(Shape.of(config.runtime), context, driver, base_key(config)))
             waiting: Any = []
             try:
                 while not isinstance(waiting := ray.get(driver.waiting.remote(waiting, _TELL_S)), Over):

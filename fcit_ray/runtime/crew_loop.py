@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import ray.train
 
 from fcit_ray.config.schema import parse_config
 from fcit_ray.results.run_folder import RunFolder
+from fcit_ray.runtime.errors import AttemptFailed
 from fcit_ray.runtime.foreman import Dismissed, Engagement
+from fcit_ray.runtime.gpu_share import keep_to_share
 from fcit_ray.runtime.messages import Over
 from fcit_ray.runtime.ray_line import CutOff
+from fcit_ray.runtime.shape import SHARE
 from fcit_ray.runtime.store import RayStore
-from fcit_ray.runtime.train_loop import begin, perform, report
+from fcit_ray.runtime.train_loop import begin, join, perform, report, tell_failed
 from fcit_ray.runtime.worker import Base, Worker
 
 _WAIT_S = 5.0
@@ -27,12 +29,11 @@ def crew_loop(context: dict[str, Any]) -> None:
     """Serve the foreman until the crew is dismissed.
 
     Args:
-        context: `foreman` (actor handle) and `crew` (its number there).
+        context: `foreman` (actor handle) and `crew` (its number there); of `run_parts` the rest.
     """
-    begin()
+    rank = begin(context)
     foreman, crew = context["foreman"], context["crew"]
-    rank = ray.train.get_context().get_world_rank()
-    hand = _Hand()
+    hand = _Hand(context[SHARE])
     while not isinstance(engagement := ray.get(foreman.next.remote(crew, rank, _WAIT_S)), Dismissed):
         if engagement is None:
             continue
@@ -47,7 +48,8 @@ def crew_loop(context: dict[str, Any]) -> None:
 class _Hand:
     """What a worker has in hand between two pieces of work: a base, what it carries, a result on its way."""
 
-    def __init__(self) -> None:
+    def __init__(self, share: float) -> None:
+        self._share = share  # of a GPU
         self._worker: Worker | None = None
         self._of: int | None = None
         self._joined: set[int] = set()
@@ -69,6 +71,9 @@ class _Hand:
             result = perform(driver, self._put_on(engagement), lease, engagement.worker)
         except ray.exceptions.RayActorError:
             raise
+        except AttemptFailed as failed:
+            tell_failed(driver, lease, failed)
+            return
         except CutOff:
             _log.info("cut off from Ray; whoever takes this worker's place is handed its work again")
             self._drop()
@@ -95,7 +100,7 @@ class _Hand:
     def _join(self, engagement: Engagement) -> None:
         driver, worker = engagement.driver, self._put_on(engagement)
         _log.info("worker %d of run %d: attention by %s", engagement.worker, engagement.number, worker.attention)
-        if ray.get(driver.join.remote(engagement.worker, worker.attention, worker.frozen)):
+        if join(driver, engagement.worker, worker):
             ray.get(driver.begin.remote(worker.initial_params()))
         self._joined.add(engagement.number)
 
@@ -105,6 +110,7 @@ class _Hand:
             return self._worker
         base: Base | None = self._worker.leave() if self._worker is not None else None
         self._drop()  # what fails half-way is not to be trusted with another run
+        keep_to_share(self._share)
         context = engagement.context
         folder = RunFolder(Path(context["folder"]))
         self._worker = Worker(parse_config(context["config"]), RayStore(), folder, base)

@@ -2,8 +2,12 @@
 
 import math
 import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Sequence
+from types import FrameType
 from typing import Any
 
 import ray
@@ -20,10 +24,15 @@ with swift_imports():
     from fcit_ray.runtime.forecast import Piece
     from fcit_ray.runtime.gauges import run_tags
     from fcit_ray.runtime.messages import Over
+    from fcit_ray.runtime.pieces import Lease
     from fcit_ray.runtime.prepared import AskDriver
+    from fcit_ray.runtime.presence import GOING_S, Presence, Seat
     from fcit_ray.runtime.ray_gauges import RayGauges
+    from fcit_ray.runtime.shape import Shape
+    from fcit_ray.runtime.status import duration
     from fcit_ray.runtime.store import RayStore, share_tensors
 
+_TOLD = "the driver was told to terminate (SIGTERM; its node may be going); --resume goes on from the last checkpoint"
 SWITCH_S = 0.0005
 """Between two threads of the driver: a worker's call takes less, and must not wait for the one that combines."""
 
@@ -35,12 +44,43 @@ class RayDriver(Driver):
         share_tensors(copies=False)  # each update is the driver's alone
         sys.setswitchinterval(SWITCH_S)
         quiet()
+        # Ray's own handler leaves Python, and then waits until `run` is over, without serving a call any more.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._told_to_leave)
         ask = AskDriver(ray.get_runtime_context().current_actor)
         self._ray_shards = RayShards(
             experiment, experiment.config.runtime.cache_mb * 2**20, prepare, ask, warn=self._warn
         )
         watcher = RayGauges(run_tags(experiment.config))
         super().__init__(experiment, folder, self._ray_shards, RayStore(), watcher)
+        self._presence = Presence(super().lost, self._tell_going, self._tell_alone)
+
+    def come(self, worker: int, actor: str, node: str) -> None:
+        """A worker says where it is: ids of its actor and its node."""
+        self._presence.come(worker, Seat(actor, node))
+
+    def lost(self, workers: Sequence[int], serving: Sequence[int] | None = None) -> bool:
+        """As `Driver.lost`, of those whose death is not known yet."""
+        news = [worker for worker in workers if self._presence.leave(worker)]
+        return super().lost(news, None if serving is None else [worker for worker in serving if worker in news])
+
+    def next(self, worker: int, timeout_s: float) -> Lease | Over | None:
+        """As `Driver.next`; a worker whose node is draining gets nothing new, and ends with its node or the run."""
+        if not self._presence.is_going(worker):
+            return super().next(worker, timeout_s)
+        if not self._queue.over:
+            time.sleep(min(timeout_s, GOING_S))
+        return Over() if self._queue.over else None
+
+    def _tell_alone(self, seconds: float) -> None:
+        self._warn(
+            f"no worker is left for {duration(seconds)}: waiting until one finds room in the cluster "
+            f"({Shape.of(self._config.runtime)})"
+        )
+
+    def _tell_going(self, workers: Sequence[int]) -> None:
+        which = ", ".join(map(str, sorted(workers)))
+        self._warn(f"the node of worker {which} is draining: no new work for it; what it has in hand goes on")
 
     def blocks(self, pieces: Sequence[Piece], timeout_s: float) -> list[Block] | None:
         """What the workers call for records that were not there when they were handed their work."""
@@ -56,10 +96,21 @@ class RayDriver(Driver):
         waiting = self._queue.waiting(known, timeout_s)
         return Over() if self._queue.over else waiting
 
+    def _told_to_leave(self, number: int, frame: FrameType | None) -> None:
+        # In a thread: this one may hold what is needed for it.
+        threading.Thread(target=self.fail, args=(_TOLD,), daemon=True).start()
+
+    def _end_worker(self, worker: int) -> None:
+        """Its process ends, and Ray Train puts another in its place."""
+        actor = self._members.end(worker)
+        if actor is not None:
+            ray.kill(actor)
+
     def _warn(self, text: str) -> None:
         self._standing.warn(text)
 
     def run(self) -> dict[str, Any]:
+        self._presence.watch()
         try:
             return super().run()
         except Exception as error:
@@ -68,6 +119,7 @@ class RayDriver(Driver):
                 raise root from None
             raise failure(root, "the driver") from None
         finally:
+            self._presence.close()
             self._ray_shards.close()
 
     def pid(self) -> int:

@@ -13,23 +13,25 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fcit_ray.config.schema import Config
 from fcit_ray.data.partition.writing import partition_counts
-from fcit_ray.errors import ClusterLost, ConfigError, RunFailed
+from fcit_ray.errors import ClusterLost, RunFailed
 from fcit_ray.experiment.opening import Experiment, open_experiment
 from fcit_ray.results.run_folder import RunFolder
-from fcit_ray.runtime.blocks import CPUS_PER_TASK, Prepare
+from fcit_ray.runtime.blocks import Prepare
 from fcit_ray.runtime.cluster import redirect_logs, watch_head
 from fcit_ray.runtime.driver_actor import RayDriver
 from fcit_ray.runtime.errors import origin
-from fcit_ray.runtime.groups import run_group
 from fcit_ray.runtime.handles import sealed
-from fcit_ray.runtime.room import Room
+from fcit_ray.runtime.parts import run_parts
+from fcit_ray.runtime.room import Room, refuse_crowding
 from fcit_ray.runtime.shape import Shape
+from fcit_ray.runtime.silence import DriverSilence, answer
 from fcit_ray.runtime.status import Status
 from fcit_ray.runtime.train_group import TellLost, work
 
 _POLL_S = 0.25
 _STATUS_S = 5.0
-_LEAVE_S = 30.0  # for the workers to leave at the end of a run
+_FINISH_S = 2.0  # for the driver to finish a checkpoint that it is writing when the run is given up
+_LEAVE_S = 10.0  # for the workers to leave at the end of a run; one whose place is vacant never comes
 _ABANDON_S = 5.0  # the same when the run was given up; who is in the middle of an update is not waited for
 
 
@@ -66,21 +68,8 @@ def check_room(config: Config) -> None:
     Raises:
         ConfigError: names the keys to change.
     """
-    runtime = config.runtime
-    if (room := Room.here()) is None:
-        return  # Ray Train checks against its maximum.
-    if room.places(runtime.cpus_per_worker, runtime.gpu, most=runtime.num_workers) < runtime.num_workers:
-        each = f"{runtime.cpus_per_worker:g} CPUs" + (" and a GPU" if runtime.gpu else "")
-        raise ConfigError(
-            f"runtime.num_workers: {runtime.num_workers} workers of {each} find no room: {room}. "
-            "Lower runtime.num_workers or runtime.cpus_per_worker"
-        )
-    if runtime.num_workers * runtime.cpus_per_worker + CPUS_PER_TASK > room.cpus + 1e-9:
-        raise ConfigError(
-            f"runtime.cpus_per_worker: {runtime.num_workers} workers of {runtime.cpus_per_worker:g} CPUs leave less "
-            f"than {CPUS_PER_TASK:g} CPU to read data with: {room}. "
-            "Lower runtime.cpus_per_worker (a share of a CPU will do) or runtime.num_workers"
-        )
+    if (room := Room.here()) is not None:  # else Ray Train checks against its maximum.
+        refuse_crowding(Shape.of(config.runtime), room)
 
 
 def launch(
@@ -140,21 +129,29 @@ def _launch(
     workers.start()
     lost = False
     head = watch_head()
+    silence = DriverSilence(config.name, ray.util.get_node_ip_address())
     try:
         _show_partition(experiment, folder)
         with head:
             while not ray.wait([running], timeout=_POLL_S)[0]:
                 head.check()
                 try:
-                    on_status(ray.get(driver.status.remote(), timeout=_STATUS_S))
-                except ray.exceptions.GetTimeoutError:
-                    continue  # the driver is busy, or gone: then `running` or the watch will tell
-        results: dict[str, Any] = ray.get(running)
-        on_status(ray.get(driver.status.remote()))
+                    status = ray.get(driver.status.remote(), timeout=_STATUS_S)
+                    silence.heard(status)
+                except ray.exceptions.GetTimeoutError:  # it is busy, or gone: then `running` or the watch will tell
+                    status = silence.status()
+                if status is not None:
+                    on_status(status)
+        results: dict[str, Any] = answer(running, "the driver")
+        on_status(answer(driver.status.remote(), "the driver"))
         workers.join(timeout=_LEAVE_S)
         return results
     except ClusterLost:
         lost = True
+        raise
+    except KeyboardInterrupt:
+        driver.fail.remote("interrupted")
+        ray.wait([running], timeout=_FINISH_S)  # at once, unless it is closing a round
         raise
     except ray.exceptions.RayTaskError as error:
         root = origin(error)
@@ -202,16 +199,20 @@ def run_workers(config: Config, folder: RunFolder, driver: Any, loop: Callable[[
         driver: handle of the driver actor.
         loop: what a worker runs; a benchmark may put another in its place.
     """
-    reason = run_group(
+
+    def ended(reason: str) -> None:
+        try:
+            ray.get(driver.fail.remote(f"{reason}; {folder.log_file} says more"))
+        except ray.exceptions.RayError:
+            logging.getLogger("ray").info("the workers ended after the driver: %s", reason)
+
+    run_parts(
         loop,
         {"config": config.model_dump(mode="json"), "driver": sealed(driver), "folder": str(folder.path.resolve())},
         Shape.of(config.runtime),
         storage=folder.path / "logs",
         name="workers",
-        lost=TellLost(driver),
-        max_failures=config.runtime.max_worker_failures,
+        lost=lambda first: TellLost(driver, first=first),
+        ended=ended,
+        max_failures=-1,  # the driver counts, but for those that it has ended itself
     )
-    try:
-        ray.get(driver.fail.remote(f"{reason}; {folder.log_file} says more"))
-    except ray.exceptions.RayError:
-        logging.getLogger("ray").info("the workers ended after the driver: %s", reason)

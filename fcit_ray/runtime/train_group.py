@@ -1,12 +1,18 @@
 """What Ray Train's controller is told about the workers, and what they run; imports little, as the controller does."""
 
+from collections.abc import Iterable
 from typing import Any
 
+import ray
+import ray.exceptions
 import ray.train
 from ray.train.backend import Backend, BackendConfig
 
 from fcit_ray.importing import swift_imports
 from fcit_ray.runtime.handles import opened, sealed
+from fcit_ray.runtime.shape import FIRST_RANK
+
+_TELL_S = 30.0
 
 
 def work(context: dict[str, Any]) -> None:
@@ -18,6 +24,7 @@ def work(context: dict[str, Any]) -> None:
     with swift_imports():
         from fcit_ray.runtime.train_loop import train_loop
 
+    opened(context["driver"]).come.remote(*_seat(context))
     train_loop(context)
 
 
@@ -26,7 +33,14 @@ def work_for_crew(context: dict[str, Any]) -> None:
     with swift_imports():
         from fcit_ray.runtime.crew_loop import crew_loop
 
+    context["foreman"].come.remote(context["crew"], *_seat(context))
     crew_loop(context)
+
+
+def _seat(context: dict[str, Any]) -> tuple[int, str, str]:
+    """Of this worker: its rank among all, the ids of its actor and its node."""
+    here = ray.get_runtime_context()
+    return context[FIRST_RANK] + ray.train.get_context().get_world_rank(), here.get_actor_id() or "", here.get_node_id()
 
 
 class _NoGroup(Backend):
@@ -53,13 +67,31 @@ class TellLost(ray.train.UserCallback):
     """Called in the controller when workers have died.
 
     Args:
-        actor: whose method `lost` is told of their ranks.
+        actor: whose method `lost` is told of their ranks; it answers False where no others are wanted.
         before: further arguments of that method, in front of the ranks.
+        first: rank of the group's first worker among all.
     """
 
-    def __init__(self, actor: Any, *before: Any):
+    def __init__(self, actor: Any, *before: Any, first: int = 0):
         self._actor = sealed(actor)
         self._before = before
+        self._first = first
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        opened(self._actor).lost.remote(*self._before, list(worker_exceptions))
+        if not self._lost(list(worker_exceptions)):
+            # Raised here it ends the group, which would put others in their place for ever.
+            raise RuntimeError("the run is over: nobody takes the place of workers that have died")
+
+    def all(self, num_workers: int) -> bool:
+        """Tell it that all of them have died; false if it wants no others, or is gone itself."""
+        try:
+            return ray.is_initialized() and self._lost(range(num_workers))
+        except ray.exceptions.RayError:
+            return False
+
+    def _lost(self, ranks: Iterable[int]) -> bool:
+        told = opened(self._actor).lost.remote(*self._before, [self._first + rank for rank in ranks])
+        try:
+            return ray.get(told, timeout=_TELL_S) is not False
+        except ray.exceptions.GetTimeoutError:
+            return True  # whoever is so busy is there

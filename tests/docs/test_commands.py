@@ -25,8 +25,11 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["option
 TARGETS = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
 HARMLESS = ("list", "show", "copy", "schema", "--version")  # they are really run
 ELSEWHERE = {  # other tools' commands: the words that may begin them
-    "git": ("clone",), "cd": ("fcit_ray",), ".": (".venv/bin/activate",), "ray": ("start", "job", "up"),
+    "git": ("clone",), "cd": ("fcit_ray",), ".": (".venv/bin/activate",),
+    "ray": ("start", "job", "up", "dashboard", "get-auth-token"),
     "pip": ("install",), "pre-commit": ("install",), ".venv/bin/pre-commit": ("install",),
+    "docker": ("build", "run"), "kubectl": ("apply",),
+    "sbatch": ("--nodes=4",),  # what stands behind it is read by the tests of deploy/
 }  # fmt: skip
 
 

@@ -261,12 +261,13 @@ def test_a_tokens_noise_is_the_same_in_every_round_and_differs_by_client_task_an
     assert len({tuple(first), tuple(noise(1, 0, 0)), tuple(noise(0, 1, 0)), tuple(noise(0, 0, 1))}) == 4
 
 
-def test_the_server_plans_and_learns_with_hidden_tokens_alone():
+@pytest.mark.parametrize("bits", [0, 4])
+def test_the_server_plans_and_learns_with_hidden_tokens_alone(bits):
     setting = small_setting()
     bank = small_bank(2)
     population = SmallPopulation(((0, 1), (0, 1)))
     method = Disco(num_subspaces=2)
-    aggregation = Aggregation(privacy=TokenNoise(token_noise=0.05))
+    aggregation = Aggregation(privacy=TokenNoise(token_noise=0.05, token_bits=bits))
     federation = Federation(method, FedAvg(), population, setting, aggregation=aggregation)
     state = federation.start(bank.params())
     jobs = federation.plan(state)
@@ -384,7 +385,17 @@ def test_without_the_accountant_a_run_that_needs_it_is_refused(monkeypatch):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("clip_norm", 0), ("noise_multiplier", -1), ("delta", 0), ("delta", 1), ("token_clip", 0), ("token_noise", -0.1)],
+    [
+        ("clip_norm", 0),
+        ("noise_multiplier", -1),
+        ("delta", 0),
+        ("delta", 1),
+        ("token_clip", 0),
+        ("token_noise", -0.1),
+        ("token_bits", -1),
+        ("token_bits", 17),
+        ("token_bits", 2.5),
+    ],
 )
 def test_values_out_of_range_are_refused(key, value):
     with pytest.raises(ConfigError, match=rf"privacy\.{key}"):

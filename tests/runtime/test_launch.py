@@ -12,7 +12,7 @@ import psutil
 import pytest
 from conftest import Configure
 
-from fcit_ray.config.schema import Config
+from fcit_ray.config.schema import Config, parse_config
 from fcit_ray.data.loading.shards import LocalShards
 from fcit_ray.errors import ConfigError, DataError, RunFailed
 from fcit_ray.experiment.opening import open_experiment
@@ -111,6 +111,58 @@ def test_two_workers_share_each_client_and_one_is_killed_while_it_helps(configur
     assert shared
     assert all(0 < client["shared"] < 1 and client["exchange_s"] > 0 for client in shared)
     assert results["adapters_sha256"] == in_one_process(config)
+
+
+def test_workers_of_different_groups_do_one_run_to_the_bits_of_one_process(
+    slower: Config, expected: str, tmp_path: Path
+) -> None:
+    groups = [{"num_workers": 1}, {"num_workers": 1, "cpus_per_worker": 0.25}]
+    config = parse_config({**slower.model_dump(mode="json"), "runtime": {"worker_groups": groups}})
+    kill = KillOnce("RayTrainWorker")
+    results = start(config, tmp_path / "run", on_status=kill)
+    assert kill.killed is not None
+    assert results["adapters_sha256"] == expected
+    # Two worker groups, and both have worked: the ranks of the second go on where the first's end.
+    assert {path.name for path in (tmp_path / "run/logs").glob("workers-*")} == {"workers-0", "workers-1"}
+    served = [record["workers"] for record in RunFolder(tmp_path / "run").records() if "workers" in record]
+    assert {worker["worker"] for each in served for worker in each} >= {0, 1}
+
+
+def test_a_client_that_fails_once_is_tried_elsewhere_to_the_same_bits(configure: Configure, tmp_path: Path) -> None:
+    config = configure(method={"name": "troubled_clients:Troubled", "marker": str(tmp_path / "failed")})
+    told: list[str] = []
+    results = start(config, tmp_path / "run", on_status=lambda status: told.extend(line.text for line in status.lines))
+    records = [record for record in RunFolder(tmp_path / "run").records() if record["kind"] == "round"]
+    [failed] = [failed for record in records for failed in record.get("failures", [])]
+    [attempt] = failed["attempts"]
+    assert not failed["dropped"]
+    assert re.fullmatch(r".*troubled_clients\.py, line \d+, in report: OSError: a cosmic ray", attempt["reason"])
+    assert re.fullmatch(r"\d+\.\d+\.\d+\.\d+", attempt["node"])
+    again = f"; worker {attempt['worker']} on {attempt['node']}; it is tried again (1 of 2)"
+    assert next(line for line in told if "cosmic" in line).endswith(again)
+    assert len(records[0]["clients"]) == 2
+    assert results["failures"] == {"updates": 8, "missing": 0, "retried": 1}
+    assert results["adapters_sha256"] == in_one_process(config)
+
+
+def test_a_client_that_sleeps_for_ever_is_left_out_and_its_worker_replaced(
+    configure: Configure, tmp_path: Path
+) -> None:
+    """The replacement counts for no death: the run bears none."""
+    config = configure(
+        method={"name": "troubled_clients:Troubled", "sleeps": 1},
+        benchmark={"tasks": ["ArxivQA"], "clients_per_round": 3, "num_rounds": 2},
+        runtime={"lease_s": 6.0, "max_worker_failures": 0},
+        failures={"retries": 0, "then": "drop"},
+    )
+    results = start(config, tmp_path / "run")
+    records = [record for record in RunFolder(tmp_path / "run").records() if record["kind"] == "round"]
+    for record in records:
+        [failed] = record["failures"]
+        assert (failed["client"], failed["task"], failed["dropped"]) == (1, "ArxivQA", True)
+        assert failed["attempts"][0]["reason"] == "nothing was heard of it for 6 s (runtime.lease_s)"
+        assert sorted(client["client"] for client in record["clients"]) == [0, 2]
+    assert results["failures"] == {"updates": 6, "missing": 2, "retried": 0}
 
 
 def test_more_deaths_than_allowed_end_the_run(configure: Configure, tmp_path: Path) -> None:

@@ -1,0 +1,43 @@
+"""The end of what belongs to a run's cluster: nothing of it outlives the process that started it, however that ends."""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import ray  # which brings psutil, and puts it where it is found
+
+# isort: split
+import psutil
+
+from fcit_ray.runtime import left_behind
+
+_RUN = "import sys, runpy; sys.path.insert(0, sys.argv.pop(1)); runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+_starting = threading.Lock()
+_watcher: list[subprocess.Popen[bytes]] = []
+
+
+def end_with_this_process(home: str) -> None:
+    """See to it that a cluster which this process starts next ends with it, even where it is killed.
+
+    Args:
+        home: where it has the folders of its sessions.
+    """
+    with _starting:
+        if _watcher and _watcher[0].poll() is None:
+            return
+        package = Path(ray.__file__).parent
+
+        found = [str(Path(psutil.__file__).parent.parent), left_behind.__file__]
+        arguments = [home, str(os.getpid()), left_behind.stamp(), str(package)]
+        _watcher[:] = [
+            subprocess.Popen(
+                # Nothing of the user's is imported, and nothing of the environment is heeded.
+                [sys.executable, "-I", "-S", "-c", _RUN, *found, *arguments],
+                stdin=subprocess.PIPE,  # closes with this process; no other inherits it
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # what ends this process's group, or its terminal, is not for it
+            )
+        ]
