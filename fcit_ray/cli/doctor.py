@@ -3,7 +3,7 @@
 import json
 import shutil
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -64,7 +64,9 @@ def doctor(
 def _examined(config: "Config | None", out: str, address: str | None, as_json: bool) -> "list[Finding]":
     from fcit_ray.config.schema import with_absolute_paths
     from fcit_ray.data.scoring.rules import scored_by
+    from fcit_ray.errors import RunFailed
     from fcit_ray.runtime.checkup.doctor import examine
+    from fcit_ray.runtime.checkup.facts import Finding
     from fcit_ray.storage.location import absolute
 
     need, java, unknown = 0.0, False, ""
@@ -73,12 +75,16 @@ def _examined(config: "Config | None", out: str, address: str | None, as_json: b
         java = scored_by(config, config.benchmark.evaluated_datasets).get("captions") == "full"
         # Where it is missed nothing opens: that will be told, and the rest is planned without looking at data.
         need, unknown = _planned(config, look=not java or shutil.which("java") is not None)
-    cluster, found = examine(
-        config, absolute(out) if out else "", address, need=need, java=java, unknown=unknown, progress=tell
-    )
+    place = absolute(out) if out else ""
+    cluster = None
+    try:
+        cluster, found = examine(config, place, address, need=need, java=java, unknown=unknown, progress=tell)
+    except RunFailed as error:
+        found = [Finding("fail", "nodes", str(error))]
     if as_json:
         worst = max((finding.level for finding in found), key=["ok", "warn", "fail"].index)
-        facts = {"level": worst, "findings": [asdict(finding) for finding in found], "cluster": asdict(cluster)}
+        facts: dict[str, Any] = {"level": worst, "findings": [asdict(finding) for finding in found]}
+        facts["cluster"] = asdict(cluster) if cluster is not None else None
         print(json.dumps(facts, indent=2, allow_nan=False))
     else:
         _show(found)

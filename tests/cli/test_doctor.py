@@ -115,6 +115,10 @@ FAULTS: dict[str, tuple[Cluster, Needs, str, str, str]] = {
         with_other(places={"data": "is not there"}), NEEDS,
         "fail data", "10.0.0.2 (b): /data: is not there", "mount it there at the same path",
     ),
+    "no data anywhere": (
+        replace(CLUSTER, nodes=[replace(n, places={"data": "is not there"}) for n in CLUSTER.nodes]), NEEDS,
+        "fail data", "10.0.0.1 (a), 10.0.0.2 (b): /data: is not there", "mount it",
+    ),
     "other data": (
         with_other(listing={"data": "y"}), NEEDS, "fail data", "/data holds other files on some of", "copy it anew",
     ),
@@ -317,11 +321,15 @@ def test_only_what_fails_decides_the_exit_code(
     assert told["cluster"]["nodes"][1]["name"] == "10.0.0.2 (b)"
 
 
-def test_a_cluster_that_is_not_there_is_one_line(call: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_is_not_there_is_a_line_like_others(
+    call: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def away(*_: Any, **__: Any) -> None:
         raise RunFailed("no Ray cluster answers")
 
     monkeypatch.setattr("fcit_ray.runtime.checkup.doctor.start_ray", away)
-    code, out, err = call("--address", "127.0.0.1:1")
-    assert (code, out) == (1, "")
-    assert err.splitlines()[-1] == "the run failed: no Ray cluster answers"
+    code, out, _ = call("--address", "127.0.0.1:1", "--json")
+    assert code == 2
+    told = json.loads(out)
+    assert (told["level"], told["cluster"]) == ("fail", None)
+    assert told["findings"][0]["text"] == "no Ray cluster answers"

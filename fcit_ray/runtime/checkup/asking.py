@@ -158,9 +158,12 @@ def _answers(waiting: Mapping[_Asked, Any], silent: dict[str, str], answer_s: fl
 
 
 def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    wanted = [line for line in lines if line.startswith(("ModuleNotFoundError", "ImportError", "AttributeError"))]
-    return (wanted or lines or [repr(error)])[-1]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)]
+    if missing := [line for line in lines if line.startswith(("ModuleNotFoundError", "ImportError", "AttributeError"))]:
+        return missing[-1]
+    if isinstance(error, ray.exceptions.RayActorError):
+        return f"the node was lost, or its process ended, before it did (Ray says: {lines[-1]})"
+    return lines[-1]
 
 
 def _clock(looker: Any, answer_s: float) -> tuple[float, float]:

@@ -46,14 +46,15 @@ def examine(
     """
     was_there = ray.is_initialized()
     progress("joining the cluster, or starting one ...")
-    start_ray(address=address)
-    try:
-        wanted = places_of(config, out)
-        refusal = _refusal(config)
-        cluster = ask_cluster(wanted, progress)
-    finally:
-        if not was_there:
-            ray.shutdown()
+    with tempfile.TemporaryDirectory() as logs:  # what Ray says of nodes it loses is no part of the table
+        start_ray(Path(logs) / "ray.log", address=address)
+        try:
+            wanted = places_of(config, out)
+            refusal = _refusal(config)
+            cluster = ask_cluster(wanted, progress)
+        finally:
+            if not was_there:
+                ray.shutdown()
     needs = None if config is None else needs_of(config, need, java, refusal, unknown)
     return cluster, judge(cluster, needs, wanted)
 

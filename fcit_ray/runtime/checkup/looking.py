@@ -5,7 +5,6 @@ import hashlib
 import importlib.util
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -214,7 +213,7 @@ def open_ports(session: str) -> tuple[list[Port], int]:
     found, hidden = [], 0
     for process in ray_processes(session):
         try:
-            name = process.name() if not process.name().startswith("python") else _last_module(process.cmdline())
+            name = _called(process)
             for connection in process.net_connections(kind="tcp"):
                 if connection.status == psutil.CONN_LISTEN and not connection.laddr.ip.startswith(_LOOPBACK):
                     found.append(Port(connection.laddr.ip, connection.laddr.port, name))
@@ -243,12 +242,11 @@ def ray_processes(session: str) -> Iterator[Any]:
                 yield member
 
 
-def _last_module(words: list[str]) -> str:
-    """What a Python process runs: `dashboard`, `agent`, `log_monitor` ..."""
+def _called(process: Any) -> str:
+    """What a process of Ray is: `raylet`, `dashboard`, `RuntimeEnvAgent`; `worker` whatever it runs at the moment."""
+    words = process.cmdline()
+    title = words[0].split()[0] if words and words[0].strip() else process.name()
+    if title.startswith("ray::"):
+        return title.removeprefix("ray::") if title.endswith("Agent") else "worker"
     files = [Path(word).stem for word in words if word.endswith(".py")]
-    return files[-1] if files else (words[0].split()[0] if words else "python")
-
-
-def here() -> str:
-    """This machine's name."""
-    return socket.gethostname()
+    return files[-1] if files else process.name()

@@ -204,6 +204,7 @@ def disks(cluster: Cluster) -> list[Finding]:
         if node.look.session is not None
     ]
     looked += [(f"{role} {disk.path}", disk) for role, disk in cluster.disks.items()]
+    looked = [(words, disk) for words, disk in looked if disk.total]  # what has no size is none
     found = [
         Finding(
             "fail" if disk.free < _FREE_LEAST else "warn", "disk",
