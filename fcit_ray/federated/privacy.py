@@ -66,7 +66,7 @@ class TokenNoise(Privacy):
     m, m being the largest |x| of the token, so that token_bits D bits and one number would travel; with one bit, signs.
     These are the levels of Suresh, Yu, Kumar, McMahan, "Distributed Mean Estimation with Limited Communication", ICML
     2017, arXiv 1611.00429, whose rounding is random; here it goes to the nearest level, which told as little of the
-    instructions and left tokens more alike (`benchmarks/identity_leak.py`).
+    instructions and left tokens more alike (`benchmarks/README.md`).
 
     No epsilon is claimed: it would take a bound of what else tells who a client is (its number of samples, the
     subspace it trains). What a server that has candidates finds out all the same: docs/how-to/privacy.md. The price is
