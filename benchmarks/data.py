@@ -146,7 +146,7 @@ class BenchDriver(RayDriver):
     def measure(self) -> list[dict[str, Any]]:
         """Train every client once; where the workers' time went."""
         self._begun.wait()
-        state = self._federation.start({"layer_0": torch.zeros(1)})
+        state = self._federation.start({"layer_0": torch.ones(1)})
         self._round(state)
         self._queue.finish()
         workers: list[dict[str, Any]] = self._folder.records()[-1]["workers"]

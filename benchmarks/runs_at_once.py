@@ -31,7 +31,7 @@ class Run:
         self.waiting: list[float] = []
         self.in_hand = 0
         driver = SimpleNamespace()
-        self.foreman, self.number = foreman, foreman.engage(shape, {}, driver, 0)
+        self.foreman, self.number = foreman, foreman.engage(shape, {}, driver)
 
     def open_round(self) -> None:
         self.waiting = sorted(self.rounds.pop(), reverse=True)

@@ -52,6 +52,18 @@ class RunFailed(RuntimeError):
         self.details = details
 
 
+class UpdateRefused(RunFailed):
+    """A client's update cannot enter the federation.
+
+    Attributes:
+        reason: the message without the place, and without what to do.
+    """
+
+    def __init__(self, message: str, reason: str = ""):
+        super().__init__(message)
+        self.reason = reason
+
+
 class ClusterLost(RunFailed):
     """The cluster is gone, and no other run could go on there either."""
 

@@ -53,6 +53,8 @@ class Lazy(Mapping[str, torch.Tensor]):
 class RunningMean:
     """`weighted_mean` of items that come one after another: the same bits when all have been added in their order.
 
+    Where an item is left out in the end, what was added is scaled up: the mean of those that came, but for rounding.
+
     Args:
         senders: by name the sum of the weights of those who will send it, as `weights_by_name` gives it.
     """
@@ -60,6 +62,7 @@ class RunningMean:
     def __init__(self, senders: Mapping[str, float]):
         self._senders = senders
         self._sums: dict[str, torch.Tensor] = {}
+        self._came: dict[str, float] = {}
 
     def add(self, item: Params, weight: float) -> None:
         """The next item. One of weight zero counts for nothing."""
@@ -69,9 +72,14 @@ class RunningMean:
             if name not in self._sums:
                 self._sums[name] = torch.zeros_like(value, dtype=torch.float32)
             self._sums[name].add_(value, alpha=weight / self._senders[name])
+            self._came[name] = self._came.get(name, 0) + weight
 
     def mean(self) -> dict[str, torch.Tensor]:
-        """What has become of it, in the order in which the names came."""
+        """What has become of it, in the order in which the names came; called once, at the end."""
+        for name, came in self._came.items():
+            if came != self._senders[name]:
+                self._sums[name].mul_(self._senders[name] / came)
+        self._came = {}
         return self._sums
 
 

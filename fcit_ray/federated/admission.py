@@ -11,27 +11,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fcit_ray.errors import RunFailed, place
+from fcit_ray.errors import RunFailed, UpdateRefused, place
 from fcit_ray.types import Client, ClientJob, ClientUpdate, Params
 
 
-def check_update(job: ClientJob, update: ClientUpdate, sent: frozenset[str]) -> None:
+def check_update(job: ClientJob, update: ClientUpdate, sent: frozenset[str], must_move: bool = True) -> None:
     """Refuse an update that is not what the job asked for.
 
     Args:
         job: complete, as the federation planned it.
         update: what came back for it.
         sent: names of the parameters whose change the job's assignment wants back.
+        must_move: whether a delta of nothing but zeros is refused.
 
     Raises:
-        RunFailed: names stage, round, client and what is wrong: the update is of another job; a parameter is missing
-            or should not be there, or has another shape or dtype than was sent; a number in the delta, in what is
-            reported or kept, or in the metrics is not finite; something there is no plain value.
+        UpdateRefused: names stage, round, client and what is wrong: the update is of another job; a parameter is
+            missing or should not be there, or has another shape or dtype than was sent; a number in the delta, in what
+            is reported or kept, or in the metrics is not finite; something there is no plain value; what came back is
+            an exact copy of what was sent.
     """
-    if fault := next(_faults(job, update, sent), None):
-        raise RunFailed(
-            f"{place(*job.key)}: the client's update is refused: {fault}. Nothing of it was averaged or saved; "
-            "--resume trains the round again from the last checkpoint"
+    if fault := next(_faults(job, update, sent, must_move), None):
+        reason = f"the client's update is refused: {fault}"
+        raise UpdateRefused(
+            f"{place(*job.key)}: {reason}. Nothing of it was averaged or saved; "
+            "--resume trains the round again from the last checkpoint",
+            reason,
         )
 
 
@@ -49,7 +53,7 @@ def check_params(params: Params, where: str) -> None:
             )
 
 
-def _faults(job: ClientJob, update: ClientUpdate, sent: frozenset[str]) -> Iterator[str]:
+def _faults(job: ClientJob, update: ClientUpdate, sent: frozenset[str], must_move: bool) -> Iterator[str]:
     if update.key != job.key or update.assignment != job.assignment or not _same(update.client, job.client):
         yield "it is of another job than the one that was given out"
         return
@@ -67,6 +71,15 @@ def _faults(job: ClientJob, update: ClientUpdate, sent: frozenset[str]) -> Itera
     for name, metric in update.metrics.items():
         if type(metric) not in (int, float) or not math.isfinite(metric):
             yield f"metrics, {name}: expected a finite number, got {metric!r}"
+    # One value that moved is enough, and mostly the first that is looked at has. What a client keeps to itself (its own
+    # factors) may be all that its steps have moved: the gradient of A is zero as long as B is.
+    stood_still = not any(torch.count_nonzero(value) for value in update.delta.values())
+    if must_move and update.delta and "personal" not in update.memory and stood_still:
+        yield (
+            "it is an exact copy of what was sent: every number of the delta is zero, so nothing was trained. If "
+            "that can be right for this method, let its class say `may_stand_still = True`; else look at train.lr "
+            "and at the client's answers"
+        )
 
 
 def _same(one: Client, other: Client) -> bool:

@@ -89,5 +89,5 @@ class Fold:
         self.running.add(clipped.delta, self.aggregation.weight(update.client))
 
     def mean(self) -> dict[str, Tensor]:
-        """What `Aggregation.combine` takes, once all have been added."""
+        """What `Aggregation.combine` takes, once all have been added that will be; over those."""
         return self.running.mean()

@@ -4,7 +4,7 @@
 must give its bits.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Protocol
@@ -105,9 +105,9 @@ class Federation:
             frozen: parameters that no client trains though all have them (a frozen projector).
 
         Raises:
-            RunFailed: it cannot be averaged; names stage, round, client and parameter.
+            UpdateRefused: it cannot be averaged, or nothing was trained; names stage, round, client and parameter.
         """
-        check_update(job, update, self.sent(job, frozen))
+        check_update(job, update, self.sent(job, frozen), must_move=not self.method.may_stand_still)
         return update
 
     def sent(self, job: ClientJob, frozen: frozenset[str] = frozenset()) -> frozenset[str]:
@@ -128,8 +128,21 @@ class Federation:
         """Whether a hook looks at the deltas of a round beside the combination of them."""
         return any(part.reads_deltas and part.overrides("absorb") for part in (self.method, self.local))
 
-    def close(self, state: ServerState, updates: Sequence[ClientUpdate], mean: Params | None = None) -> ServerState:
-        """The state after the round whose updates these are, in the order of `plan`; `mean` as in `combine`.
+    def close(
+        self,
+        state: ServerState,
+        updates: Sequence[ClientUpdate],
+        mean: Params | None = None,
+        missing: Collection[int] = (),
+    ) -> ServerState:
+        """The state after the round whose updates these are.
+
+        Args:
+            state: before it.
+            updates: in the order of `plan`.
+            mean: as in `Aggregation.combine`.
+            missing: indices of the clients that were left out: their updates did not come. Everything is over those
+                that did: weights add up to one again, reports are theirs, a missing client keeps its memory.
 
         Raises:
             RunFailed: a hook raised, or the new parameters are not finite; names stage, round and hook or parameter.
@@ -137,9 +150,13 @@ class Federation:
         assert all((u.stage, u.round) == (state.stage, state.round) for u in updates), "updates of another round"
         # Sums in another order have other bits, and a missing client would go unnoticed.
         planned = [client.index for client in self.population.select(state.stage, state.round)]
+        planned = [index for index in planned if index not in missing]
+        assert planned, "nobody's update has come"
         assert [u.client.index for u in updates] == planned, (
             f"updates not of clients {planned} in the order of the plan"
         )
+        if mean is None and missing:
+            mean = self._folded(state, updates)
         seed = derive_seed(self.setting.seed, "server", state.stage, state.round)
         where = place(state.stage, state.round)
         with blaming(f"{where}, the combination of the updates"):
@@ -161,6 +178,16 @@ class Federation:
         with blaming(f"{where}, server.new_stage"):
             optimizer = self.server.new_stage(params, optimizer)
         return replace(after, stage=state.stage + 1, round=0, knowledge=consolidated, optimizer=optimizer)
+
+    def _folded(self, state: ServerState, updates: Sequence[ClientUpdate]) -> Params | None:
+        """The mean of a round of which some are missing, to the bits of a sum that began before that was known."""
+        jobs = self.plan(state)
+        fold = self.aggregation.fold([job.client for job in jobs], [self.sent(job) for job in jobs])
+        if fold is None:
+            return None
+        for update in updates:
+            fold.add(update)
+        return fold.mean()
 
 
 def travelling(params: Params, assignment: Assignment) -> dict[str, Tensor]:

@@ -36,6 +36,10 @@ class Method(Part):
     reads_deltas: ClassVar[bool] = True
     """Whether `absorb` looks at the deltas: they wait for it until the round is over, where they need not otherwise."""
 
+    may_stand_still: ClassVar[bool] = False
+    """Whether a client may send back exactly what it was sent (it trains nothing in some stages, say). Otherwise an
+    update of nothing but zeros is refused: something did not train."""
+
     @property
     def traits(self) -> Traits:
         """What the class declares, and what the number of adapters says by itself."""

@@ -74,17 +74,22 @@ class Disco(Method):
     def assign(self, knowledge: Tree, stage: int, clients: Sequence[Client]) -> list[Assignment]:
         """Match each client to a global token, or group the unmatched and open a subspace for each group."""
         features = [client.feature for client in clients]
-        tokens = list(knowledge["tokens"])
+        tokens, unopened = list(knowledge["tokens"]), _unopened(knowledge)
         subspace: dict[int, int] = {}  # position in the selection -> subspace
         for position, feature in enumerate(features):
             if tokens:
                 similarity = _cosine(feature, tokens)  # (U,)
+                similarity[unopened] = -torch.inf
                 best = int(similarity.argmax())
                 if similarity[best] >= self.threshold:
                     subspace[position] = best
         for group in self._group([p for p in range(len(clients)) if p not in subspace], clients):
             token = _mean_feature([clients[position] for position in group])
-            if len(tokens) < self.num_subspaces:
+            if unopened:
+                first = unopened.pop(0)
+                subspace.update(dict.fromkeys(group, first))
+                tokens[first] = token
+            elif len(tokens) < self.num_subspaces:
                 subspace.update(dict.fromkeys(group, len(tokens)))
                 tokens.append(token)
             else:
@@ -115,7 +120,9 @@ class Disco(Method):
         tokens, mass = list(knowledge["tokens"]), knowledge["mass"].tolist()
         for index in sorted({update.assignment.train[0] for update in updates}):
             clients = [update.client for update in updates if update.assignment.train[0] == index]
-            if index == len(tokens):
+            # More than one where the clients that were to open one before it are missing. That one keeps a token of
+            # zeros, like nothing, until `assign` lets others open it; its adapter adds nothing yet.
+            while index >= len(tokens):
                 tokens.append(torch.zeros_like(clients[0].feature))
                 mass.append(0.0)
             samples = float(sum(client.num_examples for client in clients))
@@ -150,6 +157,11 @@ class Disco(Method):
         if self.activation == "concatenation":
             return torch.ones_like(similarity)
         return softmax_weights(similarity, self.temperature)
+
+
+def _unopened(knowledge: Tree) -> list[int]:
+    """Subspaces that nobody has trained though later ones were: those who were to are missing from their round."""
+    return [index for index, mass in enumerate(knowledge["mass"].tolist()) if not mass]
 
 
 def _cosine(feature: Tensor, tokens: Sequence[Tensor]) -> Tensor:

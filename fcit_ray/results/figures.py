@@ -46,7 +46,8 @@ def make_results(
         `seconds` (wall clock of all rounds and evaluations, whatever sessions they fell in; without the start of the
         workers), `moved_bytes` (parameters and reports, down and up), `adapters_sha256`, `scoring` and, where there are
         captions, `captions` (which rules were scored by), `diagnostics` (by dataset, the percent and parts of the last
-        evaluation that answered it); with differential privacy also `epsilon` and `dp_delta`; where datasets were kept
+        evaluation that answered it); where an update of a client was tried again or is missing, `failures` (as
+        `failures_from` says); with differential privacy also `epsilon` and `dp_delta`; where datasets were kept
         unseen `transfer`: `mean`, `scores` and `num_records` by dataset; where workers told it, `attention`: the kernel
         in use (several, with commas, where their GPUs differ).
     """
@@ -73,12 +74,27 @@ def make_results(
         "seconds": math.fsum(s for record in records for s in record.get("seconds", {}).values()),
         "moved_bytes": sum(record.get("bytes_down", 0) + record.get("bytes_up", 0) for record in records),
         "adapters_sha256": params_sha256(params),
+        **({"failures": failed} if (failed := failures_from(records)) else {}),
         **(scored or {"scoring": "strict"}),
         "diagnostics": last_details(records),
         **(spent or {}),
         **({"transfer": transfer} if unseen else {}),
         **({"attention": kernels} if kernels else {}),
     }
+
+
+def failures_from(records: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """What failed in the rounds: `updates` that were planned, those `missing`, and those `retried` that came then.
+
+    Empty where nothing failed.
+    """
+    rounds = [record for record in records if record.get("kind") == "round"]
+    failed = [failure for record in rounds for failure in record.get("failures", [])]
+    if not failed:
+        return {}
+    missing = sum(failure["dropped"] for failure in failed)
+    came = sum(len(record["clients"]) for record in rounds)
+    return {"updates": came + missing, "missing": missing, "retried": len(failed) - missing}
 
 
 def learned_from(matrix: metrics.Matrix, tasks: Sequence[str]) -> dict[str, Any] | None:

@@ -35,6 +35,7 @@ class Row:
         iou: mean IoU of Grounding's boxes after the last stage, times 100; empty where the runs have none.
         scoring: rule of the scores.
         captions: rule of the captions' scores; empty where the runs have none.
+        failures: for each seed what failed, as `figures.failures_from` says; {} where nothing did.
         competes: whether it is a method of a federation; else a reference: majority answer, zero-shot, centralised.
         contest: what rows must share to compete with each other: the whole benchmark and the frozen base.
     """
@@ -55,6 +56,7 @@ class Row:
     iou: tuple[float, ...] = ()
     scoring: str = "strict"
     captions: str = ""
+    failures: tuple[Mapping[str, int], ...] = ()
     competes: bool = True
     contest: str = ""
 
@@ -64,6 +66,19 @@ class Row:
         odd = f"{self.scoring} scoring" if self.scoring != "strict" else ""
         odd = odd or ("full captions" if self.captions == "full" else "")
         return f"{self.label} ({odd})" if odd else self.label
+
+    @property
+    def failed(self) -> str:
+        """Which client updates are missing, or came only when they were tried again; empty where there are none."""
+        told = []
+        for seed, failures in zip(self.seeds, self.failures, strict=False):
+            missing, retried = failures.get("missing", 0), failures.get("retried", 0)
+            parts = [f"{missing} of {failures.get('updates')} updates missing"] if missing else []
+            parts += [f"{retried} tried again"] if retried else []
+            if parts:
+                of = f" (seed {seed})" if len(self.seeds) > 1 else ""
+                told.append(f"{self.label}{of}: {', '.join(parts)}.")
+        return " ".join(told)
 
     def score(self, task: str) -> tuple[float, ...]:
         """One task's scores, an entry a seed; empty if the runs have no such task."""
@@ -98,6 +113,7 @@ def row_from_results(results: Mapping[str, Any]) -> Row:
         scoring=results.get("scoring", "strict"),
         captions=results.get("captions", ""),
         learned=(learned["mean"] if learned else math.nan,),
+        failures=(results.get("failures", {}),),
         competes=federated,
         contest=json.dumps([config.get("benchmark"), config.get("model", {}).get("path")], sort_keys=True),
         **figures,
@@ -140,6 +156,7 @@ def merge_seeds(rows: Iterable[Row]) -> list[Row]:
                 transfer=tuple(value for row in group for value in row.transfer),
                 unseen={name: tuple(v for row in group for v in row.unseen[name]) for name in group[0].unseen},
                 iou=tuple(value for row in group for value in row.iou),
+                failures=tuple(failures for row in group for failures in row.failures),
                 scoring=group[0].scoring,
                 captions=group[0].captions,
                 competes=group[0].competes,

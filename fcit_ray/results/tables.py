@@ -106,6 +106,7 @@ def _caption(rows: Sequence[Row]) -> str | None:
         notes.append(f"Mean ± sample standard deviation over {seeds} seeds.")
     if any(row.captions == "portable" for row in rows):
         notes.append("Captions: without METEOR, on words of our own; not the paper's number.")
+    notes += [row.failed for row in rows if row.failed]
     return " ".join(notes) or None
 
 

@@ -51,6 +51,7 @@ class Arrivals:
         self._light: dict[int, ClientUpdate] = {}
         self._early: dict[int, ClientUpdate] = {}
         self._next = 0
+        self._missing: set[int] = set()
         self._fold: Any = None
         self._sent: dict[Any, frozenset[str]] = {}
         self.bytes_up = 0
@@ -75,6 +76,7 @@ class Arrivals:
                 return self._light[position]  # of a twin, which has the same bits
             if not self._sent:
                 self._begin(frozen)
+                self._go_on(self._federation.reads_deltas)  # past those that were left out before anybody had come
             whole = tree_bytes(update.delta, update.report, update.local, update.memory)
             keeps = self._fold is None or self._federation.reads_deltas
             rest = self._room.keep({part: getattr(update, part) for part in _BESIDE}, whole)
@@ -89,14 +91,18 @@ class Arrivals:
                     self._add(update)
                 else:
                     self._early[position] = light if keeps else replace(light, delta=self._room.keep(update.delta))
-                while early := self._early.pop(self._next, None):
-                    self._add(early)
-                    if not keeps:
-                        self._room.drop(early.delta)
+                self._go_on(keeps)
             return light
 
+    def leave_out(self, job: ClientJob) -> None:
+        """A client's update will not come: those behind it wait for it no more."""
+        with self._lock:
+            self._missing.add(self._position[job.key])
+            if self._fold is not None:
+                self._go_on(self._federation.reads_deltas)
+
     def mean(self) -> Params | None:
-        """The mean of the deltas, once all updates have been taken; None where the rule wants to see them all."""
+        """The mean of the deltas, once all have been taken or left out; None where the rule wants to see them all."""
         return None if self._fold is None else self._fold.mean()
 
     def _begin(self, frozen: frozenset[str]) -> None:
@@ -106,6 +112,18 @@ class Arrivals:
                 self._sent[key] = self._federation.sent(job, frozen)
         clients = [job.client for job in self._jobs]
         self._fold = self._federation.aggregation.fold(clients, [self._names(job) for job in self._jobs])
+
+    def _go_on(self, keeps: bool) -> None:
+        """Fold what has waited for its turn."""
+        while True:
+            if self._next in self._missing:
+                self._next += 1
+            elif early := self._early.pop(self._next, None):
+                self._add(early)
+                if not keeps:
+                    self._room.drop(early.delta)
+            else:
+                return
 
     def _names(self, job: ClientJob) -> frozenset[str]:
         return self._sent[_key(job)]

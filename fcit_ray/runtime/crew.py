@@ -62,7 +62,7 @@ class Crews:
             name=f"crew-{number}",
             lost=lambda first: TellLost(self.foreman, number, first=first),
             ended=ended,
-            max_failures=-1,  # the foreman counts, run by run
+            max_failures=-1,  # each run's driver counts
         )
 
     def __enter__(self) -> "Crews":
@@ -85,11 +85,8 @@ def engage(foreman: Any) -> Callable[[Config, RunFolder, Any], None]:
 
     def serve(config: Config, folder: RunFolder, driver: Any) -> None:
         context = {"config": config.model_dump(mode="json"), "folder": str(folder.path.resolve())}
-        most_deaths = config.runtime.max_worker_failures
         try:
-            number = ray.get(
-                foreman.engage.remote(Shape.of(config.runtime), context, driver, most_deaths, base_key(config))
-            )
+            number = ray.get(foreman.engage.remote(Shape.of(config.runtime), context, driver, base_key(config)))
             waiting: Any = []
             try:
                 while not isinstance(waiting := ray.get(driver.waiting.remote(waiting, _TELL_S)), Over):

@@ -11,13 +11,14 @@ import ray
 
 from fcit_ray.config.schema import parse_config
 from fcit_ray.results.run_folder import RunFolder
+from fcit_ray.runtime.errors import AttemptFailed
 from fcit_ray.runtime.foreman import Dismissed, Engagement
 from fcit_ray.runtime.gpu_share import keep_to_share
 from fcit_ray.runtime.messages import Over
 from fcit_ray.runtime.ray_line import CutOff
 from fcit_ray.runtime.shape import SHARE
 from fcit_ray.runtime.store import RayStore
-from fcit_ray.runtime.train_loop import begin, perform, report
+from fcit_ray.runtime.train_loop import begin, join, perform, report, tell_failed
 from fcit_ray.runtime.worker import Base, Worker
 
 _WAIT_S = 5.0
@@ -70,6 +71,9 @@ class _Hand:
             result = perform(driver, self._put_on(engagement), lease, engagement.worker)
         except ray.exceptions.RayActorError:
             raise
+        except AttemptFailed as failed:
+            tell_failed(driver, lease, failed)
+            return
         except CutOff:
             _log.info("cut off from Ray; whoever takes this worker's place is handed its work again")
             self._drop()
@@ -96,7 +100,7 @@ class _Hand:
     def _join(self, engagement: Engagement) -> None:
         driver, worker = engagement.driver, self._put_on(engagement)
         _log.info("worker %d of run %d: attention by %s", engagement.worker, engagement.number, worker.attention)
-        if ray.get(driver.join.remote(engagement.worker, worker.attention, worker.frozen)):
+        if join(driver, engagement.worker, worker):
             ray.get(driver.begin.remote(worker.initial_params()))
         self._joined.add(engagement.number)
 

@@ -11,29 +11,30 @@ from typing import Any
 
 from fcit_ray.config.schema import Config
 from fcit_ray.data.loading.shards import ShardSource
-from fcit_ray.data.scoring.rules import scored_by
-from fcit_ray.errors import RunFailed, RunFolderError
 from fcit_ray.experiment.opening import Experiment
 from fcit_ray.federated.federation import Federation
 from fcit_ray.models.names import adapter_index
-from fcit_ray.results.figures import make_results
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.results.so_far import SoFar
 from fcit_ray.runtime.arrivals import Arrivals
 from fcit_ray.runtime.evaluating import Evaluation
+from fcit_ray.runtime.finishing import finish
 from fcit_ray.runtime.identity import IdentityFeatures
 from fcit_ray.runtime.journal import Journal, Watcher, nobody
-from fcit_ray.runtime.messages import Over, Store, TrainWork
+from fcit_ray.runtime.members import Members
+from fcit_ray.runtime.messages import Over, Store
+from fcit_ray.runtime.pieces import Lease
+from fcit_ray.runtime.places import place_of
 from fcit_ray.runtime.rounds import round_record, train_works
-from fcit_ray.runtime.shape import Shape
+from fcit_ray.runtime.shape import Shape, too_many_deaths
 from fcit_ray.runtime.sharing_queue import SharingQueue, most_workers
 from fcit_ray.runtime.standing import Standing
 from fcit_ray.runtime.status import Status
 from fcit_ray.runtime.stopwatch import Stopwatch
 from fcit_ray.runtime.timesheet import Timesheet
+from fcit_ray.runtime.training import Training
 from fcit_ray.runtime.waiting import WaitingRoom
-from fcit_ray.runtime.work_queue import Lease
-from fcit_ray.types import ClientJob, ClientUpdate, Params, ServerState
+from fcit_ray.types import Params, ServerState
 
 _SLOW_S = 60  # after which the display says what the run is waiting for
 
@@ -58,17 +59,27 @@ class Driver:
         self._shards = shards
         self._store = store
         self._federation: Federation = experiment.federation(shards.feature)
-        self._queue = SharingQueue(self._config.runtime.lease_s, most=most_workers(self._config))
+        runtime = self._config.runtime
+        self._standing = Standing(self._config.name, experiment.setting.num_stages)
+        self._members = Members(runtime.max_worker_failures)
+        self._queue = SharingQueue(
+            runtime.lease_s,
+            most=most_workers(self._config),
+            failures=self._config.failures,
+            place=place_of,
+            told=lambda failed: self._training.told(failed),
+            end=self._end_worker,
+        )
+        self._training: Training = Training(
+            self._federation, self._config.failures, self._queue, folder, shards, self._members, self._standing
+        )
         self._initial: Params | None = None
         self._begun = threading.Event()
-        self._attention: set[str] = set()
-        self._frozen: frozenset[str] = frozenset()
         self._timesheet = Timesheet(self._config.runtime.num_workers)
-        self._standing = Standing(self._config.name, experiment.setting.num_stages)
         self._lora = self._federation.aggregation.lora
         self._at = (0, 0)
-        self._task_names = [task.name for task in self._config.benchmark.tasks]
-        so_far = SoFar(folder, self._config.name, self._task_names, experiment.setting.num_stages)
+        tasks = [task.name for task in self._config.benchmark.tasks]
+        so_far = SoFar(folder, self._config.name, tasks, experiment.setting.num_stages)
         self._journal = Journal(folder, so_far, watcher, self._standing.warn)
         self._evaluation = Evaluation(
             experiment, self._lora, folder, shards, store, self._queue, self._standing, self._seconds_left,
@@ -77,22 +88,29 @@ class Driver:
 
     # What the workers call.
 
-    def join(self, worker: int, attention: str = "", frozen: frozenset[str] = frozenset()) -> bool:
+    def join(
+        self,
+        worker: int,
+        attention: str = "",
+        frozen: frozenset[str] = frozenset(),
+        node: str = "",
+        actor: Any = None,
+    ) -> bool:
         """A worker (re)starts.
 
         Args:
             worker: its rank.
             attention: its attention kernel.
             frozen: names of the parameters that its model has and no client trains.
+            node: where it is, for messages.
+            actor: itself, to be ended by.
 
         Returns:
             Whether it is to send the initial parameters with `begin`.
         """
-        self._queue.join(worker)
+        self._queue.join(worker, node)
         self._timesheet.is_free(worker)
-        if attention:
-            self._attention.add(attention)
-        self._frozen |= frozen
+        self._members.join(worker, attention, frozen, actor)
         return not self._begun.is_set()
 
     def begin(self, params: Params) -> None:
@@ -119,15 +137,30 @@ class Driver:
         return Over() if lease is None and self._queue.over else lease
 
     def submit(self, token: int, result: Any) -> None:
-        """Take the result of a lease; one that a twin has brought already is dropped."""
+        """Take the result of a lease; one whose attempt was given up counts for nothing."""
         self._timesheet.told(token, getattr(result, "metrics", {}))
         self._queue.submit(token, result)
 
-    def lost(self, workers: Sequence[int]) -> None:
-        """These workers have died: what they had in hand is handed out again at once."""
+    def failed(self, token: int, message: str, details: str = "") -> None:
+        """An attempt has failed in a worker, which goes on: its work is tried again, left out, or ends the run."""
+        self._queue.failed(token, message, details)
+
+    def lost(self, workers: Sequence[int], serving: Sequence[int] | None = None) -> bool:
+        """These workers have died: what they had in hand is handed out again at once.
+
+        Args:
+            workers: their ranks.
+            serving: those of them that were at this run's work, whose death counts; None: all.
+
+        Returns:
+            Whether the run goes on.
+        """
         for worker in workers:
             self._queue.join(worker)
             self._timesheet.is_free(worker)
+        if (dead := workers if serving is None else serving) and self._members.died(dead):
+            self.fail(too_many_deaths(self._config.runtime.max_worker_failures, dead))
+        return not self._queue.over
 
     def fail(self, message: str, details: str = "") -> None:
         """A worker met an error that any other would meet too: the run ends. `details` are for the log."""
@@ -192,28 +225,9 @@ class Driver:
             if self._federation.is_over(state):
                 break
             state = self._round(state)
-        tests = self._experiment.tests
-        results = make_results(
-            label=self._config.name,
-            seed=self._config.seed,
-            tasks=self._task_names,
-            num_stages=self._experiment.setting.num_stages,
-            records=self._folder.records(),
-            num_records={
-                task.name: sum(len(tests[name]) for name in task.datasets) for task in self._config.benchmark.tasks
-            },
-            num_unseen={name: len(tests[name]) for name in self._config.benchmark.transfer},
-            params=state.params,
-            spent=self._spent(state),
-            scored=scored_by(self._config, tests),
-            attention=self._attention,
-        )
-        results["quarantined"] = self._experiment.quarantined
-        if features.spent:
-            results["features"] = features.spent
-        results["config"] = self._config.model_dump(mode="json")
         self._journal.close()
-        self._folder.write_results(results)
+        spent = self._spent(state)
+        results = finish(self._experiment, self._folder, state, spent, self._members.attention, features.spent)
         self._standing.show(phase="done")
         return results
 
@@ -252,13 +266,15 @@ class Driver:
         self._standing.show(self._seconds_left(), phase="training")
         with WaitingRoom(self._folder.path) as room:
             arrivals = Arrivals(self._federation, jobs, room)
-            updates = self._trained(works, jobs, arrivals)
+            tasks = [task.name for task in self._experiment.stream.tasks]
+            trained = self._training.run(works, jobs, arrivals, tasks)
             clock.lap("train")
             self._timesheet.mark()
-            after = self._federation.close(state, updates, arrivals.mean())
+            after = self._federation.close(state, trained.updates, arrivals.mean(), trained.missing)
             clock.lap("aggregate")
-            tasks = [task.name for task in self._experiment.stream.tasks]
-            record = round_record(state, jobs, updates, after, tasks, self._lora, arrivals.bytes_up)
+            record = round_record(state, jobs, trained.updates, after, tasks, self._lora, arrivals.bytes_up)
+            if trained.failures:
+                record["failures"] = trained.failures
             rest = {"clients": record.pop("clients"), "workers": self._timesheet.close_round(), "seconds": clock.laps}
             self._journal.log({**record, **self._spent(after), **rest})
             keep, held = self._config.runtime.keep_checkpoints, self._evaluation.held
@@ -267,20 +283,8 @@ class Driver:
         self._standing.show(loss=record["loss"])
         return after
 
-    def _trained(self, works: list[TrainWork], jobs: list[ClientJob], arrivals: Arrivals) -> list[ClientUpdate]:
-        """The updates of a round, in the order of its jobs."""
-        planned = {job.key: job for job in jobs}
-
-        def admit(work: TrainWork, update: ClientUpdate) -> ClientUpdate:
-            try:
-                with self._folder.using():
-                    update = arrivals.take(planned[work.job.key], update, self._frozen)
-            except RunFolderError as error:
-                raise RunFailed(str(error)) from None
-            self._shards.release(work.job.client.task, work.job.client.index)
-            return update
-
-        return self._queue.run(works, [job.client.num_examples for job in jobs], admit)
+    def _end_worker(self, worker: int) -> None:
+        """Have a worker replaced that sleeps; here there is no way to."""
 
     def _spent(self, state: ServerState) -> dict[str, float]:
         """What privacy the rounds before this state have cost, where the privacy rule counts it."""

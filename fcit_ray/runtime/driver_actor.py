@@ -67,6 +67,12 @@ class RayDriver(Driver):
         # In a thread: this one may hold what is needed for it.
         threading.Thread(target=self.fail, args=(_TOLD,), daemon=True).start()
 
+    def _end_worker(self, worker: int) -> None:
+        """Its process ends, and Ray Train puts another in its place."""
+        actor = self._members.end(worker)
+        if actor is not None:
+            ray.kill(actor)
+
     def _warn(self, text: str) -> None:
         self._standing.warn(text)
 

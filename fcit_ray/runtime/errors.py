@@ -11,13 +11,16 @@ from fcit_ray.errors import (
     RunFailed,
     RunFolderError,
     blame,
-    place,
 )
-from fcit_ray.runtime.messages import AnswerWork, FeatureWork, TrainWork
-from fcit_ray.runtime.shared_steps import HelpWork
 
 MENDABLE = (ConfigError, DataError, ModelError, RunFolderError, CheckpointError, RunFailed, JavaError)
 """Their messages say all; a traceback would only hide them."""
+CERTAIN = (ConfigError, DataError, ModelError, RunFolderError, CheckpointError, JavaError)
+"""What every worker would meet, and no other attempt mends: a broken record, a full disk. The run ends at once."""
+
+
+class AttemptFailed(RunFailed):
+    """A piece of work has failed in this worker; another attempt may not."""
 
 
 def origin(error: BaseException) -> BaseException:
@@ -48,15 +51,3 @@ def failure(error: BaseException, where: str) -> RunFailed:
         text = root.traceback_str.strip()
         return RunFailed(f"{where}: {text.splitlines()[-1]}", text)
     return blame(where, root) if isinstance(root, Exception) else RunFailed(f"{where}: {root!r}")
-
-
-def place_of(work: TrainWork | AnswerWork | FeatureWork | HelpWork) -> str:
-    """Where in the run a piece of work belongs."""
-    if isinstance(work, FeatureWork):
-        return f"identity features of {work.half}s"
-    if isinstance(work, HelpWork):
-        return f"step {work.step.number} of another worker's client"
-    if isinstance(work, TrainWork):
-        return place(*work.job.key)
-    after = "before any training" if work.stage < 0 else f"after stage {work.stage} (counted from 0)"
-    return f"answering {work.dataset} {after}"

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
-from fcit_ray.runtime.shape import Shape, too_many_deaths
+from fcit_ray.runtime.shape import Shape
 
 Piece = tuple[float, float]
 """A piece of work that waits: its urgency, and its size. Of two the larger goes first."""
@@ -54,9 +54,7 @@ class _Run:
     context: Mapping[str, Any]
     shape: Shape
     base: Hashable
-    most_deaths: int
     hires: bool = True
-    deaths: int = 0
     passed: int = 0
     waiting: list[Piece] = field(default_factory=list)
     served_by: set[int] = field(default_factory=set)
@@ -93,16 +91,13 @@ class Foreman:
 
     # What a run calls.
 
-    def engage(
-        self, shape: Shape, context: Mapping[str, Any], driver: Any, most_deaths: int, base: Hashable = None
-    ) -> int:
+    def engage(self, shape: Shape, context: Mapping[str, Any], driver: Any, base: Hashable = None) -> int:
         """Ask for workers.
 
         Args:
             shape: of the crew that is hired for the run, unless there are enough workers of that kind.
             context: what workers are told.
             driver: handle of the run's driver.
-            most_deaths: times that workers may die on the run before it fails.
             base: what its base is loaded by; a worker that has another in hand goes to runs of that one first.
 
         Returns:
@@ -110,7 +105,7 @@ class Foreman:
         """
         with self._telling():
             number = next(self._numbers)
-            self._runs[number] = _Run(number, driver, context, shape, base, most_deaths)
+            self._runs[number] = _Run(number, driver, context, shape, base)
             return number
 
     def tell(self, number: int, waiting: Sequence[Piece]) -> None:
@@ -154,11 +149,6 @@ class Foreman:
             known = self._crews.get(crew)
             lost = [known.workers.pop(rank) for rank in ranks if rank in known.workers] if known else []
             self._lose(lost)
-            for run in {worker.serves for worker in lost} - {None}:
-                assert run is not None
-                run.deaths += 1
-                if run.deaths > run.most_deaths and run.number in self._runs:
-                    run.driver.fail.remote(too_many_deaths(run.most_deaths, ranks))
 
     # What whoever hires crews calls.
 
@@ -190,7 +180,7 @@ class Foreman:
             known = self._crews.pop(crew, None)
             if known is None:
                 return
-            self._lose(known.workers.values())
+            self._lose(known.workers.values(), count=False)
             kind = known.shape.kind
             if known.dismissed or any(other.shape.kind == kind for other in self._crews.values()):
                 return
@@ -226,13 +216,16 @@ class Foreman:
         run.served_by.add(worker.number)
         return Engagement(run.number, run.driver, run.context, worker.number)
 
-    def _lose(self, workers: Iterable[_Worker]) -> None:
-        """Tell every run that these workers have served: a result may still have been on its way."""
-        numbers = {worker.number for worker in workers}
+    def _lose(self, workers: Iterable[_Worker], count: bool = True) -> None:
+        """Tell every run that these workers have served: a result may still have been on its way.
+
+        Deaths count against the run that they served last.
+        """
+        serves = {worker.number: worker.serves for worker in workers}
         for run in self._runs.values():
-            if lost := sorted(run.served_by & numbers):
-                run.served_by -= numbers
-                run.driver.lost.remote(lost)
+            if lost := sorted(run.served_by & serves.keys()):
+                run.served_by -= serves.keys()
+                run.driver.lost.remote(lost, [number for number in lost if count and serves[number] is run])
 
     def _dismiss_one_for(self, run: _Run) -> None:
         """Send away a crew of another kind, if one has no run left to serve."""

@@ -10,7 +10,8 @@ from fcit_ray.experiment.opening import Experiment
 from fcit_ray.federated.answering import Answer, Answered, Effort
 from fcit_ray.results.scored import score_answers
 from fcit_ray.runtime.messages import AnswerWork, Store
-from fcit_ray.runtime.work_queue import Batch, WorkQueue
+from fcit_ray.runtime.pieces import Batch
+from fcit_ray.runtime.work_queue import WorkQueue
 from fcit_ray.types import Params, Tree
 
 URGENCY: Final = -1

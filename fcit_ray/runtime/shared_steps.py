@@ -107,13 +107,30 @@ class _Post:
         return number if number is not None and now - since[number] > patience_s else None
 
 
+@dataclass(frozen=True)
+class _Hand:
+    """One micro-batch in a helper's hands.
+
+    Attributes:
+        post: name of the step.
+        number: of the micro-batch.
+        worker: the helper.
+        since: when it took it.
+    """
+
+    post: int
+    number: int
+    worker: int
+    since: float
+
+
 class SharedSteps:
     """The steps that are shared now.
 
     Args:
         changed: the work queue's condition; methods that say so want it held.
         clock: seconds, monotonic.
-        patience_s: for a helper where there is nothing to compare it with.
+        patience_s: for a helper where there is nothing to compare it with; who is not back by then sleeps.
         most: workers that one client may have; None: as many as shorten it.
     """
 
@@ -125,7 +142,7 @@ class SharedSteps:
         self._patience_s = patience_s
         self.most = most
         self._posts: dict[int, _Post] = {}
-        self._hands: dict[int, tuple[int, int]] = {}  # leases of helpers: which micro-batch of which post
+        self._hands: dict[int, _Hand] = {}  # by the leases of helpers
         self._next_post = 0
         self._next_token = -1  # below zero, so that none is a token of the work queue
 
@@ -184,7 +201,7 @@ class SharedSteps:
         number = post.open.pop(0)
         post.taken[number] = (worker, self._clock())
         token, self._next_token = self._next_token, self._next_token - 1
-        self._hands[token] = (post.work.post, number)
+        self._hands[token] = _Hand(post.work.post, number, worker, self._clock())
         return token, replace(post.work, number=number)
 
     def give(self, token: int, note: PartNote | None) -> bool:
@@ -192,9 +209,9 @@ class SharedSteps:
         if token >= 0:
             return False
         with self._changed:
-            name, number = self._hands.pop(token, (-1, -1))
-            post = self._posts.get(name)
-            if post is None or number not in post.taken:
+            hand = self._hands.pop(token, None)
+            post = self._posts.get(hand.post) if hand is not None else None
+            if hand is None or post is None or (number := hand.number) not in post.taken:
                 return True  # late: the step is over, or its leader has computed it
             if note is None:
                 del post.taken[number]
@@ -213,8 +230,14 @@ class SharedSteps:
         """Workers that compute for others. Lock held."""
         return {worker for post in self._posts.values() for worker, _ in post.taken.values() if worker != post.leader}
 
+    def asleep(self) -> set[int]:
+        """Helpers that have not come back for as long as a lease lasts. Lock held."""
+        since = self._clock() - self._patience_s
+        return {hand.worker for hand in self._hands.values() if hand.since <= since}
+
     def forget(self, worker: int) -> None:
         """A worker was lost: its client is nobody's, what it had taken of others is open again. Lock held."""
+        self._hands = {token: hand for token, hand in self._hands.items() if hand.worker != worker}
         self._drop(lambda post: post.leader == worker)
         for post in self._posts.values():
             lost = [number for number, (who, _) in post.taken.items() if who == worker]

@@ -9,13 +9,12 @@ from fcit_ray.experiment.opening import local_training
 from fcit_ray.federated.packing import Rest, Started
 from fcit_ray.federated.sharing import Step
 from fcit_ray.runtime.foreman import HELP
+from fcit_ray.runtime.pieces import Item, Lease
 from fcit_ray.runtime.shared_steps import SharedSteps, TurnNote
-from fcit_ray.runtime.work_queue import Lease, WorkQueue
+from fcit_ray.runtime.work_queue import WorkQueue
 
 _SOON_S = 0.5
 """Within which the leader of a client is expected to share its first step."""
-_HEARD_S = 10.0
-"""A worker that was heard of so lately is there; free ones ask every few seconds."""
 
 
 class SharingQueue(WorkQueue):
@@ -27,22 +26,22 @@ class SharingQueue(WorkQueue):
     Args:
         lease_s, clock: see `WorkQueue`.
         most: workers that one client may have; None: as many as shorten it.
+        others: of `WorkQueue`.
     """
 
     nap_s = 0.1
 
-    def __init__(self, lease_s: float, clock: Any = time.monotonic, most: int | None = None):
-        super().__init__(lease_s, clock)
+    def __init__(self, lease_s: float, clock: Any = time.monotonic, most: int | None = None, **others: Any):
+        super().__init__(lease_s, clock, **others)
         self._steps = SharedSteps(self._changed, clock, lease_s, most)
-        self._heard: dict[int, float] = {}
         self._begun: dict[int, float] = {}  # when a lease was given, by its token
 
     # What everybody calls, with those who help in mind.
 
-    def join(self, worker: int) -> None:
+    def join(self, worker: int, node: str = "") -> None:
         with self._changed:
             self._steps.forget(worker)
-        super().join(worker)
+        super().join(worker, node)
 
     def submit(self, token: int, result: Any) -> bool:
         if self._steps.give(token, result):
@@ -53,9 +52,26 @@ class SharingQueue(WorkQueue):
             self._begun.pop(token, None)
         return admitted
 
+    def failed(self, token: int, message: str, details: str = "", reason: str = "") -> None:
+        """What a helper could not compute its leader will, and will fail itself where that is the client's fault."""
+        if not self._steps.give(token, None):
+            super().failed(token, message, details, reason)
+
+    def _fail(self, item: Item, *reasons: Any, **more: Any) -> None:
+        self._steps.close(item.token)
+        self._begun.pop(item.token, None)
+        super()._fail(item, *reasons, **more)
+
+    def _give_up(self) -> None:
+        with self._changed:
+            for worker in self._steps.asleep():
+                self._heard.pop(worker, None)
+                self._steps.forget(worker)
+                self._attempts.sleeps(worker)
+        super()._give_up()
+
     def _pick(self, worker: int) -> Lease | None:
-        self._heard[worker] = self._clock()
-        token = self._free()
+        token = self._free(worker)
         if token is None:
             offer = self._steps.offer(worker, self._rest(0, next_waits=False), float("-inf"))
         else:
@@ -89,6 +105,7 @@ class SharingQueue(WorkQueue):
             item = self._items.get(token)
             if item is None or item.done or self._steps.most == 1:
                 return False
+            item.heard = self._clock()  # its leader asks between the micro-batches of a step
             urgency = item.batch.urgency
             rivals = [other for other in self._items.values() if not other.done and other.batch.urgency >= urgency]
             waiting = sum(other.worker is None for other in rivals)
@@ -125,11 +142,7 @@ class SharingQueue(WorkQueue):
         return [(HELP, max(busy))] * max(shared, 1)
 
     def _workers(self) -> set[int]:
-        """Those that are there."""
-        now = self._clock()
-        heard = {worker for worker, when in self._heard.items() if now - when <= _HEARD_S}
-        busy = {item.worker for item in self._items.values() if item.worker is not None and not item.done}
-        return heard | busy | self._steps.helping()
+        return super()._workers() | self._steps.helping()
 
     def _rest(self, urgency: int, *, next_waits: bool) -> Rest:
         """What is left of this urgency."""

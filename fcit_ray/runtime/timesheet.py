@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from fcit_ray.runtime.messages import TrainWork
+from fcit_ray.runtime.pieces import Lease
 from fcit_ray.runtime.shared_steps import HelpWork
-from fcit_ray.runtime.work_queue import Lease
 
 Kind = Literal["train", "help", "answer"]
 

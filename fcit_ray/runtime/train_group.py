@@ -10,7 +10,7 @@ from ray.train.backend import Backend, BackendConfig
 from fcit_ray.importing import swift_imports
 from fcit_ray.runtime.handles import opened, sealed
 
-_ANSWERS_S = 30.0
+_TELL_S = 30.0
 
 
 def work(context: dict[str, Any]) -> None:
@@ -57,7 +57,7 @@ class TellLost(ray.train.UserCallback):
     """Called in the controller when workers have died.
 
     Args:
-        actor: whose method `lost` is told of their ranks.
+        actor: whose method `lost` is told of their ranks; it answers False where no others are wanted.
         before: further arguments of that method, in front of the ranks.
         first: rank of the group's first worker among all.
     """
@@ -68,15 +68,24 @@ class TellLost(ray.train.UserCallback):
         self._first = first
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        opened(self._actor).lost.remote(*self._before, [self._first + rank for rank in worker_exceptions])
+        ranks = [self._first + rank for rank in worker_exceptions]
+        told = opened(self._actor).lost.remote(*self._before, ranks)
+        try:
+            go_on = ray.get(told, timeout=_TELL_S)
+        except ray.exceptions.GetTimeoutError:
+            return  # whoever is so busy is there
+        if go_on is False:
+            # Raised here it ends the group, which would put others in their place for ever.
+            raise RuntimeError("the run is over: nobody takes the place of workers that have died")
 
     def all(self, num_workers: int) -> bool:
-        """Tell it that all of them have died; false if it is gone itself, and with it what they would work for."""
+        """Tell it that all of them have died; false if nobody is to take their place, or it is gone itself."""
         if not ray.is_initialized():
             return False
         ranks = [self._first + rank for rank in range(num_workers)]
         try:
-            ray.get(opened(self._actor).lost.remote(*self._before, ranks), timeout=_ANSWERS_S)
+            return ray.get(opened(self._actor).lost.remote(*self._before, ranks), timeout=_TELL_S) is not False
+        except ray.exceptions.GetTimeoutError:
+            return True  # whoever is so busy is there
         except ray.exceptions.RayError:
             return False
-        return True

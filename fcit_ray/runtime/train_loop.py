@@ -14,15 +14,16 @@ from fcit_ray.config.schema import parse_config
 from fcit_ray.federated.under_way import Tell
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.blocks import quiet
-from fcit_ray.runtime.errors import failure, place_of
+from fcit_ray.runtime.errors import CERTAIN, AttemptFailed, failure, origin
 from fcit_ray.runtime.gpu_share import keep_to_share
 from fcit_ray.runtime.handles import opened
 from fcit_ray.runtime.messages import Over
 from fcit_ray.runtime.partners import Partners
+from fcit_ray.runtime.pieces import Lease
+from fcit_ray.runtime.places import place_of
 from fcit_ray.runtime.ray_line import CutOff, RayLine
 from fcit_ray.runtime.shape import FIRST_RANK, SHARE
 from fcit_ray.runtime.store import RayStore, share_tensors
-from fcit_ray.runtime.work_queue import Lease
 from fcit_ray.runtime.worker import Worker
 from fcit_ray.types import Params
 
@@ -65,8 +66,8 @@ def begin(context: Mapping[str, Any]) -> int:
 def _serve_run(driver: Any, context: Mapping[str, Any], rank: int) -> None:
     """Serve a driver until it is over or gone.
 
-    An error that any worker would meet (a bad record, a loss that is not finite, a mistake in a method) is reported to
-    the driver, which ends the run; it is not raised, because Ray Train would start the workers anew to meet it again.
+    An error that any worker would meet (a bad record, a model that cannot be loaded) is reported to the driver, which
+    ends the run; it is not raised, because Ray Train would start the workers anew to meet it again.
     """
     try:
         keep_to_share(context[SHARE])
@@ -89,15 +90,19 @@ def report(driver: Any, error: Exception) -> None:
 
 
 def serve(driver: Any, worker: Serves, rank: int) -> None:
-    """Do what the driver hands out to the worker of this rank until it answers `Over`."""
+    """Do what the driver hands out to the worker of this rank until it answers `Over`; what fails goes back to it."""
     _log.info("worker %d: attention by %s", rank, worker.attention)
-    if ray.get(driver.join.remote(rank, worker.attention, worker.frozen)):
+    if join(driver, rank, worker):
         ray.get(driver.begin.remote(worker.initial_params()))
     sent = None
     while not isinstance(lease := ray.get(driver.next.remote(rank, _WAIT_S)), Over):
         if lease is None:
             continue
-        result = perform(driver, worker, lease, rank)
+        try:
+            result = perform(driver, worker, lease, rank)
+        except AttemptFailed as failed:
+            tell_failed(driver, lease, failed)
+            continue
         if sent is not None:
             ray.get(sent)
         sent = driver.submit.remote(lease.token, result)  # on its way while the next work is fetched
@@ -105,11 +110,26 @@ def serve(driver: Any, worker: Serves, rank: int) -> None:
         ray.get(sent)
 
 
+def join(driver: Any, rank: int, worker: Serves) -> bool:
+    """Tell a driver who is there, where, and how to end it; whether it wants the initial parameters."""
+    me = ray.get_runtime_context().current_actor
+    node = ray.util.get_node_ip_address()
+    wanted: bool = ray.get(driver.join.remote(rank, worker.attention, worker.frozen, node, me))
+    return wanted
+
+
+def tell_failed(driver: Any, lease: Lease, failed: AttemptFailed) -> None:
+    """Tell a driver that one piece of its work has failed here; its other work goes on."""
+    _log.warning("%s\n%s", failed, failed.details)
+    ray.get(driver.failed.remote(lease.token, str(failed), failed.details))
+
+
 def perform(driver: Any, worker: Serves, lease: Lease, rank: int) -> Any:
     """The result of one lease, which the worker has under this number.
 
     Raises:
-        RunFailed: says where in the run what went wrong.
+        AttemptFailed: says where in the run what went wrong; another attempt may succeed.
+        RunFailed: the same, of what every worker would meet.
     """
     try:
         partners = Partners(RayLine(driver), lease.token, rank, RayStore())
@@ -117,7 +137,10 @@ def perform(driver: Any, worker: Serves, lease: Lease, rank: int) -> Any:
     except (CutOff, ray.exceptions.RayActorError):  # the driver is gone: it was asked for records
         raise
     except Exception as error:
-        raise failure(error, place_of(lease.work)) from error
+        failed = failure(error, place_of(lease.work))
+        if isinstance(origin(error), CERTAIN):
+            raise failed from error
+        raise AttemptFailed(str(failed), failed.details) from error
 
 
 def _tell(driver: Any, token: int, done: int, total: int) -> None:

@@ -156,6 +156,7 @@ class Worker:
         method = self._algorithm.method
         [knowledge] = self._store.get([work.knowledge])
         if self._packed != work.version:
+            self._packed = None  # should it fail half-way
             self._bank.pack(method.deploy(merge(self._store.get(work.params)), knowledge))
             self._packed = work.version
         samples = list(work.shard.read(np.arange(len(work.shard))))

@@ -89,6 +89,10 @@ BAD: dict[str, tuple[Callable[[ClientJob], dict[str, Any]], str]] = {
     "its own factor": (fields(memory={"personal": {B: torch.ones(4, 1)}}), f"memory, personal, {B}: shape (4, 1), was"),
     "a metric": (fields(metrics={"loss": math.nan}), "metrics, loss: expected a finite number, got nan"),
     "a metric's tensor": (fields(metrics={"loss": torch.tensor(1.0)}), "metrics, loss: expected a finite number, got"),
+    "a copy": (
+        lambda job: {"delta": {name: torch.zeros_like(value) for name, value in good(job).delta.items()}},
+        "it is an exact copy of what was sent: every number of the delta is zero",
+    ),
     "another round's": (fields(round=1), "it is of another job than the one that was given out"),
     "another adapter's": (fields(assignment=Assignment((1,))), "it is of another job than the one that was given out"),
     # its number of records is its weight in the mean
@@ -118,6 +122,20 @@ def test_what_was_asked_for_is_taken_as_it_is() -> None:
     # A sum that overflows is no number that does.
     huge = good(job, **changed(a=torch.full((1, 3), 3e38))(job))
     assert federation().admit(job, huge) is huge
+
+
+def test_what_has_moved_anywhere_is_no_copy_nor_is_one_where_that_can_be_right() -> None:
+    [job, _] = federation().plan(federation().start(PARAMS))
+    still = {name: torch.zeros_like(value) for name, value in good(job).delta.items()}
+    tiny = {**still, PROJECTOR: torch.tensor([0.0, -1e-30])}
+    federation().admit(job, good(job, delta=tiny))
+    # FedSA: B stays at the client, and until it has moved the gradient of A is zero.
+    run = federation(lora="fedsa")
+    [job, _] = run.plan(run.start(PARAMS))
+    kept = {"personal": {B: torch.ones(2, 1)}}
+    run.admit(job, good(job, delta={A: still[A], PROJECTOR: still[PROJECTOR]}, memory=kept))
+    idle = type("Idle", (Finetune,), {"may_stand_still": True})()
+    federation(idle).admit(job, good(job, delta=still))
 
 
 @pytest.mark.parametrize(("lora", "absent"), [("ffa", A), ("fedsa", B)])

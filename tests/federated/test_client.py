@@ -21,7 +21,11 @@ from small import (
 from transformers import get_cosine_schedule_with_warmup
 
 from fcit_ray.data.loading.shards import training_batches
+from fcit_ray.federated.admission import check_update
 from fcit_ray.federated.client import learning_rate_factor, run_client
+from fcit_ray.federated.lora.base import FactorAverage
+from fcit_ray.federated.lora.fedsa import FedSA
+from fcit_ray.federated.lora.ffa import FFA
 from fcit_ray.federated.method import Method
 from fcit_ray.params import norm, num_bytes, params_sha256
 from fcit_ray.types import Assignment, ClientJob
@@ -351,3 +355,14 @@ def test_a_record_without_an_answer_is_noticed(bank):
     record["labels"][:] = -100
     with pytest.raises(FloatingPointError, match="loss is nan"):
         run(bank, make_job(bank, num_examples=1), batches=lambda: iter([COLLATOR.train([record])]))
+
+
+@pytest.mark.parametrize("lora", [FactorAverage(), FFA(), FedSA()], ids=["factors", "ffa", "fedsa"])
+@pytest.mark.parametrize(("records", "warmup_frac"), [(1, 0.99), (4, 0.5), (4, 0.99)], ids=str)
+def test_no_client_sends_back_what_it_was_sent_however_few_its_steps(lora, records, warmup_frac):
+    """So that an exact copy can be refused: the first step of a warm-up has a rate of zero, and B begins at zero."""
+    train = TRAIN.model_copy(update={"warmup_frac": warmup_frac, "projector_lr": 0.0})
+    bank = small_bank(2)
+    job = make_job(bank, num_examples=records)
+    update = run_client(job, job_batches(job, train), bank, Method(), train, SETTING, lora=lora)
+    check_update(job, update, frozenset(update.delta))

@@ -134,6 +134,12 @@ def test_updates_out_of_the_plans_order_are_refused():
         run.close(state, updates[::-1])
     with pytest.raises(AssertionError, match="order of the plan"):
         run.close(state, updates[:1])
+    # Whoever is missing is said to be, or it would go unnoticed.
+    run.close(state, updates[:1], missing=[1])
+    with pytest.raises(AssertionError, match="order of the plan"):
+        run.close(state, updates, missing=[1])
+    with pytest.raises(AssertionError, match="nobody"):
+        run.close(state, [], missing=[0, 1])
 
 
 def test_a_client_finds_its_own_memory_again():

@@ -339,3 +339,27 @@ def test_concatenating_one_subspace_answers_as_finetune():
         learned[type(method).__name__] = answers(method, state.knowledge, state.params)
     assert torch.equal(learned["Disco"], learned["Finetune"])
     assert not torch.equal(learned["Disco"], answers(Finetune(), {}, small_bank().params())), "nothing was learned"
+
+
+def test_a_subspace_whose_clients_are_missing_is_opened_by_the_next_that_need_one():
+    method = Disco(num_subspaces=3)
+    clients = [client(0, [1, 0, 0]), client(1, [0, 1, 0])]
+    assigned = method.assign(empty(), 0, clients)
+    assert [assignment.train for assignment in assigned] == [(0,), (1,)]
+    # Client 0, who was to open subspace 0, is missing from the round.
+    knowledge = method.absorb(empty(), [update(1, clients[1])])
+    assert knowledge["mass"].tolist() == [0.0, 10.0]
+    torch.testing.assert_close(knowledge["tokens"], torch.tensor([[0.0, 0, 0], [0, 1, 0]]))
+    # At inference it counts as something that is like nothing.
+    weights = method.gate(knowledge, torch.tensor([[0.0, 1, 0]]), 3)
+    assert weights is not None
+    assert weights[0].tolist() == pytest.approx([0, 1, 0], abs=1e-6)
+    # Client 1 finds its own; nobody is like the empty one, whatever the threshold; who is new opens it.
+    for threshold in (0.9, -1.0):
+        again = Disco(num_subspaces=3, threshold=threshold).assign(knowledge, 0, clients[1:])
+        assert [assignment.train for assignment in again] == [(1,)]
+    third = client(2, [0, 0, 1])
+    new = method.assign(knowledge, 0, [clients[0], clients[1], third])
+    assert [assignment.train for assignment in new] == [(0,), (1,), (2,)]
+    knowledge = method.absorb(knowledge, [update(0, clients[0])])
+    torch.testing.assert_close(knowledge["tokens"], torch.tensor([[1.0, 0, 0], [0, 1, 0]]))

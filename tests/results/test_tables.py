@@ -8,7 +8,13 @@ import torch
 from rich.console import Console
 
 from fcit_ray.params import params_sha256
-from fcit_ray.results.figures import last_details, learned_from_results, make_results, matrix_from_results
+from fcit_ray.results.figures import (
+    failures_from,
+    last_details,
+    learned_from_results,
+    make_results,
+    matrix_from_results,
+)
 from fcit_ray.results.rows import UNDEFINED, Row, mean_and_spread, merge_seeds, row_from_results
 from fcit_ray.results.tables import comparison_table, markdown_table, shorten
 
@@ -244,3 +250,27 @@ def test_transfer_is_reported_apart_from_the_tasks() -> None:
     assert "Transfer" not in [str(column.header) for column in comparison_table([rows[2]]).columns]
     with pytest.raises(ValueError, match=r"'disco': runs of different benchmark\.transfer"):
         merge_seeds([rows[0], row_from_results(make_transfer("disco", 2, {"DVQA": 30.0}))])
+
+
+def test_a_table_says_how_many_updates_are_missing_or_came_late() -> None:
+    whole, failed = make_run("whole", 0, 80), make_run("holes", 0, 80)
+    failed["failures"] = {"updates": 40, "missing": 3, "retried": 2}
+    late = make_run("holes", 1, 80) | {"failures": {"updates": 40, "missing": 0, "retried": 1}}
+    said = "holes: 3 of 40 updates missing, 2 tried again."
+    rows = [row_from_results(results) for results in (whole, failed)]
+    assert f"\n\n{said}\n" in markdown_table(rows)
+    assert said in str(comparison_table(rows).caption)
+    assert "updates" not in markdown_table(rows[:1])
+    both = markdown_table([row_from_results(results) for results in (failed, late)])
+    assert "holes (seed 0): 3 of 40 updates missing, 2 tried again. holes (seed 1): 1 tried again." in both
+
+
+def test_what_failed_is_counted_over_all_rounds() -> None:
+    failed = [{"client": 1, "dropped": True}, {"client": 2, "dropped": False}]
+    records = [
+        {"kind": "round", "clients": [{}] * 4, "failures": failed},
+        {"kind": "round", "clients": [{}] * 5},
+        {"kind": "evaluation"},
+    ]
+    assert failures_from(records) == {"updates": 10, "missing": 1, "retried": 1}
+    assert failures_from(records[1:]) == {}

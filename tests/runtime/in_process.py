@@ -11,7 +11,9 @@ from fcit_ray.experiment.opening import open_experiment
 from fcit_ray.results.opening import open_run
 from fcit_ray.runtime.data import sample_encoder
 from fcit_ray.runtime.driver import Driver
+from fcit_ray.runtime.errors import failure
 from fcit_ray.runtime.messages import DirectStore, Over
+from fcit_ray.runtime.places import place_of
 from fcit_ray.runtime.worker import Worker
 
 Perform = Callable[[Worker, Any], Any]
@@ -42,9 +44,14 @@ def run(
             if driver.join(rank, worker.attention, worker.frozen):
                 driver.begin(worker.initial_params())
             while not isinstance(lease := driver.next(rank, 0.1), Over):
-                if lease is not None:
+                if lease is None:
+                    continue
+                try:
                     driver.submit(lease.token, perform(worker, lease.work))
-                    watch(driver)
+                except Exception as error:
+                    failed = failure(error, place_of(lease.work))
+                    driver.failed(lease.token, str(failed), failed.details)
+                watch(driver)
         except Lost:
             pass
         except Exception as error:

@@ -96,15 +96,18 @@ def answered(run: Federation, job: ClientJob) -> ClientUpdate:
     )  # fmt: skip
 
 
-def closed(run: Federation, order: Sequence[int], room: WaitingRoom) -> ServerState:
-    """The state after a round whose updates come in an order, each twice."""
+def closed(run: Federation, order: Sequence[int], room: WaitingRoom, missing: Sequence[int] = ()) -> ServerState:
+    """The state after a round whose updates come in an order, each twice, and some do not."""
     state, jobs = begun(run)
     arrivals = Arrivals(run, jobs, room)
     light = {}
     for position in order:
         for _ in range(2):
-            light[position] = arrivals.take(jobs[position], answered(run, jobs[position]), frozenset())
-    after = run.close(state, [light[position] for position in range(len(jobs))], arrivals.mean())
+            if position in missing:
+                arrivals.leave_out(jobs[position])
+            else:
+                light[position] = arrivals.take(jobs[position], answered(run, jobs[position]), frozenset())
+    after = run.close(state, [light[position] for position in sorted(light)], arrivals.mean(), missing)
     return replace(after, memories={key: {"c": dict(memory["local"]["c"])} for key, memory in after.memories.items()})
 
 
@@ -175,6 +178,79 @@ def test_folded_or_waiting_the_bits_are_those_of_all_together(tmp_path: Path, na
                 # The memories' layout differs between the two sides, not their bits.
                 found = closed(run, order, room)
             assert bits(replace(found, memories={k: {"local": v} for k, v in found.memories.items()})) == expected
+
+
+class Fewer(SmallPopulation):
+    """The same clients, but for some."""
+
+    def __init__(self, missing: Sequence[int]):
+        super().__init__(FIVE)
+        self.missing = missing
+
+    def select(self, stage: int, round: int) -> list[Client]:
+        return [client for client in super().select(stage, round) if client.index not in self.missing]
+
+
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("missing", [(2,), (0,), (4, 1)], ids=str)
+def test_a_round_of_which_some_are_missing_is_the_round_of_the_others(
+    tmp_path: Path, name: str, missing: tuple[int, ...]
+) -> None:
+    run = RUNS[name]
+    state, jobs = begun(run)
+    came = [answered(run, job) for job in jobs if job.client.index not in missing]
+    whole = run.close(state, came, missing=missing)
+    # ... in whatever order they come and are left out, to the same bits
+    for order in itertools.islice(itertools.permutations(range(5)), 0, None, 41):
+        with WaitingRoom(tmp_path, 0) as room:
+            found = closed(run, order, room, missing)
+        assert bits(replace(found, memories={k: {"local": v} for k, v in found.memories.items()})) == bits(whole)
+    # ... and, but for rounding where the sum had begun, what a round without them would have been. (What a method opens
+    # for whom it opens as it has planned it: Disco's are looked at by themselves.)
+    if name != "disco":
+        fewer = replace(run, population=Fewer(missing))
+        expected, found = flat(fewer.close(state, came).__dict__), flat(whole.__dict__)
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            torch.testing.assert_close(found[key], value, msg=lambda text, key=key: f"{key}: {text}")
+    # ... in which the missing have left nothing behind
+    assert sorted(whole.memories) == sorted(str(index) for index in range(5) if index not in missing)
+
+
+def test_the_weights_of_those_that_came_add_up_to_one() -> None:
+    """10, 30 and 60 records; without the 30 the others weigh 1/7 and 6/7."""
+
+    class Three(SmallPopulation):
+        def select(self, stage: int, round: int) -> list[Client]:
+            return [Client(index, 0, count, torch.ones(1)) for index, count in enumerate((10, 30, 60))]
+
+    run = replace(federation(Finetune()), population=Three(FIVE), setting=small_setting(1, 1, 3, 3))
+    state, jobs = begun(run)
+    updates = [answered(run, job) for job in jobs]
+    name = "multi_modal_projector.weight"
+    for update, value in zip(updates, (7.0, 1000.0, 14.0), strict=True):
+        update.delta[name].fill_(value)
+    for local in (Plain(), Scaffold()):
+        after = replace(run, local=local).close(
+            replace(state, local={"c": {}}),
+            [replace(u, local={"c": {name: torch.full((37,), 3.0)}}) for u in (updates[0], updates[2])],
+            missing=[1],
+        )
+        torch.testing.assert_close(after.params[name] - state.params[name], torch.full((37,), 13.0))  # 7/7 + 6/7 * 14
+    # SCAFFOLD: c is the mean of everybody's c_k at all times, and the missing one's has not moved: (3 + 0 + 3) / 3.
+    torch.testing.assert_close(after.local["c"][name], torch.full((37,), 2.0))
+
+
+def test_noise_is_scaled_to_those_that_came() -> None:
+    """m senders of five: the noise of z C / m, so that what one client can move is as hidden as ever."""
+    run = federation(Finetune(), weights="uniform", privacy=DpFedAvg(clip_norm=0.5, noise_multiplier=2.0))
+    state, jobs = begun(run)
+    big = {"multi_modal_projector.weight": (40_000,)}
+    silent = [replace(answered(run, job), delta={n: torch.zeros(s) for n, s in big.items()}) for job in jobs]
+    state = replace(state, params=tensors(big, 0))
+    after = run.close(state, silent[:2], missing=[2, 3, 4])
+    moved = after.params["multi_modal_projector.weight"] - state.params["multi_modal_projector.weight"]
+    assert float(moved.std()) == pytest.approx(2.0 * 0.5 / 2, rel=0.02)
 
 
 def test_the_mean_is_that_of_the_formula(tmp_path: Path) -> None:

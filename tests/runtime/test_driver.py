@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,11 +32,21 @@ from fcit_ray.runtime.worker import Worker
 from fcit_ray.storage.trees import plain
 from fcit_ray.types import ClientJob, ClientUpdate
 
-TIMES = ("seconds", "compute_s", "starved_s", "workers", "answer_s", "questions_per_s", "tokens_per_s", "behind")
+TIMES = (
+    "seconds",
+    "compute_s",
+    "starved_s",
+    "workers",
+    "answer_s",
+    "questions_per_s",
+    "tokens_per_s",
+    "behind",
+    "failures",
+)
 
 
 def timeless(value: Any) -> Any:
-    """Records without their seconds, the only thing in which two runs of the same bits differ."""
+    """Records without their seconds and what was tried again, in which alone two runs of the same bits differ."""
     if isinstance(value, dict):
         return {key: timeless(item) for key, item in value.items() if key not in TIMES}
     return [timeless(item) for item in value] if isinstance(value, list) else value
@@ -227,6 +238,86 @@ def test_an_update_that_is_no_number_stops_the_run_by_name_and_is_in_no_checkpoi
     assert results["adapters_sha256"] == RunFolder(whole).results()["adapters_sha256"]
 
 
+class Spoils:
+    """A worker in which some clients fail: those of `always` at every attempt, those of `once` at the first."""
+
+    def __init__(self, always: Sequence[int] = (), once: Sequence[int] = ()):
+        self.always, self.once = set(always), set(once)
+
+    def __call__(self, worker: Worker, work: Any) -> Any:
+        result = worker.perform(work)
+        if isinstance(work, TrainWork) and (client := work.job.client.index) in self.always | self.once:
+            self.once.discard(client)
+            if client % 2:
+                raise OSError("the line broke")
+            result.delta["model.nonsense"] = next(iter(result.delta.values()))
+        return result
+
+
+def test_clients_that_fail_once_change_nothing_but_the_record(
+    configure: Configure, whole: Path, tmp_path: Path
+) -> None:
+    results = run(configure(), tmp_path / "run", perform=Spoils(once=(0, 1)))
+    assert results["adapters_sha256"] == RunFolder(whole).results()["adapters_sha256"]
+    records = RunFolder(tmp_path / "run").records()
+    failed = [failure for record in records for failure in record.get("failures", [])]
+    assert sorted(failure["client"] for failure in failed) == [0, 1]
+    reasons = {f["client"]: [attempt["reason"] for attempt in f["attempts"]] for f in failed}
+    assert [len(reasons[client]) for client in (0, 1)] == [1, 1]
+    assert reasons[0][0].startswith("the client's update is refused: delta holds model.nonsense, which")
+    assert reasons[1][0].endswith("OSError: the line broke")
+    assert timeless(records) == timeless(RunFolder(whole).records())
+    assert results["failures"] == {"updates": 8, "missing": 0, "retried": 2}
+    assert "failures" not in RunFolder(whole).results()
+
+
+def test_a_round_goes_on_without_a_client_and_goes_on_so_after_a_resume(configure: Configure, tmp_path: Path) -> None:
+    config = configure(benchmark={"clients_per_round": 3}, failures={"then": "drop", "retries": 1})
+    path, told = tmp_path / "run", []
+
+    def watch(driver: Driver) -> None:
+        told.extend(line.text for line in driver.status().lines)
+
+    results = run(config, path, perform=Spoils(always=(1,)), watch=watch)
+    rounds = [record for record in RunFolder(path).records() if record["kind"] == "round"]
+    for record in rounds:
+        assert sorted(client["client"] for client in record["clients"]) == [0, 2]
+        [failed] = record["failures"]
+        assert (failed["client"], failed["dropped"], len(failed["attempts"])) == (1, True, 2)
+    assert results["failures"] == {"updates": 12, "missing": 4, "retried": 0}
+    assert any(
+        re.search(r"stage 0, round 0, client 1 .*the line broke; worker 0; it is tried again \(1 of 1\)", line)
+        for line in told
+    )
+    assert any(
+        re.search(r"line broke \(tried 2 times: by worker 0, worker 0\); the round goes on without it", line)
+        for line in told
+    )
+    # What was finished stays as it was, though the client would come now.
+    (path / "results.json").unlink()
+    for late in RunFolder(path).checkpoints()[1:]:
+        shutil.rmtree(late)
+    run(config, path, resume=True)
+    again = [record for record in RunFolder(path).records() if record["kind"] == "round"]
+    assert again[0] == rounds[0]
+    assert [len(record["clients"]) for record in again] == [2, 3, 3, 3]
+
+
+def test_too_many_missing_end_the_run_at_once_and_it_resumes_at_that_round(
+    configure: Configure, whole: Path, tmp_path: Path
+) -> None:
+    config = configure(failures={"then": "drop", "retries": 0, "quorum": 0.6})
+    with pytest.raises(
+        RunFailed,
+        match=r"stage 0, round 0 .*: 1 of 2 updates are missing, and failures.quorum=0.6 wants 2: client \d \(.*\); "
+        r"--resume trains the round again",
+    ):
+        run(config, tmp_path / "run", perform=Spoils(always=(0, 1, 2)))
+    assert kinds(tmp_path / "run") == []
+    results = run(config, tmp_path / "run", resume=True)
+    assert results["adapters_sha256"] == RunFolder(whole).results()["adapters_sha256"]
+
+
 def kinds(path: Path) -> list[tuple[str, int]]:
     return [(record["kind"], record["stage"]) for record in RunFolder(path).records()]
 
@@ -268,8 +359,9 @@ def test_a_centralised_run_goes_on_within_its_one_round(
 ) -> None:
     """Killed after a step of twelve: before the first checkpoint there is."""
     config = configure(
-        regime="centralised", method={"name": "finetune"}, benchmark={"num_rounds": 1}, runtime={"save_update_s": 0.0}
-    )
+        regime="centralised", method={"name": "finetune"}, benchmark={"num_rounds": 1}, runtime={"save_update_s": 0.0},
+        failures={"retries": 0},
+    )  # fmt: skip
     whole = run(config, tmp_path / "whole")
     assert not RunFolder(tmp_path / "whole").updates(), "what a checkpoint holds is not kept twice"
     path = tmp_path / "run"

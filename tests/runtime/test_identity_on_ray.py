@@ -182,7 +182,7 @@ def test_through_ray_the_bits_are_those_of_one_process(paper, tmp_path):
 
 
 def test_work_says_where_it_belongs(paper):
-    from fcit_ray.runtime.errors import place_of
+    from fcit_ray.runtime.places import place_of
 
     encoder = samples.SampleEncoder("root", "tiny", "bare", 64)
     assert place_of(FeatureWork(encoder, "text", [])) == "identity features of texts"

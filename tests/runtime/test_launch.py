@@ -128,6 +128,43 @@ def test_workers_of_different_groups_do_one_run_to_the_bits_of_one_process(
     assert {worker["worker"] for each in served for worker in each} >= {0, 1}
 
 
+def test_a_client_that_fails_once_is_tried_elsewhere_to_the_same_bits(configure: Configure, tmp_path: Path) -> None:
+    config = configure(method={"name": "troubled_clients:Troubled", "marker": str(tmp_path / "failed")})
+    told: list[str] = []
+    results = start(config, tmp_path / "run", on_status=lambda status: told.extend(line.text for line in status.lines))
+    records = [record for record in RunFolder(tmp_path / "run").records() if record["kind"] == "round"]
+    [failed] = [failed for record in records for failed in record.get("failures", [])]
+    [attempt] = failed["attempts"]
+    assert not failed["dropped"]
+    assert re.fullmatch(r".*troubled_clients\.py, line \d+, in report: OSError: a cosmic ray", attempt["reason"])
+    assert re.fullmatch(r"\d+\.\d+\.\d+\.\d+", attempt["node"])
+    again = f"; worker {attempt['worker']} on {attempt['node']}; it is tried again (1 of 2)"
+    assert next(line for line in told if "cosmic" in line).endswith(again)
+    assert len(records[0]["clients"]) == 2
+    assert results["failures"] == {"updates": 8, "missing": 0, "retried": 1}
+    assert results["adapters_sha256"] == in_one_process(config)
+
+
+def test_a_client_that_sleeps_for_ever_is_left_out_and_its_worker_replaced(
+    configure: Configure, tmp_path: Path
+) -> None:
+    """The replacement counts for no death: the run bears none."""
+    config = configure(
+        method={"name": "troubled_clients:Troubled", "sleeps": 1},
+        benchmark={"tasks": ["ArxivQA"], "clients_per_round": 3, "num_rounds": 2},
+        runtime={"lease_s": 6.0, "max_worker_failures": 0},
+        failures={"retries": 0, "then": "drop"},
+    )
+    results = start(config, tmp_path / "run")
+    records = [record for record in RunFolder(tmp_path / "run").records() if record["kind"] == "round"]
+    for record in records:
+        [failed] = record["failures"]
+        assert (failed["client"], failed["task"], failed["dropped"]) == (1, "ArxivQA", True)
+        assert failed["attempts"][0]["reason"] == "nothing was heard of it for 6 s (runtime.lease_s)"
+        assert sorted(client["client"] for client in record["clients"]) == [0, 2]
+    assert results["failures"] == {"updates": 6, "missing": 2, "retried": 0}
+
+
 def test_more_deaths_than_allowed_end_the_run(configure: Configure, tmp_path: Path) -> None:
     config = configure(train={"lr": 5e-3, "epochs": 8}, runtime={"max_worker_failures": 0})
     with pytest.raises(RunFailed, match=r"max_worker_failures=0 times, at last worker [01] "):

@@ -5,9 +5,9 @@ import random
 import pytest
 
 from fcit_ray.runtime.messages import AnswerWork, TrainWork
+from fcit_ray.runtime.pieces import Lease
 from fcit_ray.runtime.shared_steps import HelpWork
 from fcit_ray.runtime.timesheet import CAUSES, Timesheet
-from fcit_ray.runtime.work_queue import Lease
 
 
 def train(token: int) -> Lease:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from fcit_ray.errors import RunFailed
-from fcit_ray.runtime.work_queue import Lease, WorkQueue
+from fcit_ray.runtime.pieces import Lease
+from fcit_ray.runtime.work_queue import WorkQueue
 
 
 class Clock:
@@ -24,13 +25,15 @@ class Clock:
 class Running:
     """`WorkQueue.run` in a thread of its own."""
 
-    def __init__(self, queue: WorkQueue, works: Sequence[Any], sizes: Sequence[float], admit: Any = None):
+    def __init__(
+        self, queue: WorkQueue, works: Sequence[Any], sizes: Sequence[float], admit: Any = None, rule: Any = None
+    ):
         self.results: list[Any] | None = None
         self.error: BaseException | None = None
 
         def target() -> None:
             try:
-                self.results = queue.run(works, sizes, admit)
+                self.results = queue.run(works, sizes, admit, rule)
             except BaseException as error:
                 self.error = error
 
@@ -110,14 +113,18 @@ def test_an_unanswered_lease_runs_out(queue: WorkQueue, clock: Clock) -> None:
     assert running.results == ["first"]
 
 
-def test_the_slow_twin_may_also_be_the_first(queue: WorkQueue, clock: Clock) -> None:
+def test_what_comes_after_its_attempt_was_given_up_is_ignored(queue: WorkQueue, clock: Clock) -> None:
     running = Running(queue, ["a"], [1])
     slow = take(queue, 0)
     clock.now = 100.0
-    take(queue, 1)
-    assert queue.submit(slow.token, "slow")
+    twin = take(queue, 1)
+    assert twin.token != slow.token, "an attempt has a name of its own"
+    assert not queue.submit(slow.token, "slow")
+    queue.failed(slow.token, "nor does its failure count against the other")
+    queue.tell(slow.token, 1, 2)
+    assert queue.submit(twin.token, "fast")
     running.join()
-    assert running.results == ["slow"]
+    assert running.results == ["fast"]
 
 
 def test_an_answer_of_an_earlier_batch_does_not_count_in_the_next(queue: WorkQueue, clock: Clock) -> None:
