@@ -109,9 +109,10 @@ class Command:
 
     @property
     def last(self) -> str:
-        """The last line that says how it ended; of a run that went well its last scores, else the last line at all."""
+        """The last line that says how it ended; of a run that went well what failed in it, or its last scores."""
         lines = [line.strip() for line in self.said.splitlines()[1:] if line.strip()]
-        for pattern in (r"error|the run failed|interrupted|terminated|hung up|failed|told to", r"\S+ +scores after"):
+        ends = r"(error|the run failed|interrupted|failed)"
+        for pattern in (ends, r".*(is tried again|goes on without it)", r"\S+ +scores after"):
             if telling := [line for line in lines if re.match(pattern, line)]:
                 return telling[-1]
         return (lines or [""])[-1]
