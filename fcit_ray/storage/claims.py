@@ -6,6 +6,7 @@ two that come at once at most one finds itself alone. The holder writes its clai
 was not for `STALE_S` is nobody's any more. Ages are told by the store's clock alone, never by two machines' clocks.
 """
 
+import atexit
 import json
 import logging
 import os
@@ -62,6 +63,7 @@ class Claim:
     def keep(self) -> None:
         """Nobody else is there: give signs of life until `release`, from a thread."""
         self._holds = True
+        atexit.register(self.release)  # before the store's client is shut down
         threading.Thread(target=self._keep, name=f"holds {self._mirror.uri}", daemon=True).start()
 
     def check(self) -> None:
@@ -80,7 +82,10 @@ class Claim:
 
     def release(self) -> None:
         """Give it up."""
+        if self._over.is_set():
+            return
         self._over.set()
+        atexit.unregister(self.release)
         if self.check in self._mirror.guards:
             self._mirror.guards.remove(self.check)
         with self._beating:
