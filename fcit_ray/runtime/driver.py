@@ -15,7 +15,6 @@ from fcit_ray.experiment.opening import Experiment
 from fcit_ray.federated.federation import Federation
 from fcit_ray.models.names import adapter_index
 from fcit_ray.results.run_folder import RunFolder
-from fcit_ray.results.so_far import SoFar
 from fcit_ray.runtime.arrivals import Arrivals
 from fcit_ray.runtime.evaluating import Evaluation
 from fcit_ray.runtime.finishing import finish
@@ -78,9 +77,7 @@ class Driver:
         self._timesheet = Timesheet(self._config.runtime.num_workers)
         self._lora = self._federation.aggregation.lora
         self._at = (0, 0)
-        tasks = [task.name for task in self._config.benchmark.tasks]
-        so_far = SoFar(folder, self._config.name, tasks, experiment.setting.num_stages)
-        self._journal = Journal(folder, so_far, watcher, self._standing.warn)
+        self._journal = Journal.of(experiment, folder, watcher, self._standing.warn)
         self._evaluation = Evaluation(
             experiment, self._lora, folder, shards, store, self._queue, self._standing, self._seconds_left,
             log=self._journal.log,
