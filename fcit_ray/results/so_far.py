@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
-from fcit_ray.config.schema import Config
 from fcit_ray.results import metrics
 from fcit_ray.results.plots import plot_accuracy_matrix, plot_curves
 from fcit_ray.results.run_folder import RunFolder
@@ -27,11 +26,6 @@ class SoFar:
     label: str
     tasks: Sequence[str]
     num_stages: int
-
-    @classmethod
-    def of(cls, folder: RunFolder, config: Config, num_stages: int) -> Self:
-        """Those of a run of this configuration."""
-        return cls(folder, config.name, [task.name for task in config.benchmark.tasks], num_stages)
 
     def write_scores(self) -> None:
         """Write scores.json as a whole.

@@ -26,7 +26,7 @@ LOOK = Look(
 )  # fmt: skip
 HEAD = Node(name="10.0.0.1 (a)", here=True, cpus=8, gpus=1, object_store=50e9, look=LOOK, listing={"data": "x"})
 OTHER = replace(HEAD, name="10.0.0.2 (b)", here=False)
-NEEDS = Needs(workers=2, cpus=1.0, gpu=True, bytes=40e9, cache=2e9)
+NEEDS = Needs(workers=2, cpus=1.0, gpu=True, shape="2 of 1 CPUs and a GPU", bytes=40e9, cache=2e9)
 WANTED = Places({"data": "/data", "model": "/models/m"}, "/shared/runs")
 CLUSTER = Cluster(address="10.0.0.1:6379", own=False, nodes=(HEAD, OTHER), open=False)
 
@@ -85,7 +85,11 @@ FAULTS: dict[str, tuple[Cluster, Needs, str, str, str]] = {
     ),
     "a GPU too small": (
         with_other({"gpus": (Gpu("NVIDIA L4", 24e9, 0.0),)}), NEEDS,
-        "fail GPUs", "10.0.0.2 (b): a worker needs 40 GB, NVIDIA L4 has 24 GB", "--plan --gpu-memory-gb 24",
+        "fail GPUs", "10.0.0.2 (b): a worker needs 40 GB, NVIDIA L4 is 24 GB", "--plan --gpu-memory-gb 24",
+    ),
+    "a share of a GPU too small": (
+        with_other({"gpus": (replace(H100, memory=100e9),)}), replace(NEEDS, share=0.45),
+        "fail GPUs", "10.0.0.1 (a): a worker needs 40 GB, 0.45 of NVIDIA H100 is 36 GB", "--plan --gpu-memory-gb 36",
     ),
     "a GPU that somebody uses": (
         with_other({"gpus": (replace(H100, used=50e9),)}), NEEDS,
@@ -269,10 +273,19 @@ def test_what_a_run_needs_is_read_from_its_configuration() -> None:
     benchmark = {"root": "s3://b/fcit", "tasks": ["IconQA"]}
     config = Config.model_validate(
         {"benchmark": benchmark, "model": {"path": "/m", "attention": "flash_attention_2"},
-         "runtime": {"num_workers": 3, "cpus_per_worker": 2, "gpu": True, "cache_mb": 10, "feature_cache": "/f"}}
+         "runtime": {"worker_groups": [{"num_workers": 2, "gpus_per_worker": 0.5}, {"num_workers": 1}],
+                     "cpus_per_worker": 2, "gpu": True, "cache_mb": 10, "feature_cache": "/f"}}
     )  # fmt: skip
     assert needs_of(config, 5.0, True, "", "") == Needs(
-        workers=3, cpus=2.0, gpu=True, bytes=5.0, cache=10 * 2**20, java=True, flash=True
+        workers=3,
+        cpus=2.0,
+        gpu=True,
+        share=0.5,
+        shape="2 of 2 CPUs and 0.5 of a GPU, 1 of 2 CPUs and a GPU",
+        bytes=5.0,
+        cache=10 * 2**20,
+        java=True,
+        flash=True,
     )
     wanted = places_of(config, "")
     assert wanted.read == {"data": "s3://b/fcit", "model": "/m"}

@@ -15,6 +15,7 @@ from fcit_ray.runtime.checkup.asking import Places, ask_cluster
 from fcit_ray.runtime.checkup.facts import Cluster, Finding, Needs
 from fcit_ray.runtime.cluster import start_ray
 from fcit_ray.runtime.launch import check_room
+from fcit_ray.runtime.shape import Shape
 from fcit_ray.storage.location import is_uri
 
 _BUILT_IN = ("tiny", "base")
@@ -107,10 +108,13 @@ def places_of(config: Config | None, out: str) -> Places:
 def needs_of(config: Config, need: float, java: bool, refusal: str, unknown: str) -> Needs:
     """What a run asks of the cluster; arguments as those of `examine`."""
     runtime = config.runtime
+    shape = Shape.of(runtime)
     return Needs(
-        workers=runtime.num_workers,
-        cpus=runtime.cpus_per_worker,
+        workers=shape.num_workers,
+        cpus=min(part.cpus for part in shape.parts),
         gpu=runtime.gpu,
+        share=min(part.share for part in shape.parts),
+        shape=str(shape),
         bytes=need,
         cache=runtime.cache_mb * 2.0**20,
         java=java,

@@ -105,15 +105,16 @@ def gpus(cluster: Cluster, needs: Needs | None) -> list[Finding]:
     for gpu, node in cards:
         if not gpu.memory:
             continue  # shared with the machine's, and not told
-        if needs.bytes > gpu.memory:
+        has, part = needs.share * gpu.memory, "" if needs.share == 1 else f"{needs.share:g} of "
+        if needs.bytes > has:
             found.append(
                 Finding(
-                    "fail", "GPUs", f"{node.name}: a worker needs {gb(needs.bytes)}, {gpu.name} has {gb(gpu.memory)}",
+                    "fail", "GPUs", f"{node.name}: a worker needs {gb(needs.bytes)}, {part}{gpu.name} is {gb(has)}",
                     "`fcit-ray run ... --plan --gpu-memory-gb "
-                    f"{gpu.memory / 1e9:.0f}` names the smallest change that fits",
+                    f"{has / 1e9:.0f}` names the smallest change that fits",
                 )
             )  # fmt: skip
-        elif needs.bytes > gpu.memory - gpu.used:
+        elif needs.bytes > has - gpu.used:
             found.append(
                 Finding(
                     "warn", "GPUs", f"{node.name}: a worker needs {gb(needs.bytes)}, of {gpu.name}'s {gb(gpu.memory)} "
@@ -122,10 +123,10 @@ def gpus(cluster: Cluster, needs: Needs | None) -> list[Finding]:
                 )
             )  # fmt: skip
     if not found and cards:
-        smallest = min((gpu.memory for gpu, _ in cards if gpu.memory), default=0.0)
-        has = f"has {gb(smallest)}" if smallest else "what it has is not told"
+        smallest = needs.share * min((gpu.memory for gpu, _ in cards if gpu.memory), default=0.0)
+        told = f"has {gb(smallest)}" if smallest else "what it has is not told"
         need = f"a worker needs {gb(needs.bytes)}" if needs.bytes else "what a worker needs is not known"
-        found.append(Finding("ok", "GPUs", f"{_counted(gpu.name for gpu, _ in cards)}; {need}, {has}"))
+        found.append(Finding("ok", "GPUs", f"{_counted(gpu.name for gpu, _ in cards)}; {need}, {told}"))
     return found
 
 
@@ -134,8 +135,7 @@ def room(needs: Needs) -> list[Finding]:
     if needs.refusal:
         key, _, text = needs.refusal.partition(": ")
         return [Finding("fail", "workers", f"{key}: {text}")]
-    each = f"{needs.cpus:g} CPU(s)" + (" and a GPU" if needs.gpu else "")
-    return [Finding("ok", "workers", f"room for {needs.workers} of {each}")]
+    return [Finding("ok", "workers", f"room for {needs.shape}")]
 
 
 def memory(cluster: Cluster, needs: Needs | None) -> list[Finding]:
