@@ -164,6 +164,7 @@ def test_a_script_takes_its_arguments(command: Command, monkeypatch: pytest.Monk
     assert file.is_file()
     monkeypatch.chdir(ROOT)
     if "argparse" in file.read_text():
+        monkeypatch.syspath_prepend(file.parent)  # as where it is run
         taken_by_argparse(monkeypatch, file, arguments)
     else:  # it hands them to the command of its name
         arguments = [file.stem, *arguments]
