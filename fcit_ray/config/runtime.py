@@ -20,7 +20,7 @@ def _other_resources(amounts: dict[str, float] | None) -> dict[str, float] | Non
     return amounts
 
 
-class WorkerGroup(Section):
+class Group(Section):
     """Workers that take the same of the cluster. A key that is null is as `runtime` has it."""
 
     num_workers: int = Field(ge=1)
@@ -54,10 +54,10 @@ class Runtime(Section):
     needs a run folder that every node sees: in a store (`--out s3://bucket/run`), or mounted on all at one path."""
     cpus_per_worker: float = Field(0.5, gt=0)
     """Ray CPUs a worker reserves. Keep workers * this below the cluster's CPUs: Ray Data needs one to read."""
-    resources_per_worker: dict[str, Amount] = Field(default_factory=dict)
+    resources_per_worker: dict[str, Amount] = Field({})
     """Other resources of Ray's that a worker reserves, by name: those that nodes were started with (`ray start
     --resources`), or `accelerator_type:A100`, of which every node with such a GPU has 1 and a small share does."""
-    worker_groups: tuple[WorkerGroup, ...] = ()
+    worker_groups: tuple[Group, ...] = ()
     """Workers that differ in what they take of the cluster, group by group; `num_workers` is then their sum, whatever
     was given. All serve the same run, to the same bits, as long as their GPUs are of one kind: another kind rounds
     otherwise."""
