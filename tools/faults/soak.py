@@ -113,6 +113,8 @@ def _kill_something(bench: Bench, run: Command, nodes: Nodes | None) -> str:
         return what
     if nodes and what == "node":
         there: list[Any] = [node for node in nodes.nodes if not _dead(node)]
+        if not there:
+            return ""
         nodes.kill(bench.random.choice(there))
         if not _dead(nodes.cluster.head_node):
             nodes.nodes.append(nodes.add())  # or the run would wait for one, as it should
