@@ -100,7 +100,7 @@ def _attempt(bench: Bench, kills: Counter[str], attempt: int, disturbed: bool, n
 
 def _kill_something(bench: Bench, run: Command, nodes: Nodes | None) -> str:
     """Something of the run that is drawn; returns what, empty if there was none of it."""
-    what = bench.random.choice([*_ACTORS, *_PROGRAMS, "run.py", "signal", *(["head", "node"] if nodes else [])])
+    what = bench.random.choice([*_ACTORS, "run.py", "signal", *(["head", "node"] if nodes else _PROGRAMS)])
     if what == "run.py":
         run.send()
         return what
@@ -112,10 +112,12 @@ def _kill_something(bench: Bench, run: Command, nodes: Nodes | None) -> str:
         nodes.kill_head()
         return what
     if nodes and what == "node":
-        found: list[Any] = [node for node in nodes.nodes if not _dead(node)]
-        if not found:
+        there: list[Any] = [node for node in nodes.nodes if not _dead(node)]
+        if not there:
             return ""
-        nodes.kill(bench.random.choice(found))
+        nodes.kill(bench.random.choice(there))
+        if not _dead(nodes.cluster.head_node):
+            nodes.nodes.append(nodes.add())  # or the run would wait for one, as it should
         return what
     victims = run.titled(_ACTORS[what]) if what in _ACTORS else _programs(run, what)
     if not victims:
