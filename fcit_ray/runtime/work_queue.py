@@ -138,7 +138,7 @@ class WorkQueue:
         with self._changed:
             self._heard.pop(worker, None)
             for item in [*self._items.values()]:
-                if item.worker == worker and not item.done:
+                if item.worker == worker and not (item.done or item.arrived):
                     self._fail(item, DIED, died=True)
             if node:
                 self._attempts.nodes[worker] = node
@@ -164,8 +164,9 @@ class WorkQueue:
         """Take a result; False if it was not admitted, or its attempt was given up, or the batch is over."""
         with self._changed:
             item = self._items.get(token)
-        if item is None or item.done:
-            return False
+            if item is None or item.done:
+                return False
+            item.arrived = True  # what is being folded cannot be given up any more
         try:
             result = item.batch.admit(item.work, result)  # Outside of the lock: it may take a while.
         except UpdateRefused as refused:

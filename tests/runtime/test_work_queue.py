@@ -128,6 +128,23 @@ def test_what_comes_after_its_attempt_was_given_up_is_ignored(queue: WorkQueue, 
     assert running.results == ["fast"]
 
 
+def test_what_is_being_admitted_cannot_be_left_out_any_more(queue: WorkQueue, clock: Clock) -> None:
+    """It may be part of a mean already: to say that it is missing would be a lie."""
+
+    def slowly(work: str, result: str) -> str:
+        clock.now += 1000.0
+        queue.next(1, 0.0)  # somebody looks after attempts that take too long
+        queue.join(0)  # and its worker dies
+        return result
+
+    batch = queue.open(["a"], [1.0], slowly, rule=Failures(retries=0, then="drop", quorum=0.1, deadline_s=5.0))
+    lease = queue.next(0, 0.0)
+    assert lease is not None
+    assert queue.submit(lease.token, "A")
+    assert batch.wait() == ["A"]
+    assert not batch.items[0].attempts
+
+
 def test_an_answer_of_an_earlier_batch_does_not_count_in_the_next(queue: WorkQueue, clock: Clock) -> None:
     first = Running(queue, ["a"], [1])
     late = take(queue, 0)
