@@ -78,8 +78,8 @@ class Runtime(Section):
     feature_cache: str | None = Field("auto", min_length=1)
     """Folder where identity features of CLIP, and of pictures, are kept by content for all runs: each different text or
     picture is encoded once, whatever runs, seeds or trials want it. `auto`: `$XDG_CACHE_HOME/fcit_ray/features`, or
-    `~/.cache/fcit_ray/features`; null keeps nothing. The run's driver reads and writes it, on the machine where the run
-    is started. None of it changes the run's bits."""
+    `~/.cache/fcit_ray/features`; null keeps nothing. The run's driver reads and writes it, on its own machine
+    (`runtime.driver`). None of it changes the run's bits."""
     feature_cache_mb: int = Field(4000, ge=0)
     """Size of that folder at most; what was used longest ago goes first. A text of CLIP ViT-L takes 3 KB, a picture 4.
     """

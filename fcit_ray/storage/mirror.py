@@ -151,7 +151,11 @@ class Mirror:
             if not target.is_file() or self._seen.get(name) != version:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 temporary = durable.partial(target)
-                self._ask("be read", name, lambda: self._download(self._at(name), temporary), info.size)
+                try:
+                    self._ask("be read", name, lambda: self._download(self._at(name), temporary), info.size)
+                except FileNotFoundError:  # deleted meanwhile, by who works there
+                    temporary.unlink(missing_ok=True)
+                    return False
                 os.replace(temporary, target)
                 self._seen[name] = version
             self.index[name] = info.size
@@ -251,6 +255,8 @@ class Mirror:
                 return in_time(place, call, _HANGS_S + num_bytes / _BYTES_A_S)
             except DataError as error:
                 raise RunFolderError(f"{place}: cannot {what}: {error}") from None
+            except FileNotFoundError:
+                raise
             except OSError as error:
                 if error.errno is not None and error.filename is not None:
                     raise  # of the working copy
