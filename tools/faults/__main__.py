@@ -60,6 +60,9 @@ def _carry_out(name: str, folder: Path, seed: int) -> bool:
         outcome = Outcome(wrong=f"the row itself failed: {traceback.format_exc(limit=-2)}")
     finally:
         bench.close()
+    if bench.left:
+        left = f"{len(bench.left)} processes are left 5 s after an end: {'; '.join(bench.left)}"
+        outcome.wrong = f"{outcome.wrong}; {left}" if outcome.wrong else left
     outcome.name, outcome.left, outcome.where = name, len(bench.left), str(bench.folder)
     save(outcome, folder / "rows")
     said = f"WRONG: {outcome.wrong}" if outcome.wrong else f"{outcome.exit}; {outcome.bits}; {outcome.saw}"
