@@ -15,6 +15,7 @@ Recovered, by size of the client (means over tasks with more instructions than t
     nearest   the n candidates nearest to the token by cosine
     pursuit   n candidates by orthogonal matching pursuit
     fit       the n heaviest when the task's candidates are fitted to the token by non-negative least squares
+    search    the n of the task whose own token, hidden by the rule but for its noise, is most like it: swap after swap
     AUC       is an instruction of the task one of the client's? by its cosine, and by its weight in that fit
 
 Linked, in the streams of `miniature`: the share of tokens whose task is that of the nearest mean of a task's test
@@ -22,8 +23,8 @@ questions; two halves of a client's shard against halves of two clients' (AUC of
 two tasks against those of two clients, each beside its task's mean. With records spread by chance, and by their answers
 (`benchmark.partition=labels`, beta 0.1), where clients have a manner of their own.
 
-Routed: DISCO's assignment and gate through all rounds, with no training, which they do not depend on.
-    same      share of clients in the subspace of a run in the clear (subspaces matched to each other first)
+Routed: DISCO's assignment and gate through all rounds, with no training, which they do not depend on; by threshold.
+    same      share of clients in the subspace of a run in the clear at 0.9 (subspaces matched to each other first)
     groups    subspaces opened
     pure      share of clients in a subspace that mostly trains their own task
     asked     share of test questions whose heaviest subspace is the one that mostly trained their task
@@ -50,15 +51,16 @@ from fcit_ray.data.records.collection import Collection
 from fcit_ray.data.records.layout import Record, load_train
 from fcit_ray.experiment.loading import load_config
 from fcit_ray.experiment.opening import Experiment, open_experiment
-from fcit_ray.federated.privacy import TokenNoise
+from fcit_ray.federated.privacy import TokenNoise, quantised
 from fcit_ray.models.load import load_text_encoder
 from fcit_ray.models.prompt import instruction_text
 from fcit_ray.types import Client, ClientUpdate
 
 SIZES = (1, 2, 5, 10, 20, 50, 100)
 TASKS_FROM = 50  # different instructions; tasks of fewer are candidates alone
-HIDINGS = ((0.0, 0), (0.005, 0), (0.01, 0), (0.015, 0), (0.02, 0), (0.029, 0), (0.0, 1), (0.0, 2), (0.0, 3), (0.0, 4),
-           (0.0, 8), (0.01, 4), (0.01, 3))  # fmt: skip
+HIDINGS = ((0.0, 0), (0.005, 0), (0.01, 0), (0.015, 0), (0.02, 0), (0.029, 0), (0.05, 0), (0.0, 1), (0.0, 2), (0.0, 3),
+           (0.0, 4), (0.0, 8), (0.01, 1), (0.01, 2), (0.01, 4))  # fmt: skip
+THRESHOLDS = (0.9, 0.8, 0.71)  # of DISCO; 0.71 = 1 - 2 arccos(0.9) / pi is what a cosine of 0.9 is between signs
 Hide = Callable[[Sequence[Client], int], list[Client]]
 """A rule's `hide`. Rules are pairs of `token_noise` and `token_bits`."""
 
@@ -103,19 +105,22 @@ def _rounded(text: str) -> bytes:
 # Recovered
 
 
-def recovered(hide: Hide, plain: Hide, tasks: Sequence[Sequence[str]], draws: int) -> dict[int, list[Recovered]]:
+def recovered(rule: TokenNoise, tasks: Sequence[Sequence[str]], draws: int) -> dict[int, list[Recovered]]:
     """By size of the client; the clients are the same whatever hides them.
 
     Args:
-        hide: the rule.
-        plain: the rule without its noise, through which the server puts its candidates.
+        rule: that hides them.
         tasks: their different instructions.
         draws: clients of each size and task.
     """
     pool = [*dict.fromkeys(text for task in tasks for text in task)]
     place = {text: number for number, text in enumerate(pool)}
     exact = torch.stack([encoded(text) for text in pool])
-    alike, features = np.stack([hidden(plain, row, 0) for row in exact]), exact.double().numpy()
+    features = exact.double().numpy()
+
+    def seen(tokens: np.ndarray) -> np.ndarray:
+        return quantised(torch.from_numpy(tokens), rule.token_bits).numpy() if rule.token_bits else tokens
+
     found: dict[int, list[Recovered]] = {size: [] for size in SIZES}
     for number, task in enumerate(tasks):
         if len(task) < TASKS_FROM:
@@ -124,8 +129,8 @@ def recovered(hide: Hide, plain: Hide, tasks: Sequence[Sequence[str]], draws: in
         for size in SIZES:
             for draw in range(draws if size < len(task) else 0):
                 held = np.random.default_rng((number, size, draw)).choice(places, size, replace=False)
-                token = hidden(hide, mean_feature(exact[held].numpy()), seed=draw)
-                found[size].append(recover(token, features, alike, places, held))
+                token = hidden(rule.hide, mean_feature(exact[held].numpy()), seed=draw)
+                found[size].append(recover(token, features, seen, places, held))
     return found
 
 
@@ -223,12 +228,18 @@ def opened(root: str, seeds: int, *names: str, **overrides: object) -> list[Expe
     return [open_experiment(load_config(*names, "disco", overrides=[*given, f"seed={n}"])) for n in range(seeds)]
 
 
-def rules(clip: float) -> Iterator[tuple[str, Hide, Hide]]:
-    """Name, rule, and the rule without noise."""
+def at(experiment: Experiment, threshold: float) -> Experiment:
+    """With another threshold of DISCO."""
+    method = replace(experiment.algorithm.method, threshold=threshold)
+    return replace(experiment, algorithm=replace(experiment.algorithm, method=method))
+
+
+def rules(clip: float) -> Iterator[tuple[str, TokenNoise]]:
+    """With their names."""
     for noise, bits in HIDINGS:
         rule = TokenNoise(token_clip=clip, token_noise=noise, token_bits=bits)
         words = [f"noise {noise:g}"] * bool(noise) + [f"{bits} bits" if bits > 1 else "1 bit"] * bool(bits)
-        yield ", ".join(words) or "in the clear", rule.hide, replace(rule, token_noise=0.0).hide
+        yield ", ".join(words) or "in the clear", rule
 
 
 def main() -> None:
@@ -243,9 +254,11 @@ def main() -> None:
     named = [(f"{name}", texts) for root in (args.root, *args.pool) for name, texts in instructions(root).items()]
     console.print("different instructions: " + ", ".join(f"{name} {len(texts)}" for name, texts in named))
     tasks = [texts for _, texts in named]
-    for name, hide, plain in rules(args.clip):
-        table = Table("n", "clients", "task", "nearest", "pursuit", "fit", "AUC nearest", "AUC fit", title=name)
-        for size, rows in recovered(hide, plain, tasks, args.draws).items():
+    for name, rule in rules(args.clip):
+        table = Table(
+            "n", "clients", "task", "nearest", "pursuit", "fit", "search", "AUC nearest", "AUC fit", title=name
+        )
+        for size, rows in recovered(rule, tasks, args.draws).items():
             if rows:
                 means = np.nanmean([list(vars(row).values()) for row in rows], axis=0)
                 table.add_row(str(size), str(len(rows)), *(f"{mean:.2f}" for mean in means))
@@ -253,19 +266,23 @@ def main() -> None:
     table = Table("hidden", "task told", "halves", "across", "halves, labels", "across, labels")
     spread, skewed = (opened(args.root, min(args.seeds, 3), "miniature", **more)
                       for more in ({}, {"partition": "labels", "beta": 0.1}))  # fmt: skip
-    for name, hide, _ in rules(args.clip):
-        told, *others = (*linked(hide, spread), *linked(hide, skewed)[1:])
+    for name, rule in rules(args.clip):
+        told, *others = (*linked(rule.hide, spread), *linked(rule.hide, skewed)[1:])
         table.add_row(name, f"{told:.1%}", *(f"{value:.2f}" for value in others))
     console.print(table)
     for names in (["miniature"], ["miniature", "miniature_task_heterogeneous"]):
         experiments = opened(args.root, args.seeds, *names)
         routes = [route(lambda clients, seed: list(clients), experiment)[0] for experiment in experiments]
-        table = Table("hidden", "same", "groups", "pure", "asked", "weight", title=names[-1])
-        for name, hide, _ in rules(args.clip):
-            rows = [routing(hide, run, plain) for run, plain in zip(experiments, routes, strict=True)]
-            same, groups, pure, right, weight = np.mean(rows, axis=0)
-            table.add_row(name, f"{same:.1%}", f"{groups:.1f}", f"{pure:.1%}", f"{right:.1%}", f"{weight:.3f}")
-        console.print(table)
+        for threshold in THRESHOLDS:
+            table = Table("hidden", "same", "groups", "pure", "asked", "weight", title=f"{names[-1]}, {threshold:g}")
+            for name, rule in rules(args.clip):
+                rows = [
+                    routing(rule.hide, at(run, threshold), plain)
+                    for run, plain in zip(experiments, routes, strict=True)
+                ]
+                same, groups, pure, right, weight = np.mean(rows, axis=0)
+                table.add_row(name, f"{same:.1%}", f"{groups:.1f}", f"{pure:.1%}", f"{right:.1%}", f"{weight:.3f}")
+            console.print(table)
 
 
 if __name__ == "__main__":

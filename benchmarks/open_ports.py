@@ -35,11 +35,12 @@ sys.stdin.read()
 """
 KNOCK = """
 import json, socket, sys
-host, answered = sys.argv[1], []
-for port in map(int, sys.argv[2:]):
+answered = []
+for place in sys.argv[1:]:
+    host, _, port = place.rpartition(":")
     try:
-        socket.create_connection((host, port), 2.0).close()
-        answered.append(port)
+        socket.create_connection((host, int(port)), 2.0).close()
+        answered.append(int(port))
     except OSError:
         pass
 print(json.dumps(answered))
@@ -65,6 +66,7 @@ def second_network() -> Iterator[None]:
         ip("link", "set", "fcit-here", "up")
         for words in (("addr", "add", f"{THERE}/24", "dev", "fcit-there"), ("link", "set", "fcit-there", "up")):
             ip("-n", SPACE, *words)
+        ip("-n", SPACE, "route", "add", "default", "via", HERE)
         yield
     finally:
         ip("netns", "del", SPACE)  # and the pair of interfaces with it
@@ -97,14 +99,20 @@ def examine(name: str, start: str, mode: str | None) -> None:
     try:
         assert holder.stdout is not None
         told: dict[str, Any] = json.loads(holder.stdout.readline())
-        ports = [str(port) for *_, port in told["listen"]]
         print(f"\n{name} (Ray {told['ray']}): head at {told['head']}")
-        reached = {True: json.loads(python(KNOCK, HERE, *ports, there=True)),
-                   False: json.loads(python(KNOCK, "127.0.0.1", *ports, there=False))}  # fmt: skip
+        sockets = [(address.removeprefix("::ffff:"), port) for _, address, port in told["listen"]]
+        # A socket of one address is knocked at there, wherever from; another machine knows none of loopback's.
+        own = [("" if address == "::" or address.startswith("127.") else address, port) for address, port in sockets]
+        reached = {}
+        for there, otherwise in ((True, HERE), (False, "127.0.0.1")):
+            places = [f"{address or otherwise}:{port}" for address, port in own]
+            reached[there] = json.loads(python(KNOCK, *places, there=there))
         for process, address, port in told["listen"]:
-            answers = ", ".join(who for who, side in (("loopback", False), ("network", True)) if port in reached[side])
+            answers = ", ".join(
+                who for who, side in (("this machine", False), ("another", True)) if port in reached[side]
+            )
             print(f"  {process:<22} {address:>18}  answers: {answers or 'nobody'}")
-        print(f"  of {len(ports)} ports {len(reached[True])} answer another machine")
+        print(f"  of {len(sockets)} ports {len(reached[True])} answer another machine")
         port = told["head"].rpartition(":")[2]
         for words, there, host, user in (("from the network", True, HERE, None),
                                          ("as another user of this machine", False, told["head"].rpartition(":")[0],

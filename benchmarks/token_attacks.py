@@ -3,7 +3,7 @@
 Legend: N candidates, D features, n instructions of a client.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,6 +67,38 @@ def decomposed(token: np.ndarray, candidates: np.ndarray) -> np.ndarray:
     return np.asarray(weights)
 
 
+def searched(
+    token: np.ndarray,
+    candidates: np.ndarray,
+    starts: Sequence[Sequence[int]],
+    seen: Callable[[np.ndarray], np.ndarray],
+) -> list[int]:
+    """The set of instructions whose token would look most like the one seen: from each start, one swap after another.
+
+    Args:
+        token: as the server sees it, (D,).
+        candidates: of the client's task, (N, D).
+        starts: sets of as many as the client has.
+        seen: what the rule, but for its noise, makes of tokens, (B, D) -> (B, D).
+    """
+    likeness, found = -np.inf, list(starts[0])
+    for start in starts:
+        held = list(start)
+        score = cosines(token, seen(candidates[held].mean(axis=0)[None]))[0]
+        moved = True
+        while moved:
+            moved = False
+            for place in range(len(held)):
+                others = [*held[:place], *held[place + 1 :]]
+                scores = cosines(token, seen((candidates[others].sum(axis=0) + candidates) / len(held)))
+                scores[others] = -np.inf
+                if scores.max() > score + 1e-12:
+                    held[place], score, moved = int(scores.argmax()), scores.max(), True
+        if score > likeness:
+            likeness, found = score, held
+    return found
+
+
 @dataclass(frozen=True)
 class Recovered:
     """What one client's token gave away.
@@ -76,6 +108,8 @@ class Recovered:
         nearest: share of them among as many candidates nearest to the token.
         pursuit: share among as many that matching pursuit takes.
         fit: share among the heaviest of the fit to the task's candidates; those of no weight follow by their cosine.
+        search: share of the set whose token would look most like the one seen; it starts from the fit, from the nearest
+            of the task, and from three sets drawn.
         auc_nearest: of members and others of the task by their cosine; nan where the client holds all of its task.
         auc_fit: likewise by the order of that fit.
     """
@@ -84,27 +118,35 @@ class Recovered:
     nearest: float
     pursuit: float
     fit: float
+    search: float
     auc_nearest: float
     auc_fit: float
 
 
 def recover(
-    token: np.ndarray, features: np.ndarray, alike: np.ndarray, places: np.ndarray, held: np.ndarray
+    token: np.ndarray,
+    features: np.ndarray,
+    seen: Callable[[np.ndarray], np.ndarray],
+    places: np.ndarray,
+    held: np.ndarray,
 ) -> Recovered:
     """All attacks on one client.
 
     Args:
         token: as the server sees it, (D,).
         features: of all candidates, (N, D).
-        alike: the same as a client of that instruction alone would send them, but for noise, (N, D).
+        seen: what the rule, but for its noise, makes of tokens, (B, D) -> (B, D).
         places: which of them are of the client's task.
         held: which are the client's.
     """
     number = len(held)
-    near = cosines(token, alike)
+    near = cosines(token, seen(features))
     order = np.lexsort((-near[places], -decomposed(token, features[places])))
     heaviness = np.empty(len(places))
     heaviness[order] = np.arange(len(places), 0, -1)
+    draw = np.random.default_rng(0)
+    starts = [order[:number], best(near[places], number)]
+    starts += [draw.choice(len(places), number, replace=False) for _ in range(3)]
     member = np.isin(places, held)
     known = not member.all()
     return Recovered(
@@ -112,6 +154,7 @@ def recover(
         nearest=recall(best(near, number), held),
         pursuit=recall(pursued(token, features, number), held),
         fit=recall([int(place) for place in places[order[:number]]], held),
+        search=recall([int(places[place]) for place in searched(token, features[places], starts, seen)], held),
         auc_nearest=auc(near[places], member) if known else float("nan"),
         auc_fit=auc(heaviness, member) if known else float("nan"),
     )

@@ -104,6 +104,7 @@ class _Leaving:
 
 def _print(text: str) -> None:
     try:
-        print(text, file=sys.stderr, flush=True)
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
     except OSError:  # a terminal that hung up: there is nobody to be told
         return

@@ -15,7 +15,8 @@ from rich.console import Console
 from fcit_ray import signals
 from fcit_ray.errors import FULL, ClusterLost, JavaError, RunFailed, UserError, disk_reason
 from fcit_ray.storage.durable import write_text
-from fcit_ray.storage.location import redact
+from fcit_ray.storage.location import is_uri, redact
+from fcit_ray.storage.working_copies import told
 
 _terminal = Console()
 # Where there is no terminal rich assumes 80 columns, in which the table would lose its last ones.
@@ -37,6 +38,11 @@ def usable_folder(path: Path) -> Path:
     return path
 
 
+def as_place(word: str) -> Path | str:
+    """Where something lies: a path, or a URI, which a path cannot hold."""
+    return word.rstrip("/") if is_uri(word) else Path(word)
+
+
 def write_out(path: Path, text: str) -> None:
     """Write or replace a file that the user named, or one in a folder that was.
 
@@ -51,7 +57,7 @@ def write_out(path: Path, text: str) -> None:
 
 def tell(message: str) -> None:
     """A line for the user beside the results: on standard error, without credentials."""
-    print(redact(message), file=sys.stderr, flush=True)
+    print(redact(told(message)), file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """`fcit-ray compare`: several methods on one configuration, in one table."""
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,7 +20,9 @@ def compare(
             autocompletion=methods_like,
         ),
     ] = ["zero_shot", "finetune", "disco", "centralised"],  # noqa: B006  # Typer reads it, nobody writes it
-    out: Annotated[Path, typer.Option(help="One run folder a method goes in here.")] = Path("runs/compare"),
+    out: Annotated[
+        str, typer.Option(help="One run folder a method goes in here: a folder, or a URI (s3://bucket/runs).")
+    ] = "runs/compare",
     resume: Annotated[bool, typer.Option("--resume", help="Keep finished runs, go on with unfinished ones.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -41,8 +42,10 @@ def compare(
         configs = {name: load_config(*names, path, overrides=overrides) for name, path in paths.items()}
         tell(f"{', '.join(config.name for config in configs.values())}: checking configurations and data ...")
         from fcit_ray.cli.comparing import carry_out
+        from fcit_ray.cli.out import Out
 
-        folders, results, failed = carry_out(configs, out, resume=resume, overwrite=overwrite)
+        into = Out(out)
+        folders, results, failed = carry_out(configs, into, resume=resume, overwrite=overwrite)
         with swift_imports():
             from fcit_ray.cli.page import leave_report
             from fcit_ray.results.diagnostics import diagnostics_markdown, diagnostics_table
@@ -51,7 +54,7 @@ def compare(
             from fcit_ray.results.plots import plot_comparison, plot_curves
             from fcit_ray.results.tables import comparison_table, markdown_table, row_from_results
 
-        failures = [f"{folders[name].path}: {why}" for name, why in failed.items()]
+        failures = [f"{folders[name].shown}: {why}" for name, why in failed.items()]
         majority = majority_results(next(iter(configs.values())))
         labelled = [result["label"] for result in results.values()]
         labels = {
@@ -62,21 +65,24 @@ def compare(
         tasks = [task.name for task in next(iter(configs.values())).benchmark.tasks]
         streams = {labels[n]: matrix_from_results(r) for n, r in results.items() if len(r["matrix"]) > 1}
         if streams:
-            plot_comparison(streams, tasks, out / "accuracy_matrix.png")
-            plot_curves({labels[n]: folders[n].records() for n in results if labels[n] in streams}, out / "curves.png")
+            plot_comparison(streams, tasks, into.path / "accuracy_matrix.png")
+            records = {labels[n]: folders[n].records() for n in results if labels[n] in streams}
+            plot_curves(records, into.path / "curves.png")
         lost = "".join(f"\n- failed: {line}\n" for line in failures)
-        write_out(out / "comparison.md", markdown_table(rows) + diagnostics_markdown(told) + lost)
+        write_out(into.path / "comparison.md", markdown_table(rows) + diagnostics_markdown(told) + lost)
         console.print(comparison_table(rows))
         if oddities := diagnostics_table(told):
             console.print(oddities)
-        console.print(f"Run folders   {', '.join(str(folder.path) for folder in folders.values())}")
+        console.print(f"Run folders   {', '.join(folder.shown for folder in folders.values())}")
         if streams:
-            console.print(f"Heat maps     {out / 'accuracy_matrix.png'}")
-            console.print(f"Curves        {out / 'curves.png'}")
-        console.print(f"Table         {out / 'comparison.md'}")
-        if page := leave_report([each.path for each in folders.values()], out, references=[majority], failed=failed):
-            console.print(f"Report        {page}")
-        console.print(f"Predictions   {out}/<method>/predictions/<stage>/<dataset>.jsonl")
+            console.print(f"Heat maps     {into.child('accuracy_matrix.png')}")
+            console.print(f"Curves        {into.child('curves.png')}")
+        console.print(f"Table         {into.child('comparison.md')}")
+        places = [each.place if each.mirror else each.path for each in folders.values()]
+        if page := leave_report(places, into.path, references=[majority], failed=failed):
+            console.print(f"Report        {into.child(page.name)}")
+        into.bring()
+        console.print(f"Predictions   {into.child('<method>/predictions/<stage>/<dataset>.jsonl')}")
         if failures:
             tell(f"{len(failures)} of {len(configs)} methods failed (see above); --resume tries them again")
             sys.exit(1)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fcit_ray.cli.common import tell
 from fcit_ray.cli.display import Display
 from fcit_ray.cli.job import check_job
+from fcit_ray.cli.out import Out
 from fcit_ray.errors import RunFailed
 from fcit_ray.importing import swift_imports
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def carry_out(
-    configs: "Mapping[str, Config]", out: Path, *, resume: bool, overwrite: bool
+    configs: "Mapping[str, Config]", out: Out, *, resume: bool, overwrite: bool
 ) -> "tuple[dict[str, RunFolder], dict[str, dict[str, Any]], dict[str, str]]":
     """Check, open and carry out runs, several at a time.
 
@@ -32,8 +33,8 @@ def carry_out(
     Raises:
         UserError: what cannot be used, before anything is started.
     """
-    check_job(out, configs.values())
-    if all((out / name / "results.json").is_file() for name in configs) and not overwrite:
+    check_job(out.child(""), configs.values())
+    if all(out.has(f"{name}/results.json") for name in configs) and not overwrite:
         return _carry_out(configs, out, lambda log_file: None, resume=resume, overwrite=overwrite)
     from fcit_ray.runtime.starting import RayBeside
 
@@ -42,12 +43,13 @@ def carry_out(
 
 
 def _carry_out(
-    configs: "Mapping[str, Config]", out: Path, ready: Callable[[Path], None], *, resume: bool, overwrite: bool
+    configs: "Mapping[str, Config]", out: Out, ready: Callable[[Path], None], *, resume: bool, overwrite: bool
 ) -> "tuple[dict[str, RunFolder], dict[str, dict[str, Any]], dict[str, str]]":
     with swift_imports():
         from fcit_ray.cli.common import usable_folder
         from fcit_ray.experiment.opening import open_experiment
         from fcit_ray.results.opening import open_run
+        from fcit_ray.runtime.driver_place import lone_disk
         from fcit_ray.runtime.launch import launch
         from fcit_ray.runtime.together import Planned, alike, launch_together
         from fcit_ray.tracking.choose import check_trackers
@@ -55,23 +57,29 @@ def _carry_out(
 
     check_trackers(configs.values())
     experiments = {name: open_experiment(config) for name, config in configs.items()}
-    usable_folder(out)
+    usable_folder(out.path)
     folders = {
-        name: open_run(out / name, config, resume=resume, overwrite=overwrite) for name, config in configs.items()
+        name: open_run(out.child(name), config, resume=resume, overwrite=overwrite) for name, config in configs.items()
     }
     results: dict[str, dict[str, Any]] = {}
     failed: dict[str, str] = {}
 
     def around(name: str, once: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        with Following(configs[name], folders[name], tell, group=out.name):
-            return once()
+        try:
+            with Following(configs[name], folders[name], tell, group=out.name):
+                return once()
+        finally:
+            if why := folders[name].bring_beside():
+                tell(f"warning: {why}")
 
     for name, folder in folders.items():
         if folder.finished:  # read, and its trackers told what they have missed
             results[name] = around(name, lambda name=name: launch(configs[name], folders[name]))  # type: ignore[misc]
     todo = {name: Planned(configs[name], folders[name], experiments[name]) for name in configs if name not in results}
     if todo:
-        ready(out / "logs" / "ray.log")
+        ready(out.path / "logs" / "ray.log")
+        if warning := lone_disk(next(iter(folders.values()))):
+            tell(f"warning: {warning}")
 
     with Display() as display:
 
@@ -82,7 +90,7 @@ def _carry_out(
                 failed[name] = str(error)
             display.end(name, failed=name in failed)
             if name in failed:
-                tell(f"failed: {folders[name].path}: {failed[name]}")
+                tell(f"failed: {folders[name].shown}: {failed[name]}")
 
         def alone(name: str) -> dict[str, Any]:
             run = todo[name]
@@ -95,7 +103,11 @@ def _carry_out(
 
         if len(todo) > 1 and alike([run.config for run in todo.values()]):
             launch_together(
-                todo, out / "logs", around, on_status=lambda name, status: display.update(status, name), on_end=ended
+                todo,
+                out.path / "logs",
+                around,
+                on_status=lambda name, status: display.update(status, name),
+                on_end=ended,
             )
         else:
             for name in todo:

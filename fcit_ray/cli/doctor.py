@@ -1,8 +1,9 @@
 """`fcit-ray doctor`: is this cluster fit for a run, and what is to be done where it is not."""
 
 import json
+import shutil
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -62,28 +63,36 @@ def doctor(
 
 def _examined(config: "Config | None", out: str, address: str | None, as_json: bool) -> "list[Finding]":
     from fcit_ray.config.schema import with_absolute_paths
+    from fcit_ray.data.scoring.rules import scored_by
+    from fcit_ray.errors import RunFailed
     from fcit_ray.runtime.checkup.doctor import examine
+    from fcit_ray.runtime.checkup.facts import Finding
     from fcit_ray.storage.location import absolute
 
     need, java, unknown = 0.0, False, ""
     if config is not None:
         config = with_absolute_paths(config)
-        need, unknown = _planned(config)
-        java = (config.evaluation.captions or _implied(config)) == "full"
-    cluster, found = examine(
-        config, absolute(out) if out else "", address, need=need, java=java, unknown=unknown, progress=tell
-    )
+        java = scored_by(config, config.benchmark.evaluated_datasets).get("captions") == "full"
+        # Where it is missed nothing opens: that will be told, and the rest is planned without looking at data.
+        need, unknown = _planned(config, look=not java or shutil.which("java") is not None)
+    place = absolute(out) if out else ""
+    cluster = None
+    try:
+        cluster, found = examine(config, place, address, need=need, java=java, unknown=unknown, progress=tell)
+    except RunFailed as error:
+        found = [Finding("fail", "nodes", str(error))]
     if as_json:
         worst = max((finding.level for finding in found), key=["ok", "warn", "fail"].index)
-        facts = {"level": worst, "findings": [asdict(finding) for finding in found], "cluster": asdict(cluster)}
+        facts: dict[str, Any] = {"level": worst, "findings": [asdict(finding) for finding in found]}
+        facts["cluster"] = asdict(cluster) if cluster is not None else None
         print(json.dumps(facts, indent=2, allow_nan=False))
     else:
         _show(found)
     return found
 
 
-def _planned(config: "Config") -> tuple[float, str]:
-    """Bytes that a worker needs, and why that is not known."""
+def _planned(config: "Config", look: bool) -> tuple[float, str]:
+    """Bytes that a worker needs, and why that is not known; `look` at the data, if it is here."""
     from fcit_ray.errors import DataError, ModelError
     from fcit_ray.experiment.opening import open_experiment
     from fcit_ray.planning.report import make_plan
@@ -94,18 +103,15 @@ def _planned(config: "Config") -> tuple[float, str]:
     device = Device("GPU", 0.0, 0.0, float(2**60)) if config.runtime.gpu else Device("CPU", 0.0)
     experiment, encoder, missing = None, None, ""
     try:
-        experiment = open_experiment(config, for_plan=True)
-        encoder = sample_encoder(experiment)
+        if look:
+            experiment = open_experiment(config, for_plan=True)
+            encoder = sample_encoder(experiment)
     except (DataError, ModelError) as error:
         missing = str(error).splitlines()[0]
     try:
         return make_plan(config, device, config.runtime.num_workers, experiment, encoder).memory.total, ""
     except ModelError as error:
         return 0.0, missing or str(error)
-
-
-def _implied(config: "Config") -> str:
-    return "full" if config.evaluation.scoring == "released" else "portable"
 
 
 def _show(found: "list[Finding]") -> None:

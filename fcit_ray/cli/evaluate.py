@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fcit_ray.cli.common import console, exit_on_error, tell
+from fcit_ray.cli.common import as_place, console, exit_on_error, tell
 from fcit_ray.cli.job import refuse_passing
 from fcit_ray.cli.predict import Base, Gpu, Model
 from fcit_ray.errors import UserError
@@ -71,7 +71,7 @@ def evaluate(
 
         check_keys(words)
         check_free(out, overwrite)
-        exam = open_exam(on_this_machine(open_trained(model), gpu=gpu, base=base), words)
+        exam = open_exam(on_this_machine(open_trained(as_place(model)), gpu=gpu, base=base), words)
         check_model(exam.trained.config)
         _answer(exam, out, workers or exam.trained.config.runtime.num_workers, overwrite)
 
@@ -80,16 +80,16 @@ def _answer(exam: "Exam", out: Path, workers: int, overwrite: bool) -> None:
     from fcit_ray.cli.counting import Counting
     from fcit_ray.results.diagnostics import diagnostics_table
     from fcit_ray.results.tables import comparison_table, row_from_results
-    from fcit_ray.runtime.cluster import start_ray
     from fcit_ray.runtime.predicting import Block, answer_blocks, check_places
+    from fcit_ray.runtime.starting import start
     from fcit_ray.serving.answer_file import block_size
     from fcit_ray.serving.evaluation_folder import EvaluationFolder
 
     config = exam.trained.config
     pieces = exam.pieces(block_size(exam.count, config.evaluation.batch_size))
     with EvaluationFolder(out, overwrite) as folder:
-        start_ray(folder.log_file)
-        check_places(workers, config.runtime.gpu)
+        start(folder.log_file)
+        check_places(workers, config.runtime.gpu, config.runtime.gpus_per_worker)
         began = time.monotonic()
         lines: dict[tuple[str, str], list[dict[str, Any]]] = {}
         blocks = [Block(number, piece, view) for number, (view, _, piece) in enumerate(pieces)]
@@ -108,7 +108,7 @@ def _answer(exam: "Exam", out: Path, workers: int, overwrite: bool) -> None:
     console.print(f"Predictions   {out}/predictions/<dataset>.jsonl", markup=False)
 
 
-def _score_predictions(model: Path, words: list[str], out: Path | None, overwrite: bool) -> None:
+def _score_predictions(model: str, words: list[str], out: Path | None, overwrite: bool) -> None:
     tell(f"reading {model} ...")
     from fcit_ray.config.reading import with_overrides
     from fcit_ray.errors import RunFolderError
@@ -119,7 +119,7 @@ def _score_predictions(model: Path, words: list[str], out: Path | None, overwrit
     from fcit_ray.serving.evaluation_folder import EvaluationFolder, check_free
     from fcit_ray.serving.rescoring import rescore
 
-    folder = RunFolder(model)
+    folder = RunFolder.at(as_place(model))
     if not folder.is_run():
         raise RunFolderError(f"{model}: no folder of a run; --from-predictions scores what a run has answered")
     check_keys(words, RULES)

@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-from fcit_ray.cli.common import console, exit_on_error, tell
+from fcit_ray.cli.common import as_place, console, exit_on_error, tell
 from fcit_ray.cli.job import refuse_passing
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    run: Annotated[str, typer.Argument(help="Folder of a finished run, or its URI.")],
     out: Annotated[Path, typer.Argument(help="Folder to write; complete or absent.")],
     license: Annotated[
         str | None,
@@ -58,7 +58,7 @@ def export(
         if push is not None:
             check_push(push, private=not public)
         options = {"license": license, "with_base": with_base, "per_task": per_task, "overwrite": overwrite}
-        write(run, out, merge=merge, task=task, client=client, say=tell, **options)  # type: ignore[arg-type]
+        write(as_place(run), out, merge=merge, task=task, client=client, say=tell, **options)  # type: ignore[arg-type]
         size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
         console.print(f"{out}: {size / 1e6:,.1f} MB; README.md says how to load it")
         if push is not None:

@@ -9,7 +9,7 @@ from fcit_ray.storage.location import redact
 
 
 def leave_report(
-    runs: Iterable[Path],
+    runs: Iterable[Path | str],
     folder: Path,
     *,
     references: Iterable[Mapping[str, Any]] = (),
@@ -18,7 +18,7 @@ def leave_report(
     """Write `report.html` into a folder. What was computed does not depend on it: a failure is told, not raised.
 
     Args:
-        runs: run folders that the page is about.
+        runs: run folders, or their URIs, that the page is about.
         folder: of the run, the comparison or the sweep.
         references: further rows of its table.
         failed: why runs failed, by what they are called.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fcit_ray.cli.common import console, exit_on_error, tell
+from fcit_ray.cli.common import as_place, console, exit_on_error, tell
 from fcit_ray.cli.job import refuse_passing
 from fcit_ray.errors import UserError
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from fcit_ray.data.questions.opening import Input
     from fcit_ray.serving.trained import Trained
 
-Model = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a finished run, or of an export.")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a finished run (or its URI), or of an export.")]
 Base = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="The frozen base, if it is not where the run had it.")
 ]
-Gpu = Annotated[bool, typer.Option("--gpu", help="Answer on GPUs, one a worker.")]
+Gpu = Annotated[bool, typer.Option("--gpu", help="Answer on GPUs: one a worker, or the run's share of one.")]
 
 
 def predict(
@@ -93,7 +93,7 @@ def predict(
         from fcit_ray.serving.opening import on_this_machine, open_trained, view_of
 
         keys = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
-        trained = on_this_machine(open_trained(model), gpu=gpu, base=base, evaluation=keys)
+        trained = on_this_machine(open_trained(as_place(model)), gpu=gpu, base=base, evaluation=keys)
         view = view_of(trained, client)
         if one:
             _ask_one(trained, view, image or [], str(ask))
@@ -164,12 +164,13 @@ def _answer_all(
     answers = AnswerFile(out, about, size, resume=resume, overwrite=overwrite)
     try:
         if missing := answers.missing():
-            from fcit_ray.runtime.cluster import start_ray
             from fcit_ray.runtime.predicting import Block, answer_blocks, check_places
+            from fcit_ray.runtime.starting import start
 
-            start_ray(answers.parts / "ray.log")
+            start(answers.parts / "ray.log")
             workers = workers or trained.config.runtime.num_workers
-            check_places(workers, trained.config.runtime.gpu)
+            runtime = trained.config.runtime
+            check_places(workers, runtime.gpu, runtime.gpus_per_worker)
             pieces = questions.pieces(size)
             blocks = [Block(number, pieces[number], view) for number in missing]
             with Counting(questions.count, (len(pieces) - len(missing)) * size) as counting:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fcit_ray.cli.common import console, exit_on_error, tell, write_out
+from fcit_ray.cli.common import as_place, console, exit_on_error, tell, write_out
 from fcit_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 def report(
     runs: Annotated[
-        list[Path],
-        typer.Argument(metavar="FOLDER", help="Run folders, or folders of them.", show_default=False),
+        list[str],
+        typer.Argument(metavar="FOLDER", help="Run folders, or folders of them; or URIs.", show_default=False),
     ],
     markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the table there too.")] = None,
     latex: Annotated[
@@ -43,7 +43,8 @@ def report(
         from fcit_ray.results.tables import comparison_table, markdown_table, row_from_results
         from fcit_ray.results.tell_apart import tell_apart
 
-        found = find_runs(runs)
+        places = [as_place(run) for run in runs]
+        found = find_runs(places)
         _tell_what_is_left_out(found, in_page=html is not None)
         if not found.finished and not (html and found.unfinished):
             remedy = "; --html FILE shows what is there so far" if found.unfinished else ""
@@ -54,7 +55,7 @@ def report(
             raise UserError(f"{files[0]}: a table holds finished runs alone, and there is none; --html FILE shows all")
         results = tell_apart(
             [folder.results_with_config() for folder in found.finished],
-            [str(folder.path) for folder in found.finished],
+            [folder.shown for folder in found.finished],
         )
         if twice := len(found.finished) - len(results):
             tell(f"{twice} of {len(found.finished)} run folders are copies of others, and counted once")
@@ -73,7 +74,7 @@ def report(
         if html:
             from fcit_ray.report.writing import write_report
 
-            tell(f"wrote {write_report(runs, html)}")
+            tell(f"wrote {write_report(places, html)}")
         if not rows:
             return
         console.print(comparison_table(rows))
@@ -86,4 +87,4 @@ def _tell_what_is_left_out(found: "Found", in_page: bool) -> None:
         tell(f"{path}: no run folder, nor a folder of them")
     for folder in found.unfinished:
         also = "; the page shows it as far as it is" if in_page else ""
-        tell(f"{folder.path}: left out, as its run is not finished{also}")
+        tell(f"{folder.shown}: left out, as its run is not finished{also}")

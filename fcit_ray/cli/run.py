@@ -1,6 +1,5 @@
 """`fcit-ray run`: one run, or with --plan what it needs."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,14 +14,17 @@ if TYPE_CHECKING:
 
 def run(
     config: Configs,
-    out: Annotated[Path | None, typer.Option(help="Run folder (default: runs/<name>-seed<seed>).")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Run folder, or its URI, s3://bucket/run (default: runs/<name>-seed<seed>).")
+    ] = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     plan: Annotated[
         bool, typer.Option("--plan", help="Say what the run needs, start nothing; exits with 2 if it cannot fit.")
     ] = False,
     gpus: Annotated[
-        int | None, typer.Option(help="With --plan: workers of a GPU each (default: runtime.num_workers).")
+        int | None,
+        typer.Option(help="With --plan: GPUs, a worker on each, or several by runtime.gpus_per_worker."),
     ] = None,
     gpu: Annotated[
         str | None,
@@ -57,16 +59,17 @@ def run(
         results = running.carry_out(loaded, out, resume=resume, overwrite=overwrite, progress=True, last=True)
         from fcit_ray.results.diagnostics import diagnostics_table
         from fcit_ray.results.tables import comparison_table, row_from_results
+        from fcit_ray.storage.location import child_of
 
         console.print(comparison_table([row_from_results(results.values)]))
         if oddities := diagnostics_table([results.values]):
             console.print(oddities)
-        console.print(f"Run folder    {results.folder}")
-        if (page := results.folder / "report.html").is_file():
-            console.print(f"Report        {page}")
-        console.print(f"Heat map      {results.folder / 'accuracy_matrix.png'}")
-        console.print(f"Curves        {results.folder / 'curves.png'}")
-        console.print(f"Predictions   {results.folder}/predictions/<stage>/<dataset>.jsonl")
+        console.print(f"Run folder    {results.place}")
+        if (results.folder / "report.html").is_file():
+            console.print(f"Report        {child_of(results.place, 'report.html')}")
+        console.print(f"Heat map      {child_of(results.place, 'accuracy_matrix.png')}")
+        console.print(f"Curves        {child_of(results.place, 'curves.png')}")
+        console.print(f"Predictions   {child_of(results.place, 'predictions/<stage>/<dataset>.jsonl')}")
 
 
 def show_plan(config: "Config", gpus: int | None, gpu: str | None, memory_gb: float | None) -> None:
@@ -75,7 +78,7 @@ def show_plan(config: "Config", gpus: int | None, gpu: str | None, memory_gb: fl
     from fcit_ray.errors import ConfigError, DataError
     from fcit_ray.experiment.opening import open_experiment
     from fcit_ray.planning.report import check_memory, make_plan, plan_basis, plan_tables
-    from fcit_ray.planning.speed import Device, found_gpu, named_gpu, this_cpu
+    from fcit_ray.planning.speed import Device, found_gpu, named_gpu, this_cpu, workers_on
     from fcit_ray.runtime.data import sample_encoder
 
     dtype = config.model.dtype
@@ -92,7 +95,7 @@ def show_plan(config: "Config", gpus: int | None, gpu: str | None, memory_gb: fl
         encoder = sample_encoder(experiment)
     except DataError as error:
         missing = str(error)
-    workers = gpus or config.runtime.num_workers
+    workers = workers_on(gpus, config.runtime) if gpus else config.runtime.num_workers
     plan = make_plan(config, device, workers, experiment, encoder)
     for table in plan_tables(plan):
         console.print(table)

@@ -26,11 +26,11 @@ def run(
     """Train and evaluate a run on Ray: the cluster of `RAY_ADDRESS` or `ray start`, else one on this machine.
 
     Everything that needs no model is checked before anything else starts than Ray itself, which does so meanwhile.
-    Interrupted (Ctrl-C, SIGTERM) or killed, the run goes on from its last checkpoint with `resume`, to the same bits.
+    Interrupted (Ctrl-C, a signal) or killed, the run goes on from its last checkpoint with `resume`, to the same bits.
 
     Args:
         config: of `load_config`.
-        out: run folder; `runs/<name>-seed<seed>` by default.
+        out: run folder, or its URI (`s3://bucket/run`); `runs/<name>-seed<seed>` by default.
         resume: go on with the unfinished run in the folder; a finished one is only read.
         overwrite: delete the run in the folder and start anew.
         progress: show on standard error where the run stands.
@@ -75,8 +75,10 @@ def _run(
         from fcit_ray.experiment.opening import open_experiment
         from fcit_ray.results.opening import open_run
         from fcit_ray.results.reading import Results
+        from fcit_ray.runtime.driver_place import lone_disk
         from fcit_ray.runtime.launch import launch
         from fcit_ray.storage.file_names import file_name
+        from fcit_ray.storage.location import is_uri
         from fcit_ray.tracking.choose import check_trackers
         from fcit_ray.tracking.following import Following
 
@@ -85,12 +87,14 @@ def _run(
     if config.runtime.gpu:
         _check_gpu(experiment)
     called = f"{config.name.lower()}-seed{config.seed}"
-    path = Path(out) if out else Path("runs") / file_name(called)
-    if path.name != called and not out:
+    path = (out if is_uri(out) else Path(out)) if out else Path("runs") / file_name(called)
+    if isinstance(path, Path) and path.name != called and not out:
         tell(f"run folder: {path}, as the name {config.name!r} is none that a file can have")
     folder = open_run(path, config, resume=resume, overwrite=overwrite)
     try:
         beside.ready(folder.log_file)
+        if warning := lone_disk(folder):
+            tell(f"warning: {warning}")
         with Following(config, folder, tell):  # to whose end the report belongs, which trackers keep
             with Display() if progress else nullcontext() as display:
                 tell_status = display.update if display else lambda status: None
@@ -99,10 +103,12 @@ def _run(
                 beside.leave()
             if progress:
                 tell("writing report.html ...")
-            leave_report([folder.path], folder.path)
+            leave_report([folder.place], folder.path)
     finally:
+        if why := folder.bring_beside():
+            tell(f"warning: {why}")
         folder.release()
-    return Results(folder.path, values)
+    return Results(folder.path, values, folder.mirror.uri if folder.mirror else "")
 
 
 def _check_gpu(experiment: "Experiment") -> None:

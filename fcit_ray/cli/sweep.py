@@ -11,6 +11,7 @@ from fcit_ray.cli.arguments import sweeps_like
 from fcit_ray.cli.common import console, exit_on_error, tell, usable_folder, write_out
 from fcit_ray.cli.job import check_job
 from fcit_ray.errors import UserError
+from fcit_ray.storage.location import is_uri, redact
 
 if TYPE_CHECKING:
     from fcit_ray.config.sweep import Sweep
@@ -27,7 +28,7 @@ def sweep(
         typer.Argument(metavar="key.path=value", help="Overrides for all trials.", show_default=False),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Run folders go in here (default: runs/sweep-<name of the file>).")
+        str | None, typer.Option(help="Run folders go in here (default: runs/sweep-<name of the file>).")
     ] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Say what the whole sweep needs, setting by setting; start nothing.")
@@ -55,6 +56,11 @@ def sweep(
     fcit-ray sweep sweeps/paper_table --plan --gpus 8 --gpu H100
     """
     with exit_on_error("start it again to go on: finished trials are kept, others go on from their last checkpoint"):
+        if out is not None and is_uri(out):
+            raise UserError(
+                f"{redact(out)}: a sweep's folder is on a disk, or on a file system that all nodes mount: its trials "
+                "share files. `fcit-ray run` and `fcit-ray compare` take a URI"
+            )
         if not plan and (gpus or gpu or records):
             raise UserError("--gpus, --gpu and --records go with --plan")
         from fcit_ray.config.shipped import find_config
@@ -72,10 +78,10 @@ def sweep(
         from fcit_ray.tracking.choose import check_trackers
 
         check_trackers(study.trial(study.point(0)).config for study in studies)
-        out = out or Path("runs") / f"sweep-{path.stem}"
-        check_job(out, [study.trial(study.point(0)).config for study in studies])
-        usable_folder(out)
-        _carry_out(described, studies, left_out, out)
+        folder = Path(out) if out else Path("runs") / f"sweep-{path.stem}"
+        check_job(folder, [study.trial(study.point(0)).config for study in studies])
+        usable_folder(folder)
+        _carry_out(described, studies, left_out, folder)
 
 
 def _possible(described: "Sweep", studies: "list[Study]") -> "tuple[list[Study], dict[str, str]]":
@@ -119,7 +125,7 @@ def _carry_out(described: "Sweep", studies: "list[Study]", left_out: Mapping[str
     from fcit_ray.results.sweeps import by_group, choices, choices_markdown, tuned_files
     from fcit_ray.results.tables import comparison_table, markdown_table, row_from_results
     from fcit_ray.results.tell_apart import tell_apart
-    from fcit_ray.runtime.cluster import start_ray
+    from fcit_ray.runtime.starting import start
     from fcit_ray.runtime.tune import run_sweep
     from fcit_ray.storage.file_names import file_name
     from fcit_ray.tracking.following import not_told
@@ -129,7 +135,7 @@ def _carry_out(described: "Sweep", studies: "list[Study]", left_out: Mapping[str
         tell(f"left out: {folder}: {why}")
     firsts = {(study.group, study.seed): study for study in reversed(studies)}
     majority = {key: majority_results(study.trial(study.point(0)).config) for key, study in firsts.items()}
-    start_ray(out / "logs" / "ray.log")
+    start(out / "logs" / "ray.log")
     console.print(f"{num_trials} trials, {described.max_concurrent} at a time")
     done = 0
 

@@ -30,7 +30,7 @@ def show_sweep_plan(
     from fcit_ray.experiment.opening import open_experiment
     from fcit_ray.planning.plan import assumed_experiment
     from fcit_ray.planning.report import plan_basis
-    from fcit_ray.planning.speed import found_gpu, named_gpu, this_cpu
+    from fcit_ray.planning.speed import found_gpu, named_gpu, this_cpu, workers_on
     from fcit_ray.planning.sweep import plan_sweep, refusals, sweep_plan_table
     from fcit_ray.runtime.data import sample_encoder
 
@@ -40,7 +40,7 @@ def show_sweep_plan(
         device = named_gpu(gpu, None, dtype) if gpu else found_gpu(None, dtype) or this_cpu(dtype)
     except ValueError as error:
         raise ConfigError(f"--gpu: {error}") from None
-    workers = max(1, gpus // described.max_concurrent)
+    workers = workers_on(max(1, gpus // described.max_concurrent), first.runtime)
     missing: dict[str, None] = {}
 
     def opened(config: "Config") -> "Opened":

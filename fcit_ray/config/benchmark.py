@@ -31,6 +31,9 @@ class Benchmark(Section):
     root: str = "data/miniature"
     """Data root: a folder in the authors' layout (`instructions/` and `datasets/`), or what
     `fcit-ray prepare parquet` made of one, as a folder or a URI (`s3://bucket/fcit`)."""
+    follow_links_to: tuple[str, ...] = ()
+    """Folders outside of `root` that symbolic links below it may lead to, such as `[/mnt/coco]` (`[/]`: anywhere).
+    Other links out of it are refused: data from elsewhere could hold one to any file of this machine."""
     catalog: str | None = "fcit"
     """The benchmark whose datasets `tasks` can name (`fcit-ray list catalogs`); null for one's own alone."""
     datasets: dict[str, Dataset] = Field(default_factory=dict)
@@ -87,6 +90,14 @@ class Benchmark(Section):
         """One spelling of a path (`a/b`, not `./a/b/`), as runs are compared by their configurations."""
         check_uri(root)
         return root if is_uri(root) else str(Path(root))
+
+    @field_validator("follow_links_to")
+    @classmethod
+    def _folders_of_this_machine(cls, folders: tuple[str, ...]) -> tuple[str, ...]:
+        for folder in folders:
+            if is_uri(folder) or not os.path.isabs(folder):
+                raise ValueError(f"{folder!r} is no absolute path; expected folders such as /mnt/coco")
+        return folders
 
     @field_validator("catalog")
     @classmethod

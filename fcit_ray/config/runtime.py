@@ -20,7 +20,7 @@ def _other_resources(amounts: dict[str, float] | None) -> dict[str, float] | Non
     return amounts
 
 
-class WorkerGroup(Section):
+class Group(Section):
     """Workers that take the same of the cluster. A key that is null is as `runtime` has it."""
 
     num_workers: int = Field(ge=1)
@@ -49,23 +49,29 @@ class Runtime(Section):
     """Workers that may compute one client together, micro-batch by micro-batch, to the same bits. `auto`: whoever has
     nothing else to do helps the client that would take longest, where its steps have a micro-batch left to compute
     (`train.micro_batch_size`); n: at most n; 1: nobody is helped."""
+    driver: Literal["here", "anywhere"] = "here"
+    """Node of the process that leads the run: `here`, where it is started; `anywhere`, wherever Ray finds room, which
+    needs a run folder that every node sees: in a store (`--out s3://bucket/run`), or mounted on all at one path."""
     cpus_per_worker: float = Field(0.5, gt=0)
     """Ray CPUs a worker reserves. Keep workers * this below the cluster's CPUs: Ray Data needs one to read."""
-    resources_per_worker: dict[str, Amount] = Field(default_factory=dict)
+    resources_per_worker: dict[str, Amount] = Field({})
     """Other resources of Ray's that a worker reserves, by name: those that nodes were started with (`ray start
     --resources`), or `accelerator_type:A100`, of which every node with such a GPU has 1 and a small share does."""
-    worker_groups: tuple[WorkerGroup, ...] = ()
+    worker_groups: tuple[Group, ...] = ()
     """Workers that differ in what they take of the cluster, group by group; `num_workers` is then their sum, whatever
     was given. All serve the same run, to the same bits, as long as their GPUs are of one kind: another kind rounds
     otherwise."""
     lease_s: float = Field(3600.0, gt=0)
-    """A job of which nothing was heard for this long, no step either, is handed to another worker."""
+    """An attempt at a job of which nothing was heard for this long, no step either, has failed (`failures`): it is
+    given to another worker, and the one that sleeps in it is replaced. Longer than a step takes, the first one with
+    what it waits for included, and than `evaluation.batch_size` answers do."""
     answer_behind: bool = True
     """Answer a stage's questions with workers that the next stage's rounds leave idle, where there are several: the
     same bits, as the state that answers is fixed, and scores that are known a little later. false answers them before
     the next stage begins."""
     max_worker_failures: int = Field(5, ge=0)
-    """Restarts of the worker group before the run gives up."""
+    """Deaths of workers that a run bears (killed, out of memory, a node lost; several at a time count once). Those that
+    it ends itself, as they sleep, do not count."""
     cache_mb: int = Field(2000, ge=0)
     """Records are prepared ahead of need, and kept in the object store, up to this size. A shard of more than this
     shared by the workers and one is streamed instead: of it only what is needed next is there."""

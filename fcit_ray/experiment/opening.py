@@ -22,6 +22,7 @@ from fcit_ray.data.loading.samples import SampleEncoder
 from fcit_ray.data.partition.selection import SELECTIONS
 from fcit_ray.data.partition.stream import Stream, StreamPopulation, open_stream
 from fcit_ray.data.records.collection import Collection
+from fcit_ray.data.records.images import Opener
 from fcit_ray.data.records.layout import Record, check_images, load_test, num_set_aside
 from fcit_ray.data.scoring.coco_java import check_java
 from fcit_ray.data.scoring.own import load_scorer, try_own
@@ -126,11 +127,14 @@ def open_experiment(config: Config, *, for_plan: bool = False) -> Experiment:
     stream = open_stream(config)
     tests = read_tests(config)
     everything = [record for records in (*stream.records, *tests.values()) for record in records]
-    check_images(benchmark.root, everything)
+    opener = Opener(benchmark.follow_links_to)
+    check_images(benchmark.root, everything, opener)
     for warning in shared_records((record for records in stream.records for record in records), tests):
         _log.warning("%s", warning)
     if not for_plan:
-        encoder = SampleEncoder(absolute(benchmark.root), model.path, model.prompt, model.max_length, model.identity)
+        encoder = SampleEncoder(
+            absolute(benchmark.root), model.path, model.prompt, model.max_length, model.identity, open_image=opener
+        )
         check_lengths(encoder, everything)
         check_pictures(encoder, everything)
     quarantined = num_set_aside(benchmark.root, {record.source for record in everything})

@@ -40,19 +40,19 @@ class Attempt:
         return f"worker {self.worker} on {self.node}" if self.node else f"worker {self.worker}"
 
 
-def verdict(rule: Failures, attempts: Sequence[Attempt]) -> Verdict:
+def verdict(failures: Failures, attempts: Sequence[Attempt]) -> Verdict:
     """What happens after these attempts, all of which have failed.
 
     A worker's death is laid to its client's charge only where clients may be left out: a machine that is taken away is
     no fault of the client, and where the run would stop, `runtime.max_worker_failures` counts deaths anyway.
     """
-    if rule.then == "drop":
-        return "retry" if len(attempts) <= rule.retries else "drop"
-    return "retry" if sum(not attempt.died for attempt in attempts) <= rule.retries else "stop"
+    if failures.then == "drop":
+        return "retry" if len(attempts) <= failures.retries else "drop"
+    return "retry" if sum(not attempt.died for attempt in attempts) <= failures.retries else "stop"
 
 
 def overdue(
-    rule: Failures,
+    failures: Failures,
     *,
     spent_s: float,
     unheard_s: float,
@@ -64,7 +64,7 @@ def overdue(
     """Why an attempt that is under way is given up; None if it is not.
 
     Args:
-        rule: of its round.
+        failures: of its round.
         spent_s: seconds since it began.
         unheard_s: seconds since something was heard of it.
         lease_s: after which silence counts as a failure.
@@ -74,21 +74,21 @@ def overdue(
     """
     if unheard_s >= lease_s:
         return f"nothing was heard of it for {lease_s:g} s (runtime.lease_s)"
-    if rule.deadline_s is not None and spent_s >= rule.deadline_s:
-        return f"it was not done after {rule.deadline_s:g} s (failures.deadline_s)"
-    if rule.deadline_factor is not None and rates and 2 * len(rates) >= planned:
-        limit = rule.deadline_factor * statistics.median(rates) * size
+    if failures.deadline_s is not None and spent_s >= failures.deadline_s:
+        return f"it was not done after {failures.deadline_s:g} s (failures.deadline_s)"
+    if failures.deadline_factor is not None and rates and 2 * len(rates) >= planned:
+        limit = failures.deadline_factor * statistics.median(rates) * size
         if spent_s >= limit:
             return (
-                f"it was not done after {limit:.3g} s, {rule.deadline_factor:g} times as long as the round's median "
-                "client takes for as many records (failures.deadline_factor)"
+                f"it was not done after {limit:.3g} s, {failures.deadline_factor:g} times as long as the round's "
+                "median client takes for as many records (failures.deadline_factor)"
             )
     return None
 
 
-def quorum(rule: Failures, planned: int) -> int:
+def quorum(failures: Failures, planned: int) -> int:
     """Updates that a round of so many clients needs at least."""
-    return max(1, math.ceil(rule.quorum * planned - 1e-9))
+    return max(1, math.ceil(failures.quorum * planned - 1e-9))
 
 
 def tried(attempts: Sequence[Attempt]) -> str:
@@ -99,21 +99,21 @@ def tried(attempts: Sequence[Attempt]) -> str:
 
 
 def shortfall(
-    rule: Failures, planned: int, missing: Mapping[int, Sequence[Attempt]], fewest: int = 1, needs: str = ""
+    failures: Failures, planned: int, missing: Mapping[int, Sequence[Attempt]], fewest: int = 1, needs: str = ""
 ) -> str | None:
     """Why a round cannot go on without these clients; None if it can.
 
     Args:
-        rule: of the round.
+        failures: of the round.
         planned: clients of the round.
         missing: those that were left out, with their attempts.
         fewest: updates that the rule over clients needs.
         needs: its hyper-parameters that say so.
     """
-    came, least = planned - len(missing), quorum(rule, planned)
+    came, least = planned - len(missing), quorum(failures, planned)
     if not missing or came >= max(least, fewest):
         return None
-    why = f"failures.quorum={rule.quorum:g} wants {least}"
+    why = f"failures.quorum={failures.quorum:g} wants {least}"
     if came >= least:
         why = f"the rule over clients needs {fewest}{f' with robust.{needs}' if needs else ''}"
     told = [f"client {index} ({of[-1].reason}; {tried(of)})" for index, of in missing.items()]

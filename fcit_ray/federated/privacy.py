@@ -66,7 +66,7 @@ class TokenNoise(Privacy):
     m, m being the largest |x| of the token, so that token_bits D bits and one number would travel; with one bit, signs.
     These are the levels of Suresh, Yu, Kumar, McMahan, "Distributed Mean Estimation with Limited Communication", ICML
     2017, arXiv 1611.00429, whose rounding is random; here it goes to the nearest level, which told as little of the
-    instructions and left tokens more alike (`benchmarks/identity_leak.py`).
+    instructions and left tokens more alike (`benchmarks/README.md`).
 
     No epsilon is claimed: it would take a bound of what else tells who a client is (its number of samples, the
     subspace it trains). What a server that has candidates finds out all the same: docs/how-to/privacy.md. The price is
@@ -74,7 +74,10 @@ class TokenNoise(Privacy):
     DISCO's threshold of 0.9, token_noise must stay below 0.33 / sqrt(D): 0.012 for the 768 features of CLIP-L, 0.029
     for 128; less where tokens are shorter than `token_clip`, or differ as it is. In quantisation no entry moves by more
     than m / L: a token of norm n keeps a cosine of at least sqrt(1 - D (m / (L n))^2) with itself, usually of
-    1 / sqrt(1 + D (m / (L n))^2 / 3). Features of which a few entries are far larger than the others want more bits.
+    1 / sqrt(1 + D (m / (L n))^2 / 3). Features of which a few entries are far larger than the others want more bits, or
+    one. With one bit a cosine of c becomes 1 - 2 arccos(c) / pi where signs fall as those of random directions do
+    (Charikar, "Similarity Estimation Techniques from Rounding Algorithms", STOC 2002): set DISCO's `threshold` to 0.71
+    for what 0.9 is in the clear.
 
     Attributes:
         token_clip: longer tokens are scaled down to this norm (which cosines do not see).
@@ -97,7 +100,7 @@ class TokenNoise(Privacy):
         if self.token_noise:
             draw = _gaussian(feature.shape, derive_seed(seed, "token", client.index, client.task))
             feature = feature + self.token_noise * self.token_clip * draw
-        return _quantised(feature, self.token_bits) if self.token_bits else feature
+        return quantised(feature, self.token_bits) if self.token_bits else feature
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +120,8 @@ class DpFedAvg(TokenNoise):
       tokens and show in the result; epsilon takes them as public knowledge. A subspace of one sender gets noise z C,
       |S| times the projector's: as private as the others, and sooner drowned.
     * Tokens themselves (unless `token_noise` hides them, for which no epsilon is claimed) and numbers of samples.
+    * Who is missing from a round (`failures.then=drop`): m shows how many came. Noise is scaled to those, and epsilon
+      is counted as if all had come; where clients fail because of their data, that they failed tells something of it.
     * The run's own records: clients' losses and scores are the trusted server's.
     * The draws are pseudo-random: whoever knows the run's seed (it stands in its configuration) can take them off
       again, and knows whom every round has drawn. And they are ordinary float32 normals, whose gaps an expert can use.
@@ -203,11 +208,16 @@ def _gaussian(shape: torch.Size, seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
 
 
-def _quantised(feature: Tensor, bits: int) -> Tensor:
-    """Each entry's nearest of 2^bits even levels from -max|x| to max|x|, float32; between two, that of even number."""
-    largest = feature.double().abs().max()
-    if not largest:
-        return feature
+def quantised(features: Tensor, bits: int) -> Tensor:
+    """Each entry's nearest of 2^bits even levels from -m to m, m the row's largest |x|; float32, of the same shape.
+
+    Of an entry right between two levels, the one of even number (from 0). A row of zeros stays.
+
+    Args:
+        features: one token (D,), or several (B, D).
+        bits: at least 1.
+    """
+    largest = features.double().abs().amax(-1, keepdim=True)
     steps = 2**bits - 1
-    numbers = torch.round((feature.double() / largest + 1) / 2 * steps)
+    numbers = torch.round((features.double() / largest.where(largest > 0, 1.0) + 1) / 2 * steps)
     return ((2 * numbers / steps - 1) * largest).float()

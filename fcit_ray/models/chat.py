@@ -123,7 +123,12 @@ def _parts(question: str) -> list[dict[str, Any]]:
 
 
 def _apply(processor: Any, messages: list[dict[str, Any]], *, open_for_answer: bool) -> str:
-    return str(processor.apply_chat_template(messages, add_generation_prompt=open_for_answer, tokenize=False))
+    try:
+        return str(processor.apply_chat_template(messages, add_generation_prompt=open_for_answer, tokenize=False))
+    except Exception as error:  # a program in Jinja's sandbox, where transformers renders it: it may raise anything
+        raise ConfigError(
+            f"model.prompt='chat': the chat template of {type(processor).__name__} cannot be rendered: {error}"
+        ) from None
 
 
 def _said(processor: Any, asked: str, answered: str, answer: str) -> tuple[str, int]:

@@ -85,7 +85,7 @@ def make_plan(
 
     Args:
         config: of the run.
-        device: of a worker.
+        device: a whole one; a worker has of it what `runtime.gpus_per_worker` says.
         workers: that train at once.
         experiment: opened on the data, or None where that is not here.
         encoder: the run's, to look at records with.
@@ -95,6 +95,7 @@ def make_plan(
         ModelError: the model's configuration is not there.
         ConfigError: no layer is called as in `model.targets`.
     """
+    device = device.shared(config.runtime)
     run = outline(experiment or blind_experiment(config), workers, shaped)
     lengths, notes = assumed_lengths(config), []
     if experiment is None or encoder is None:

@@ -1,13 +1,19 @@
 """How long a run will take: the operations of its steps over what a device can do, with the basis of every number."""
 
+import math
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 
+from fcit_ray.errors import ConfigError
 from fcit_ray.planning.memory import Load
 from fcit_ray.planning.shapes import Shapes
+
+if TYPE_CHECKING:
+    from fcit_ray.config.runtime import Runtime
 
 UTILISATION = 0.4
 """Assumed: share of a device's peak that a step of a frozen base reaches; benchmarks/client_update.py measures it."""
@@ -34,6 +40,37 @@ class Device:
     @property
     def is_gpu(self) -> bool:
         return self.memory > 0
+
+    def shared(self, runtime: "Runtime") -> "Device":
+        """What a worker has of it by `gpus_per_worker`: that part of its memory and, as the workers on it take turns,
+        of its speed. Of groups that differ, the least memory, as the run must fit everywhere, and the mean speed."""
+        if not self.is_gpu:
+            return self
+        all_alike = [(runtime.num_workers, runtime.gpus_per_worker)]
+        groups = [(group.num_workers, group.gpus_per_worker or runtime.gpus_per_worker)
+                  for group in runtime.worker_groups] or all_alike  # fmt: skip
+        least = min(share for _, share in groups)
+        mean = sum(num * share for num, share in groups) / sum(num for num, _ in groups)
+        if mean == 1:
+            return self
+        return replace(
+            self,
+            name=f"{least:g} of {self.name}",
+            peak=self.peak * mean,
+            bandwidth=self.bandwidth * mean,
+            memory=self.memory * least,
+        )
+
+
+def workers_on(gpus: int, runtime: "Runtime") -> int:
+    """How many workers so many GPUs carry.
+
+    Raises:
+        ConfigError: groups of workers say that already, or they carry none.
+    """
+    if runtime.worker_groups:
+        raise ConfigError("runtime.worker_groups: says how many workers there are, and --gpus too; expected one")
+    return gpus * math.floor(1 / runtime.gpus_per_worker + 1e-9)
 
 
 _GPUS = {

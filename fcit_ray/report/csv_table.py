@@ -24,7 +24,7 @@ def csv_table(runs: Sequence[Told]) -> str:
     config = {key: values for key, values in differing(finished).items() if key != "name"}
     rows = [
         {
-            "folder": str(run.folder.path),
+            "folder": run.folder.shown,
             **_figures(run.results or {}),
             **{f"config.{key}": _plain(values[place]) for key, values in config.items() if values[place] is not ...},
         }

@@ -159,7 +159,7 @@ def told_of(run: Told) -> str:
         f"{len(run.tasks)} tasks",
         f"β {run.benchmark['beta']:g}" if run.benchmark.get("partition") == "dirichlet" and run.rounds else "",
         "finished" if run.finished else "not finished",
-        str(run.folder.path),
+        run.folder.shown,
     ]
     return " · ".join(part for part in parts if part)
 

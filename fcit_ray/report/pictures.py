@@ -12,7 +12,7 @@ from typing import Literal
 from PIL import Image, ImageOps
 
 from fcit_ray.data.records.collection import Collection
-from fcit_ray.data.records.images import PictureError, fault_of, open_image, opened
+from fcit_ray.data.records.images import OpenImage, PictureError, fault_of, open_image, opened
 from fcit_ray.data.records.layout import load_test
 from fcit_ray.data.records.parsing import Record
 from fcit_ray.errors import UserError
@@ -103,7 +103,7 @@ class Pictures:
         question = record.turns[0].question.replace(_IMAGE_TOKEN, mark).strip()
         if not record.images:
             return Picture(question, missing="the question has none")
-        uri, size, missing = self._thumbnail(source.root, record.images[0])
+        uri, size, missing = self._thumbnail(source, record.images[0])
         return Picture(question, uri, size, missing, len(record.images) - 1)
 
     def _test_records(self, source: TestData, dataset: str) -> dict[str, Record]:
@@ -122,10 +122,11 @@ class Pictures:
             self._records[source, dataset] = found
         return self._records[source, dataset]
 
-    def _thumbnail(self, root: str, image: str) -> tuple[str, tuple[int, int], str]:
+    def _thumbnail(self, source: TestData, image: str) -> tuple[str, tuple[int, int], str]:
+        root = source.root
         if (root, image) not in self._made:
             try:
-                uri, size = thumbnail(root, image)
+                uri, size = thumbnail(root, image, source.collection.opener)
             except Exception as error:  # Pillow's readers raise nearly anything on broken pictures
                 self._made[root, image] = "", (0, 0), f"{image}: {fault_of(error)}"
             else:
@@ -140,13 +141,13 @@ class Pictures:
             self.faults.append(fault)
 
 
-def thumbnail(root: str, image: str) -> tuple[str, tuple[int, int]]:
+def thumbnail(root: str, image: str, opener: OpenImage = open_image) -> tuple[str, tuple[int, int]]:
     """A picture made small, upright and without anything but its pixels, as a data URI; and its size.
 
     Raises:
         PictureError, OSError: it cannot be used; Pillow may raise other errors on broken files.
     """
-    with open_image(root, image) as file, opened(file) as picture:
+    with opener(root, image) as file, opened(file) as picture:
         small = ImageOps.exif_transpose(picture)
         if small is None:  # never with `in_place` off; said for the types alone
             raise PictureError("has no pixels")

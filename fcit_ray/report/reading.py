@@ -9,7 +9,7 @@ from typing import Any
 from fcit_ray.config.datasets import check_name
 from fcit_ray.config.reading import read_settings
 from fcit_ray.errors import CheckpointError, ConfigError, RunFolderError
-from fcit_ray.results import checkpoint, metrics
+from fcit_ray.results import metrics
 from fcit_ray.results.cover import flat, predictions_label
 from fcit_ray.results.figures import matrix_from_results
 from fcit_ray.results.run_folder import RunFolder
@@ -122,11 +122,11 @@ class Told:
         Raises:
             RunFolderError: the file is none of predictions; names the line.
         """
-        file = self.folder.path / "predictions" / predictions_label(stage) / f"{dataset}.jsonl"
         try:
             check_name(dataset)
         except ValueError:  # a record that was edited; it names no file of ours
             return []
+        file = self.folder.local(f"predictions/{predictions_label(stage)}/{dataset}.jsonl")
         if not file.is_file():
             return []
         lines: list[Mapping[str, Any]] = []
@@ -144,12 +144,9 @@ class Told:
         import torch
         from torch.nn.functional import normalize
 
-        folders = self.folder.checkpoints()
-        if not folders:
-            return {}, ""
         try:
-            found = checkpoint.load_knowledge(folders[-1], REMEMBERED)
-        except (CheckpointError, OSError) as error:
+            found = self.folder.load_knowledge(REMEMBERED)
+        except (CheckpointError, RunFolderError, OSError) as error:
             return {}, f"How near the method's tokens are cannot be said: {error}"
         cosines = {}
         for name, vectors in found.items():
@@ -178,7 +175,7 @@ def read_run(folder: RunFolder) -> Told:
     sessions = folder.environment().get("sessions", [])
     return Told(
         folder=folder,
-        label=str((results or {}).get("label") or config.get("name") or folder.path.name),
+        label=str((results or {}).get("label") or config.get("name") or Path(folder.place).name),
         seed=int((results or {}).get("seed", config.get("seed") or 0)),
         results=results,
         config=config,

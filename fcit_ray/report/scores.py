@@ -64,7 +64,7 @@ def unfinished(run: Told) -> str:
     evaluated = f"{len(run.evaluations)} of {max(run.num_stages, 1)} evaluations"
     return (
         f"This run is not finished: {done} and {evaluated} are done. What follows is what is there so far; final "
-        f"figures there are none yet. `fcit-ray run {run.folder.path}/config.yaml --out {run.folder.path} --resume` "
+        f"figures there are none yet. `fcit-ray run {run.folder.path}/config.yaml --out {run.folder.shown} --resume` "
         "goes on with it."
     )
 

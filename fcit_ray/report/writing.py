@@ -10,6 +10,7 @@ from fcit_ray.report.page import make_page
 from fcit_ray.report.reading import read_runs
 from fcit_ray.results.finding import find_runs
 from fcit_ray.storage.durable import write_text
+from fcit_ray.storage.location import is_uri
 
 REPORT = "report.html"
 """What the commands call the page that they leave in their folder."""
@@ -27,7 +28,7 @@ def write_report(
     The page holds all that it shows and fetches nothing. A run that is not finished is shown as far as it is.
 
     Args:
-        runs: a run folder, a folder of them (of a sweep, of a comparison), or several of either.
+        runs: a run folder or its URI, a folder of them (of a sweep, of a comparison), or several of either.
         file: to write or replace.
         references: results that no run folder holds, as further rows of the table.
         failed: why runs failed, by what they are called.
@@ -38,7 +39,8 @@ def write_report(
     Raises:
         UserError: there is no run, a run's files were edited, or the file cannot be written.
     """
-    places = [Path(runs)] if isinstance(runs, str | os.PathLike) else [Path(place) for place in runs]
+    given = [runs] if isinstance(runs, str | os.PathLike) else list(runs)
+    places = [str(place) if is_uri(str(place)) else Path(place) for place in given]
     found = find_runs(places)
     if not (folders := [*found.finished, *found.unfinished]):
         raise UserError(f"no run in {', '.join(map(str, places))}: there is nothing to report on")

@@ -13,7 +13,8 @@ from typing import Any
 from fcit_ray.storage.plain_yaml import read_yaml
 
 # runtime.* says where the clients run, not what they compute, with this exception: GPU arithmetic rounds otherwise.
-# tracking.* says who else is told.
+# tracking.* says who else is told. failures.* says what becomes of a client that fails: where none does nothing, and
+# where one did it is what a resume is to change (`failures.then=drop`); the rounds' records say who was left out.
 DECIDES_BITS = frozenset({"runtime.gpu"})
 
 METRICS, CONFIG, PARTITION = "metrics.jsonl", "config", "partition"
@@ -55,7 +56,7 @@ def values_sha256(values: Any) -> str:
 
 def decides_bits(key: str) -> bool:
     """Whether a dotted key of the configuration may change the bits of a run."""
-    return not key.startswith(("runtime.", "tracking.")) or key in DECIDES_BITS
+    return not key.startswith(("runtime.", "tracking.", "failures.")) or key in DECIDES_BITS
 
 
 def json_sha256(value: Any) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from fcit_ray.config.schema import Config, dump_config
 from fcit_ray.errors import RunFolderError
 from fcit_ray.results import lock as run_lock
+from fcit_ray.results import stored
 from fcit_ray.results.places import UNDER_WAY
 from fcit_ray.results.run_folder import FORMAT, LOCK, WRITER_LOCK, RunFolder
 from fcit_ray.results.session import this_session
@@ -22,11 +23,11 @@ def open_run(path: Path | str, config: Config, *, resume: bool, overwrite: bool)
     """Start a run in a new or empty folder, or, if told so, resume or overwrite the one that is there.
 
     Args:
-        path: created with its parents if absent.
+        path: created with its parents if absent; or a URI.
         config: what is to be run.
         resume: go on with the run in the folder if there is one; it must have the same configuration, but for
-            `tracking.*` and `runtime.*` keys other than `runtime.gpu`, which do not change the bits. A finished run
-            stays as it is.
+            `tracking.*`, `failures.*` and `runtime.*` keys other than `runtime.gpu`, which do not change the bits. A
+            finished run stays as it is.
         overwrite: delete the run in the folder if there is one, finished or not.
 
     Raises:
@@ -35,19 +36,19 @@ def open_run(path: Path | str, config: Config, *, resume: bool, overwrite: bool)
             cannot be used.
         CheckpointError: the checkpoint to resume from is damaged.
     """
-    folder = RunFolder(Path(path))
     if resume and overwrite:
         raise RunFolderError("--resume keeps what is in the folder, --overwrite deletes it: give one of them")
+    folder = RunFolder.at(path)
     with folder.using():
         if folder.path.exists() and not folder.path.is_dir():
             raise RunFolderError(f"{folder.path}: is a file; name a folder (--out)")
         _check_ours(folder)  # before anything of ours is put there
         folder.path.mkdir(parents=True, exist_ok=True)
         try:
-            taken = run_lock.acquire(folder.path / LOCK)
+            taken = run_lock.acquire(folder.path / LOCK, mirror=folder.mirror)
         except run_lock.Locked as holder:
             raise RunFolderError(
-                f"{folder.path}: another process works in it ({holder}); wait for it, end it, or give another "
+                f"{folder.place}: another process works in it ({holder}); wait for it, end it, or give another "
                 "folder (--out)"
             ) from None
         try:
@@ -74,9 +75,16 @@ def _begin(folder: RunFolder, config: Config, resume: bool, overwrite: bool) -> 
         _clear(folder)
         begun = False
     if begun:
+        if folder.mirror:
+            if folders := folder.checkpoints():
+                stored.drop_stale_updates(folder.mirror, folders[-1])
+            else:
+                stored.fetch_updates(folder.mirror)
         check_whole(folder, config)
         _append_session(folder, config)
     else:
+        if folder.mirror:
+            stored.clear(folder.mirror, keep_mark=True)
         for name in ("checkpoints", "predictions", UNDER_WAY):
             shutil.rmtree(folder.path / name, ignore_errors=True)  # parts of what never came to a record
         # First the mark, then the configuration: killed in between, the folder is known as a run that never began.
@@ -86,6 +94,7 @@ def _begin(folder: RunFolder, config: Config, resume: bool, overwrite: bool) -> 
     for name in ("checkpoints", "predictions", "logs"):
         (folder.path / name).mkdir(exist_ok=True)
     durable.sync(folder.path)
+    folder.bring(folder.environment_file.name, folder.config_file.name)
 
 
 def _check_ours(folder: RunFolder) -> None:
@@ -99,10 +108,15 @@ def _has_begun(folder: RunFolder) -> bool:
     """Whether there is anything that could be lost."""
     metrics = folder.metrics_file
     some = metrics.is_file() and metrics.stat().st_size > 0
-    return some or folder.finished or bool(folder.checkpoints()) or bool(folder.updates())
+    updates = bool(folder.updates())
+    if folder.mirror:
+        updates = any(name.startswith(f"{UNDER_WAY}/") for name in folder.mirror.index)
+    return some or folder.finished or bool(folder.checkpoints()) or updates
 
 
 def _holds_anything(folder: RunFolder) -> bool:
+    if folder.mirror:
+        return stored.holds_anything(folder.mirror)
     return folder.path.is_dir() and any(
         not child.name.endswith(durable.PARTIAL) and child.name not in (LOCK, WRITER_LOCK)
         for child in folder.path.iterdir()
@@ -118,6 +132,8 @@ def _clear(folder: RunFolder) -> None:
         elif child.name not in (folder.environment_file.name, LOCK, WRITER_LOCK):  # new ones could be locked twice
             child.unlink()
     folder.environment_file.unlink(missing_ok=True)
+    if folder.mirror:
+        stored.clear(folder.mirror)
 
 
 def _append_session(folder: RunFolder, config: Config) -> None:

@@ -21,11 +21,12 @@ A run that has neither a record nor a checkpoint yet has not begun: there is not
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from fcit_ray.errors import FULL, RunFolderError, disk_reason
+from fcit_ray.storage.mirror import Mirror
 
 UNDER_WAY: Final = "under_way"
 _CHECKPOINT: Final = re.compile(r"stage_(\d+)_round_(\d+)")
@@ -36,10 +37,46 @@ class Places:
     """Where everything in a run's folder lies.
 
     Attributes:
-        path: the folder.
+        path: the folder; of one in a store, this process's working copy.
+        mirror: of a folder in a store.
     """
 
     path: Path
+    mirror: Mirror | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def place(self) -> str:
+        """The folder's path from any working directory, or its URI."""
+        return self.mirror.uri if self.mirror else str(self.path.absolute())
+
+    @property
+    def shown(self) -> str:
+        """The folder as whoever named it knows it."""
+        return self.mirror.uri if self.mirror else str(self.path)
+
+    def local(self, name: str) -> Path:
+        """Where a file of the folder is on this machine's disk; of a store, fetched if it is not.
+
+        Raises:
+            RunFolderError: the store does not answer.
+        """
+        path = self.path / name
+        if self.mirror and not path.is_file():
+            self.mirror.fetch(name)
+        return path
+
+    def holds(self, name: str) -> bool:
+        """Whether a file is in the folder, as far as is known of a store."""
+        return (self.path / name).is_file() or bool(self.mirror and name in self.mirror.index)
+
+    def bring(self, *names: str) -> None:
+        """Bring files to the store, if the folder lies in one, in this order; on return they are there.
+
+        Raises:
+            RunFolderError: the store does not take them.
+        """
+        if self.mirror:
+            self.mirror.bring(*names)
 
     @property
     def finished(self) -> bool:

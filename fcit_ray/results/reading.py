@@ -16,12 +16,19 @@ class Results:
     """What a finished run found. Tables are lists of rows, which `pandas.DataFrame` takes as they are.
 
     Attributes:
-        folder: the run folder.
+        folder: the run folder; of one in a store, this process's working copy, which goes with the process.
         values: all that its results.json holds.
+        uri: of a run folder in a store.
     """
 
     folder: Path
     values: Mapping[str, Any]
+    uri: str = ""
+
+    @property
+    def place(self) -> str:
+        """Path or URI of the run folder."""
+        return self.uri or str(self.folder)
 
     @property
     def label(self) -> str:
@@ -83,27 +90,27 @@ class Results:
     @property
     def metrics(self) -> list[dict[str, Any]]:
         """All records of metrics.jsonl in their order: `kind` is `round`, `evaluation` ..., the rest its measures."""
-        return RunFolder(self.folder).records()
+        return RunFolder.at(self.place).records()
 
     @property
     def config(self) -> Config:
         """The configuration that the run had, complete."""
-        return RunFolder(self.folder).config()
+        return RunFolder.at(self.place).config()
 
 
 def open_results(folder: str | Path) -> Results:
     """Open the results of a finished run.
 
     Args:
-        folder: the run folder.
+        folder: the run folder, or its URI.
 
     Raises:
         RunFolderError: there is no run, it is not finished, or its files were edited or lost.
     """
-    run = RunFolder(Path(folder))
+    run = RunFolder.at(folder)
     if not run.is_run():
         raise RunFolderError(f"{folder}: no folder of a run; expected what `fcit-ray run` or `fcit_ray.run` wrote")
-    return Results(run.path, run.results())
+    return Results(run.path, run.results(), run.mirror.uri if run.mirror else "")
 
 
 def _number(value: Any) -> float | None:

@@ -51,18 +51,23 @@ def in_order(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(records, key=_position)
 
 
-def rewind(file: Path, stage: float, round: int) -> None:
+def rewind(file: Path, stage: float, round: int) -> bool:
     """Drop, atomically, every record at or beyond a position, and a last line that was cut short.
+
+    Returns:
+        Whether there was anything to drop.
 
     Raises:
         RunFolderError: a line that is no record, by number.
         OSError: the file cannot be written.
     """
     if not file.is_file():
-        return
+        return False
     kept = "".join(line for line, record in _lines(file) if _position(record) < (stage, round))
     if kept.encode() != file.read_bytes():
         durable.write_text(file, kept)
+        return True
+    return False
 
 
 def _position(record: Mapping[str, Any]) -> tuple[float, float]:

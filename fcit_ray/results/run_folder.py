@@ -2,11 +2,13 @@
 
 import json
 import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
+from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
@@ -14,19 +16,22 @@ from fcit_ray.config.mistakes import describe
 from fcit_ray.config.reading import read_settings
 from fcit_ray.config.schema import Config
 from fcit_ray.errors import CheckpointError, ConfigError, RunFolderError
-from fcit_ray.results import checkpoint
+from fcit_ray.results import checkpoint, stored
 from fcit_ray.results import lock as run_lock
 from fcit_ray.results.cover import PARTITION, json_sha256
 from fcit_ray.results.records import append_record, in_order, read_records, rewind
 from fcit_ray.results.results_file import read_results, write_results
 from fcit_ray.results.states import States
 from fcit_ray.storage import durable
+from fcit_ray.storage.location import is_uri, redact
+from fcit_ray.storage.mirror import mirror_of
 from fcit_ray.storage.strict_json import dump_json, finite
 
 FORMAT: Final = "fcit_ray run"
 LOCK: Final = ".run.lock"  # of whoever started the run
 WRITER_LOCK: Final = ".writer.lock"  # of the process that writes, which may outlive the former by a moment
 _WRITER_WAIT_S: Final = 60.0
+_WAS_URI: Final = re.compile(r"(s3|gs|gcs|abfss?|hdfs|memory|file):/[^/]")
 
 _log = logging.getLogger(__name__)
 
@@ -36,15 +41,77 @@ class RunFolder(States):
     """A run's folder on disk. Holds a path and nothing open, so it may be pickled into another process.
 
     `opening.open_run` starts or resumes a run, and locks the folder until `release` or the end of the process;
-    `RunFolder(path)` reads one.
+    `RunFolder.at(place)` reads one. In a store (`s3://...`) every process has a working copy of its own, and what is
+    told here to be on the disk is in the store by then.
 
     Attributes:
-        path: the folder.
+        path: the folder; of one in a store, this process's working copy.
+        mirror: of a folder in a store.
     """
+
+    @classmethod
+    def at(cls, place: Path | str, *, fetch: bool = True) -> Self:
+        """A run folder by its path or URI.
+
+        Args:
+            place: of it.
+            fetch: of a folder in a store, learn first what is there now.
+
+        Raises:
+            RunFolderError: no such kind of place, or none that answers.
+        """
+        if not is_uri(place):
+            if isinstance(place, Path) and _WAS_URI.match(str(place)):
+                said = redact(str(place).replace(":/", "://", 1))
+                raise RunFolderError(f"{said}: a URI that was made a pathlib.Path, which cannot hold one; give text")
+            return cls(Path(place))
+        if str(place).startswith("file://"):
+            return cls(Path(urlsplit(str(place)).path))
+        mirror = mirror_of(str(place))
+        folder = cls(mirror.path, mirror)
+        if fetch:
+            folder.refresh()
+        return folder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In another process, or on another machine, a folder in a store has another working copy."""
+        return (RunFolder.at, (self.mirror.uri,)) if self.mirror else (RunFolder, (self.path,))
+
+    def refresh(self) -> None:
+        """Learn what others have brought to the store meanwhile; not for a process that writes.
+
+        Raises:
+            RunFolderError: it does not answer.
+        """
+        if self.mirror:
+            with self.using():
+                stored.refresh(self.mirror)
+
+    def refresh_records(self) -> None:
+        """As `refresh`, of metrics.jsonl alone."""
+        if self.mirror:
+            with self.using():
+                self.mirror.fetch(self.metrics_file.name)
+
+    def store_s(self) -> dict[str, float]:
+        """`store`: seconds spent on writing to the store since this was asked last; nothing of a folder on a disk."""
+        return {"store": self.mirror.lap()} if self.mirror else {}
+
+    def bring_beside(self) -> str:
+        """Bring what has changed of pictures, pages, logs and trackers' files; returns why that failed, if it did.
+
+        No figure is made of them, and a run is not to fail for them.
+        """
+        try:
+            if self.mirror:
+                self.mirror.bring_changed(stored.beside(self.path))
+        except (RunFolderError, OSError) as error:
+            return f"{self.place}: logs and pictures were not brought there: {error}"
+        return ""
 
     def release(self) -> None:
         """Let other processes work in the folder again."""
-        run_lock.release(self.path / LOCK)
+        run_lock.release(self.path / LOCK, self.mirror)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -54,14 +121,16 @@ class RunFolder(States):
             RunFolderError: another one still does. One whose run was killed is waited for.
         """
         try:
-            taken = run_lock.acquire(self.path / WRITER_LOCK, _WRITER_WAIT_S)
+            taken = run_lock.acquire(self.path / WRITER_LOCK, _WRITER_WAIT_S, self.mirror)
         except run_lock.Locked as holder:
-            raise RunFolderError(f"{self.path}: the driver of an earlier session still writes ({holder})") from None
+            raise RunFolderError(f"{self.place}: the driver of an earlier session still writes ({holder})") from None
         try:
+            if taken:
+                self.refresh()
             yield
         finally:
             if taken:
-                run_lock.release(self.path / WRITER_LOCK)
+                run_lock.release(self.path / WRITER_LOCK, self.mirror)
 
     def config(self) -> Config:
         """The configuration of the run.
@@ -86,12 +155,14 @@ class RunFolder(States):
         """
         with self.using():
             append_record(self.metrics_file, record)
+            self.bring(self.metrics_file.name)
 
     def cover_records(self) -> None:
         """Have the newest checkpoint vouch for the records that were appended after it."""
         if folders := self.checkpoints():
             with self.using():
                 checkpoint.write_beside(folders[-1], self._cover())
+                self.bring(f"{self.checkpoint_folder.name}/{folders[-1].name}/{checkpoint.MANIFEST}")
 
     def records(self) -> list[dict[str, Any]]:
         """The records of metrics.jsonl by stage and round; a last line that a kill cut short is left out.
@@ -109,7 +180,8 @@ class RunFolder(States):
         Minus infinity is the very beginning.
         """
         with self.using():
-            rewind(self.metrics_file, stage, round)
+            if rewind(self.metrics_file, stage, round):
+                self.bring(self.metrics_file.name)
 
     def write_predictions(self, label: str, dataset: str, rows: Iterable[Mapping[str, Any]]) -> Path:
         """Write predictions/<label>/<dataset>.jsonl as a whole, a row a line.
@@ -125,6 +197,7 @@ class RunFolder(States):
         with self.using():
             path.parent.mkdir(parents=True, exist_ok=True)
             durable.write_text(path, "".join(lines))
+            self.bring(f"predictions/{label}/{path.name}")
         return path
 
     def write_partition(self, counts: Mapping[str, Any]) -> None:
@@ -144,6 +217,7 @@ class RunFolder(States):
             )
         with self.using():
             durable.write_text(self.partition_file, text)
+            self.bring(self.partition_file.name)
 
     def write_scores(self, scores: Mapping[str, Any]) -> None:
         """Write scores.json as a whole.
@@ -153,6 +227,7 @@ class RunFolder(States):
         """
         with self.using():
             durable.write_text(self.scores_file, dump_json(finite(scores)))
+            self.bring(self.scores_file.name)
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Write results.json as a whole, last of all: from here on the run is finished.
@@ -162,6 +237,7 @@ class RunFolder(States):
         """
         with self.using():
             write_results(self.results_file, results, self._cover())
+            self.bring(self.results_file.name)
 
     def results(self) -> dict[str, Any]:
         """What `write_results` wrote.

@@ -46,6 +46,7 @@ class SoFar:
         with self.folder.using():
             plot_accuracy_matrix(matrix, self.tasks, self.folder.path / "accuracy_matrix.png", self.label)
             plot_curves({self.label: records}, self.folder.path / "curves.png")
+            self.folder.bring("accuracy_matrix.png", "curves.png")
 
     def scores(self) -> dict[str, Any]:
         """What scores.json holds.

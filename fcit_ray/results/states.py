@@ -2,11 +2,15 @@
 
 import logging
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from fcit_ray.errors import CheckpointError
-from fcit_ray.results import checkpoint
+from fcit_ray.results import checkpoint, stored
 from fcit_ray.results.cover import cover
 from fcit_ray.results.objects import FOLDER as OBJECTS
 from fcit_ray.results.objects import Objects
@@ -23,6 +27,7 @@ class States(Places):
 
     Attributes:
         path: the folder.
+        mirror: of a folder in a store.
     """
 
     def save_checkpoint(
@@ -51,6 +56,9 @@ class States(Places):
         objects = Objects(self.checkpoint_folder / OBJECTS)
         with self.using():
             state = checkpoint.save(state, self.checkpoint_at(state.stage, state.round), self._cover(), objects, unit)
+            if self.mirror:
+                stored.bring_checkpoint(self.mirror, self.checkpoint_at(state.stage, state.round))
+                stored.drop_updates(self.mirror)
             for kept in self.updates():
                 durable.rename(kept, durable.partial(kept))  # they are part of the state now
             self.drop_checkpoints(keep, held)
@@ -79,6 +87,8 @@ class States(Places):
         except CheckpointError as error:
             _log.warning("%s: nothing is deleted there for the time being: %s", objects.folder, error)
         else:
+            if self.mirror:
+                stored.drop_checkpoints(self.mirror, self.checkpoints(), needed)
             objects.collect(needed)
 
     def latest_checkpoint(self) -> ServerState | None:
@@ -92,12 +102,12 @@ class States(Places):
         if not folders:
             return None
         try:
-            return checkpoint.load(folders[-1])
+            return self._load(folders[-1])
         except CheckpointError as error:
             damaged = [folders[-1]]
             for older in reversed(folders[:-1]):
                 try:
-                    checkpoint.load(older)  # what is damaged may be a part of it too
+                    self._load(older)  # what is damaged may be a part of it too
                 except CheckpointError:
                     damaged.append(older)
                     continue
@@ -115,7 +125,24 @@ class States(Places):
         Raises:
             CheckpointError: its checkpoint is damaged, or not there.
         """
-        return checkpoint.load(self.checkpoint_at(stage, round))
+        return self._load(self.checkpoint_at(stage, round))
+
+    def load_knowledge(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Those of the named tensors that the newest checkpoint's knowledge holds; none without a checkpoint.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        if not (folders := self.checkpoints()):
+            return {}
+        if self.mirror:
+            stored.fetch_checkpoint(self.mirror, folders[-1])
+        return checkpoint.load_knowledge(folders[-1], names)
+
+    def _load(self, folder: Path) -> ServerState:
+        if self.mirror:
+            stored.fetch_checkpoint(self.mirror, folder)
+        return checkpoint.load(folder)
 
     def keep_update(self, client: int, state: ServerState) -> None:
         """Keep what a client's update under way needs to go on, in the place of what was kept of it before.
@@ -127,10 +154,14 @@ class States(Places):
         with self.using():
             folder.parent.mkdir(exist_ok=True)
             checkpoint.save(state, folder, self._cover())
+            if self.mirror:
+                stored.keep_update(self.mirror, folder)
 
     def kept_update(self, stage: int, round: int, client: int) -> ServerState | None:
         """What was kept of a client's update under way; None if nothing was, or it is damaged (the log says so)."""
         folder = self.update_folder(stage, round, client)
+        if self.mirror:
+            stored.fetch_update(self.mirror, folder)
         if not folder.is_dir():
             return None
         try:
@@ -140,4 +171,6 @@ class States(Places):
             return None
 
     def _cover(self) -> dict[str, Any]:
+        for file in (self.config_file, self.partition_file):
+            self.local(file.name)  # written by who launched the run, maybe on another machine
         return cover(self.metrics_file, self.config_file, self.partition_file)

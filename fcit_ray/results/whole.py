@@ -121,7 +121,7 @@ def _tell_of_lost_predictions(folder: RunFolder) -> None:
             label = predictions_label(record["stage"])
             lost = [
                 name for name in record.get("datasets", {})
-                if not (folder.path / "predictions" / label / f"{name}.jsonl").is_file()
+                if not folder.holds(f"predictions/{label}/{name}.jsonl")
             ]  # fmt: skip
             if lost:
                 _log.warning(
@@ -141,8 +141,8 @@ def _check_same(folder: RunFolder, config: Config) -> None:
         raise RunFolderError(
             f"{folder.path}: holds a run of another configuration:\n" + "\n".join(differing) + "\n"
             "Resume with the folder's own config.yaml, or give another folder (--out), or --overwrite to delete the "
-            f"run. Only tracking.* and runtime.* keys (but {', '.join(sorted(DECIDES_BITS))}) may differ: they do not "
-            "change the bits."
+            f"run. Only tracking.*, failures.* and runtime.* keys (but {', '.join(sorted(DECIDES_BITS))}) may differ: "
+            "they do not change the bits."
         )
 
 

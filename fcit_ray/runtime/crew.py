@@ -11,10 +11,11 @@ import ray
 
 from fcit_ray.config.schema import Config
 from fcit_ray.results.run_folder import RunFolder
-from fcit_ray.runtime.foreman import Foreman
+from fcit_ray.runtime.foreman_actor import RayForeman
 from fcit_ray.runtime.messages import Over
 from fcit_ray.runtime.parts import run_parts
 from fcit_ray.runtime.shape import Shape, base_key
+from fcit_ray.runtime.silence import answer
 from fcit_ray.runtime.train_group import TellLost, work_for_crew
 
 _WAIT_S = 5.0
@@ -38,11 +39,11 @@ class Crews:
         self._threads: list[threading.Thread] = []
         # A call of every worker waits in it, and those of runs must find room beside them.
         calls = most * num_workers + 2 * (most_runs or most) + 8
-        self.foreman: Any = ray.remote(Foreman).options(num_cpus=0, max_concurrency=calls).remote(most)
+        self.foreman: Any = ray.remote(RayForeman).options(num_cpus=0, max_concurrency=calls).remote(most)
 
     def hire(self) -> None:
         """Start the crews that runs wait for; called about once a second."""
-        for number, shape in ray.get(self.foreman.wanted.remote()):
+        for number, shape in answer(self.foreman.wanted.remote(), "the foreman, who sends workers to runs,"):
             thread = threading.Thread(target=self._serve, args=(number, shape), daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -84,7 +85,7 @@ def engage(foreman: Any) -> Callable[[Config, RunFolder, Any], None]:
     """Who does a run's work: workers that the foreman sends, until it is done."""
 
     def serve(config: Config, folder: RunFolder, driver: Any) -> None:
-        context = {"config": config.model_dump(mode="json"), "folder": str(folder.path.resolve())}
+        context = {"config": config.model_dump(mode="json"), "folder": folder.place}
         try:
             number = ray.get(foreman.engage.remote(Shape.of(config.runtime), context, driver, base_key(config)))
             waiting: Any = []

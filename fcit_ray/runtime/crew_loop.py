@@ -4,7 +4,6 @@ The base stays; what a run puts on it is taken off where the next piece is anoth
 """
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -112,7 +111,7 @@ class _Hand:
         self._drop()  # what fails half-way is not to be trusted with another run
         keep_to_share(self._share)
         context = engagement.context
-        folder = RunFolder(Path(context["folder"]))
+        folder = RunFolder.at(context["folder"], fetch=False)
         self._worker = Worker(parse_config(context["config"]), RayStore(), folder, base)
         self._of = engagement.number
         return self._worker

@@ -17,6 +17,7 @@ from torch import Tensor
 from fcit_ray.data.loading.features import FeatureTable
 from fcit_ray.data.loading.samples import Sample, SampleEncoder
 from fcit_ray.data.loading.shards import mean_feature
+from fcit_ray.data.records.images import Opener
 from fcit_ray.data.records.layout import Record
 from fcit_ray.experiment.opening import local_training
 from fcit_ray.runtime.blocks import RECORD, Block, Prepare, Wanted, prepare_blocks
@@ -287,8 +288,10 @@ def sample_encoder(experiment: "Experiment") -> SampleEncoder:
     """The record encoder of a run."""
     config = experiment.config
     root = absolute(config.benchmark.root)
-    model = config.model
-    return SampleEncoder(root, model.path, model.prompt, model.max_length, model.identity, model.identity_encoder)
+    model, opener = config.model, Opener(config.benchmark.follow_links_to)
+    return SampleEncoder(
+        root, model.path, model.prompt, model.max_length, model.identity, model.identity_encoder, opener
+    )
 
 
 def _json(record: Record) -> str:

@@ -15,7 +15,6 @@ from fcit_ray.experiment.opening import Experiment
 from fcit_ray.federated.federation import Federation
 from fcit_ray.models.names import adapter_index
 from fcit_ray.results.run_folder import RunFolder
-from fcit_ray.results.so_far import SoFar
 from fcit_ray.runtime.arrivals import Arrivals
 from fcit_ray.runtime.evaluating import Evaluation
 from fcit_ray.runtime.finishing import finish
@@ -78,9 +77,7 @@ class Driver:
         self._timesheet = Timesheet(self._config.runtime.num_workers)
         self._lora = self._federation.aggregation.lora
         self._at = (0, 0)
-        tasks = [task.name for task in self._config.benchmark.tasks]
-        so_far = SoFar(folder, self._config.name, tasks, experiment.setting.num_stages)
-        self._journal = Journal(folder, so_far, watcher, self._standing.warn)
+        self._journal = Journal.of(experiment, folder, watcher, self._standing.warn)
         self._evaluation = Evaluation(
             experiment, self._lora, folder, shards, store, self._queue, self._standing, self._seconds_left,
             log=self._journal.log,
@@ -275,7 +272,8 @@ class Driver:
             record = round_record(state, jobs, trained.updates, after, tasks, self._lora, arrivals.bytes_up)
             if trained.failures:
                 record["failures"] = trained.failures
-            rest = {"clients": record.pop("clients"), "workers": self._timesheet.close_round(), "seconds": clock.laps}
+            seconds = clock.laps | self._folder.store_s()
+            rest = {"clients": record.pop("clients"), "workers": self._timesheet.close_round(), "seconds": seconds}
             self._journal.log({**record, **self._spent(after), **rest})
             keep, held = self._config.runtime.keep_checkpoints, self._evaluation.held
             after = self._folder.save_checkpoint(after, keep, adapter_index, held)

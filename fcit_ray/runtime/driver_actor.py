@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from types import FrameType
 from typing import Any
@@ -19,12 +20,17 @@ with swift_imports():
     from fcit_ray.runtime.blocks import Block, Prepare, quiet
     from fcit_ray.runtime.data import RayShards
     from fcit_ray.runtime.driver import Driver
+    from fcit_ray.runtime.driver_place import check_same
     from fcit_ray.runtime.errors import MENDABLE, failure, origin
     from fcit_ray.runtime.forecast import Piece
     from fcit_ray.runtime.gauges import run_tags
     from fcit_ray.runtime.messages import Over
+    from fcit_ray.runtime.pieces import Lease
     from fcit_ray.runtime.prepared import AskDriver
+    from fcit_ray.runtime.presence import GOING_S, Presence, Seat
     from fcit_ray.runtime.ray_gauges import RayGauges
+    from fcit_ray.runtime.shape import Shape
+    from fcit_ray.runtime.status import duration
     from fcit_ray.runtime.store import RayStore, share_tensors
 
 _TOLD = "the driver was told to terminate (SIGTERM; its node may be going); --resume goes on from the last checkpoint"
@@ -42,12 +48,41 @@ class RayDriver(Driver):
         # Ray's own handler leaves Python, and then waits until `run` is over, without serving a call any more.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._told_to_leave)
+        check_same(experiment, folder)
         ask = AskDriver(ray.get_runtime_context().current_actor)
         self._ray_shards = RayShards(
             experiment, experiment.config.runtime.cache_mb * 2**20, prepare, ask, warn=self._warn
         )
         watcher = RayGauges(run_tags(experiment.config))
         super().__init__(experiment, folder, self._ray_shards, RayStore(), watcher)
+        self._presence = Presence(super().lost, self._tell_going, self._tell_alone)
+
+    def come(self, worker: int, actor: str, node: str) -> None:
+        """A worker says where it is: ids of its actor and its node."""
+        self._presence.come(worker, Seat(actor, node))
+
+    def lost(self, workers: Sequence[int], serving: Sequence[int] | None = None) -> bool:
+        """As `Driver.lost`, of those whose death is not known yet."""
+        news = [worker for worker in workers if self._presence.leave(worker)]
+        return super().lost(news, None if serving is None else [worker for worker in serving if worker in news])
+
+    def next(self, worker: int, timeout_s: float) -> Lease | Over | None:
+        """As `Driver.next`; a worker whose node is draining gets nothing new, and ends with its node or the run."""
+        if not self._presence.is_going(worker):
+            return super().next(worker, timeout_s)
+        if not self._queue.over:
+            time.sleep(min(timeout_s, GOING_S))
+        return Over() if self._queue.over else None
+
+    def _tell_alone(self, seconds: float) -> None:
+        self._warn(
+            f"no worker is left for {duration(seconds)}: waiting until one finds room in the cluster "
+            f"({Shape.of(self._config.runtime)})"
+        )
+
+    def _tell_going(self, workers: Sequence[int]) -> None:
+        which = ", ".join(map(str, sorted(workers)))
+        self._warn(f"the node of worker {which} is draining: no new work for it; what it has in hand goes on")
 
     def blocks(self, pieces: Sequence[Piece], timeout_s: float) -> list[Block] | None:
         """What the workers call for records that were not there when they were handed their work."""
@@ -77,6 +112,7 @@ class RayDriver(Driver):
         self._standing.warn(text)
 
     def run(self) -> dict[str, Any]:
+        self._presence.watch()
         try:
             return super().run()
         except Exception as error:
@@ -85,6 +121,7 @@ class RayDriver(Driver):
                 raise root from None
             raise failure(root, "the driver") from None
         finally:
+            self._presence.close()
             self._ray_shards.close()
 
     def pid(self) -> int:

@@ -1,17 +1,13 @@
 """The end of what belongs to a run's cluster: nothing of it outlives the process that started it, however that ends."""
 
+import logging
 import os
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
-import ray  # which brings psutil, and puts it where it is found
-
-# isort: split
-import psutil
-
-from fcit_ray.runtime import left_behind
+import ray
 
 _RUN = "import sys, runpy; sys.path.insert(0, sys.argv.pop(1)); runpy.run_path(sys.argv.pop(1), run_name='__main__')"
 _starting = threading.Lock()
@@ -26,6 +22,13 @@ def end_with_this_process(home: str) -> None:
     """
     with _starting:
         if _watcher and _watcher[0].poll() is None:
+            return
+        try:
+            import psutil  # Ray brings it, and puts it where it is found
+
+            from fcit_ray.runtime import left_behind
+        except ImportError:
+            logging.getLogger("ray").warning("no psutil: of a killed process some of Ray's live on for minutes")
             return
         package = Path(ray.__file__).parent
 

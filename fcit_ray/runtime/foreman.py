@@ -131,7 +131,7 @@ class Foreman:
         with self._changed:
             while True:
                 known = self._crews.get(crew)
-                if self._finished or known is None or known.dismissed:
+                if known is None or self._goes(known):
                     return Dismissed()
                 if rank not in known.workers:
                     known.workers[rank] = _Worker(next(self._numbers))
@@ -142,6 +142,11 @@ class Foreman:
                 if (left := deadline - time.monotonic()) <= 0:
                     return None
                 self._changed.wait(left)
+
+    def is_dismissed(self, crew: int) -> bool:
+        """Whether `next` would tell a crew's workers to go."""
+        with self._changed:
+            return crew not in self._crews or self._goes(self._crews[crew])
 
     def lost(self, crew: int, ranks: Sequence[int]) -> None:
         """Workers of a crew have died; others take their place."""
@@ -194,6 +199,9 @@ class Foreman:
             self._finished = True
 
     # Within.
+
+    def _goes(self, crew: _Crew) -> bool:
+        return self._finished or crew.dismissed
 
     def _choose(self, worker: _Worker, shape: Shape) -> _Run | None:
         runs = [run for run in self._runs.values() if run.shape.kind == shape.kind and run.waiting]

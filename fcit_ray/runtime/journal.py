@@ -2,9 +2,10 @@
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 from fcit_ray.errors import RunFolderError
+from fcit_ray.experiment.opening import Experiment
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.results.so_far import SoFar
 
@@ -35,6 +36,13 @@ class Journal:
         self._warn = warn
         self._drawing: threading.Thread | None = None
         self._warned = False
+
+    @classmethod
+    def of(cls, experiment: Experiment, folder: RunFolder, watcher: Watcher, warn: Callable[[str], None]) -> Self:
+        """That of a run, whose records its scores and pictures are made of."""
+        config = experiment.config
+        tasks = [task.name for task in config.benchmark.tasks]
+        return cls(folder, SoFar(folder, config.name, tasks, experiment.setting.num_stages), watcher, warn)
 
     def begin(self) -> None:
         """Tell what is on record already, once nothing else will be dropped from it."""

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fcit_ray.config.schema import Config
 from fcit_ray.data.partition.writing import partition_counts
@@ -19,18 +18,20 @@ from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.blocks import Prepare
 from fcit_ray.runtime.cluster import redirect_logs, watch_head
 from fcit_ray.runtime.driver_actor import RayDriver
+from fcit_ray.runtime.driver_place import Beside, abroad, place_of_driver
 from fcit_ray.runtime.errors import origin
 from fcit_ray.runtime.handles import sealed
 from fcit_ray.runtime.parts import run_parts
 from fcit_ray.runtime.room import Room, refuse_crowding
 from fcit_ray.runtime.shape import Shape
+from fcit_ray.runtime.silence import DriverSilence, answer
 from fcit_ray.runtime.status import Status
 from fcit_ray.runtime.train_group import TellLost, work
 
 _POLL_S = 0.25
 _STATUS_S = 5.0
 _FINISH_S = 2.0  # for the driver to finish a checkpoint that it is writing when the run is given up
-_LEAVE_S = 30.0  # for the workers to leave at the end of a run
+_LEAVE_S = 10.0  # for the workers to leave at the end of a run; one whose place is vacant never comes
 _ABANDON_S = 5.0  # the same when the run was given up; who is in the middle of an update is not waited for
 
 
@@ -115,30 +116,34 @@ def _launch(
     experiment = experiment or open_experiment(config)
     config = experiment.config
     check_room(config)
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     num_workers = max(config.runtime.num_workers, shared.num_workers)
     driver: Any = (
         ray.remote(RayDriver)
-        .options(num_cpus=0, max_concurrency=3 * num_workers + 8, scheduling_strategy=here)
-        # Ray's processes stay in the directory in which this one joined the cluster, whatever it is now.
-        .remote(experiment, RunFolder(folder.path.absolute()), shared.prepare)
+        .options(num_cpus=0, max_concurrency=3 * num_workers + 8, scheduling_strategy=place_of_driver(config))
+        .remote(experiment, abroad(folder), shared.prepare)
     )
     running = driver.run.remote()
     workers = threading.Thread(target=shared.workers, args=(config, folder, driver), daemon=True)
     workers.start()
-    lost = False
+    lost, beside = False, Beside(folder)
     head = watch_head()
+    silence = DriverSilence(config.name, ray.util.get_node_ip_address())
     try:
         _show_partition(experiment, folder)
         with head:
             while not ray.wait([running], timeout=_POLL_S)[0]:
                 head.check()
                 try:
-                    on_status(ray.get(driver.status.remote(), timeout=_STATUS_S))
-                except ray.exceptions.GetTimeoutError:
-                    continue  # the driver is busy, or gone: then `running` or the watch will tell
-        results: dict[str, Any] = ray.get(running)
-        on_status(ray.get(driver.status.remote()))
+                    status = ray.get(driver.status.remote(), timeout=_STATUS_S)
+                    silence.heard(status)
+                    beside.tell(status)
+                except ray.exceptions.GetTimeoutError:  # it is busy, or gone: then `running` or the watch will tell
+                    status = silence.status()
+                if status is not None:
+                    on_status(status)
+        results: dict[str, Any] = answer(running, "the driver")
+        folder.refresh()  # of a store: the driver had another working copy
+        on_status(answer(driver.status.remote(), "the driver"))
         workers.join(timeout=_LEAVE_S)
         return results
     except ClusterLost:
@@ -203,7 +208,7 @@ def run_workers(config: Config, folder: RunFolder, driver: Any, loop: Callable[[
 
     run_parts(
         loop,
-        {"config": config.model_dump(mode="json"), "driver": sealed(driver), "folder": str(folder.path.resolve())},
+        {"config": config.model_dump(mode="json"), "driver": sealed(driver), "folder": folder.place},
         Shape.of(config.runtime),
         storage=folder.path / "logs",
         name="workers",

@@ -27,7 +27,9 @@ from fcit_ray.errors import ClusterLost, ConfigError, RunFailed, UserError
 from fcit_ray.runtime.blocks import CPUS_PER_TASK, from_table, quiet, to_table
 from fcit_ray.runtime.cluster import HeadWatch, watch_head
 from fcit_ray.runtime.errors import MENDABLE, origin
+from fcit_ray.runtime.gpu_share import keep_to_share
 from fcit_ray.runtime.room import Room
+from fcit_ray.runtime.shape import Shape
 from fcit_ray.runtime.store import RayStore, share_tensors
 from fcit_ray.serving.asking import Answerer, Asked, answer_lines, encode_all, question_encoder
 from fcit_ray.serving.opening import views_of
@@ -57,20 +59,25 @@ class Block:
     view: str = ""
 
 
-def check_places(workers: int, gpu: bool) -> None:
+def check_places(workers: int, gpu: bool, share: float = 1.0) -> None:
     """Refuse what could never be placed on this cluster, rather than wait for ever.
+
+    Args:
+        workers: actors that answer.
+        gpu: whether each has a GPU, or a share of one.
+        share: of a GPU.
 
     Raises:
         ConfigError: says what there is.
     """
     if (room := Room.here()) is None:
         return
+    actors = Shape(workers, CPUS_PER_ACTOR, gpu, share)
     enough = workers * CPUS_PER_ACTOR + CPUS_PER_TASK <= room.cpus + 1e-9
-    if not enough or room.places(CPUS_PER_ACTOR, gpu, most=workers) < workers:
-        each = f"{CPUS_PER_ACTOR:g} CPU" + (" and a GPU" if gpu else "")
+    if not enough or room.places(actors) < workers:
         raise ConfigError(
-            f"--workers {workers}: find no room at {each} each, and {CPUS_PER_TASK:g} CPU to read with: {room}; give "
-            "fewer"
+            f"--workers {workers}: find no room at {actors.each} each, and {CPUS_PER_TASK:g} CPU to read with: {room}; "
+            "give fewer"
         )
 
 
@@ -125,7 +132,8 @@ def _execute(trained: Trained, handle: Any, blocks: Sequence[Block], workers: in
 
 def answering(trained: Trained, handle: Any, blocks: Sequence[Block], workers: int) -> ray.data.Dataset:
     """The dataset of answers, a row a block; nothing of it is executed yet."""
-    gpu = trained.config.runtime.gpu
+    runtime = trained.config.runtime
+    gpu = runtime.gpu
     # On CPUs Ray joins both maps in the actors; where these have GPUs, tasks encode what is answered next.
     items = [{"block": b.number, "view": b.view, "piece": piece_to_json(b.piece)} for b in blocks]
     encoded = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
@@ -141,7 +149,7 @@ def answering(trained: Trained, handle: Any, blocks: Sequence[Block], workers: i
         batch_size=1 if gpu else None,  # a row is a block of questions; with GPUs Ray wants a number
         batch_format="pyarrow",
         num_cpus=CPUS_PER_ACTOR,
-        num_gpus=1 if gpu else None,
+        num_gpus=runtime.gpus_per_worker if gpu else None,
         compute=ray.data.ActorPoolStrategy(size=workers),
         max_restarts=0,  # `answer_blocks` starts anew; Ray's core warns of restarts whatever keeps the arguments
     )
@@ -199,6 +207,8 @@ class _Answer:
         torch.set_num_threads(1)  # as the workers of a run, so that the bits are theirs
         try:
             [model] = RayStore().get([trained])
+            if model.config.runtime.gpu:
+                keep_to_share(model.config.runtime.gpus_per_worker)
             self._answerer = Answerer(model, view=next(iter(views_of(model))))
         except Exception as error:
             self._failed = _failure(error)  # raised, it would have the actor started anew

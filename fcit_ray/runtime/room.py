@@ -36,11 +36,7 @@ class Room:
         """Of a resource in all, by Ray's name."""
         return sum(node.get(name, 0.0) for node in self.nodes)
 
-    def places(self, cpus: float, gpu: bool, most: int) -> int:
-        """How many workers of so many CPUs each, and a GPU each or none, find room; at most `most` a node."""
-        return self.places_of(Shape(most, cpus, gpu))
-
-    def places_of(self, alike: Shape) -> int:
+    def places(self, alike: Shape) -> int:
         """How many workers of a shape without groups find room; as many as it has are looked for on each node."""
         return sum(alike.places(node, alike.num_workers) for node in self.nodes)
 
@@ -59,7 +55,7 @@ def refuse_crowding(shape: Shape, room: Room) -> None:
     """
     for number, part in enumerate(shape.parts):
         at = f"runtime.worker_groups[{number}]" if shape.groups else "runtime"
-        if room.places_of(part) < part.num_workers:
+        if room.places(part) < part.num_workers:
             raise ConfigError(
                 f"{at}.num_workers: {part.num_workers} workers of {part.each} find no room: {_with(part, room)}. "
                 f"Lower {at}.num_workers or {_what_they_take(part, at)}"

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from fcit_ray.errors import RunFailed
 from fcit_ray.importing import swift_imports
 
 with swift_imports():
@@ -15,6 +16,7 @@ with swift_imports():
 
 from fcit_ray.runtime.cluster import connect, inside_ray, start_ray
 
+START_S = 300.0  # for Ray's start, or for joining a cluster
 _HOLD_S = 1.0
 _END_S = 10.0
 
@@ -37,10 +39,15 @@ class RayBeside:
         """Wait until Ray is there; its loggers write to `log_file` from then on.
 
         Raises:
-            RunFailed: as `start_ray`.
+            RunFailed: as `start_ray`, or it takes longer than `START_S`.
         """
+        began = time.monotonic()
         while not self._done.wait(0.1):  # in pieces, so that Ctrl-C is heard
-            pass
+            if time.monotonic() - began >= START_S:
+                raise RunFailed(
+                    f"Ray has not started, or could not be joined, within {START_S:g} s; its logs lie in the newest "
+                    "session folder (by default below /tmp/ray)"
+                )
         if self._error is not None:
             raise self._error
         start_ray(log_file)
@@ -83,6 +90,17 @@ class RayBeside:
         while ray.is_initialized():
             time.sleep(_HOLD_S)
         time.sleep(_END_S)
+
+
+def start(log_file: Path) -> None:
+    """As `start_ray`, for a command that has nothing to do meanwhile: signals are heeded while Ray starts.
+
+    In the main thread Ray would put a handler of its own in place of ours, which ends the process without a word.
+
+    Raises:
+        RunFailed: as `start_ray`.
+    """
+    RayBeside().__enter__().ready(log_file)  # left, or ended, at the end of the process by `stop_ray`
 
 
 _changing = threading.Lock()

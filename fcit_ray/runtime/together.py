@@ -24,7 +24,7 @@ from fcit_ray.runtime.shape import Shape
 from fcit_ray.runtime.status import Status
 
 _POLL_S = 0.25
-_ABANDON_S = 10.0  # for runs to end their drivers when all are given up
+_ABANDON_S = 5.0  # for runs to end their drivers when all are given up
 
 Results = dict[str, Any]
 

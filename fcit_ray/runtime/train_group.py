@@ -1,5 +1,6 @@
 """What Ray Train's controller is told about the workers, and what they run; imports little, as the controller does."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import ray
@@ -9,6 +10,7 @@ from ray.train.backend import Backend, BackendConfig
 
 from fcit_ray.importing import swift_imports
 from fcit_ray.runtime.handles import opened, sealed
+from fcit_ray.runtime.shape import FIRST_RANK
 
 _TELL_S = 30.0
 
@@ -22,6 +24,7 @@ def work(context: dict[str, Any]) -> None:
     with swift_imports():
         from fcit_ray.runtime.train_loop import train_loop
 
+    opened(context["driver"]).come.remote(*_seat(context))
     train_loop(context)
 
 
@@ -30,7 +33,14 @@ def work_for_crew(context: dict[str, Any]) -> None:
     with swift_imports():
         from fcit_ray.runtime.crew_loop import crew_loop
 
+    context["foreman"].come.remote(context["crew"], *_seat(context))
     crew_loop(context)
+
+
+def _seat(context: dict[str, Any]) -> tuple[int, str, str]:
+    """Of this worker: its rank among all, the ids of its actor and its node."""
+    here = ray.get_runtime_context()
+    return context[FIRST_RANK] + ray.train.get_context().get_world_rank(), here.get_actor_id() or "", here.get_node_id()
 
 
 class _NoGroup(Backend):
@@ -68,24 +78,20 @@ class TellLost(ray.train.UserCallback):
         self._first = first
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        ranks = [self._first + rank for rank in worker_exceptions]
-        told = opened(self._actor).lost.remote(*self._before, ranks)
-        try:
-            go_on = ray.get(told, timeout=_TELL_S)
-        except ray.exceptions.GetTimeoutError:
-            return  # whoever is so busy is there
-        if go_on is False:
+        if not self._lost(list(worker_exceptions)):
             # Raised here it ends the group, which would put others in their place for ever.
             raise RuntimeError("the run is over: nobody takes the place of workers that have died")
 
     def all(self, num_workers: int) -> bool:
-        """Tell it that all of them have died; false if nobody is to take their place, or it is gone itself."""
-        if not ray.is_initialized():
-            return False
-        ranks = [self._first + rank for rank in range(num_workers)]
+        """Tell it that all of them have died; false if it wants no others, or is gone itself."""
         try:
-            return ray.get(opened(self._actor).lost.remote(*self._before, ranks), timeout=_TELL_S) is not False
-        except ray.exceptions.GetTimeoutError:
-            return True  # whoever is so busy is there
+            return ray.is_initialized() and self._lost(range(num_workers))
         except ray.exceptions.RayError:
             return False
+
+    def _lost(self, ranks: Iterable[int]) -> bool:
+        told = opened(self._actor).lost.remote(*self._before, [self._first + rank for rank in ranks])
+        try:
+            return ray.get(told, timeout=_TELL_S) is not False
+        except ray.exceptions.GetTimeoutError:
+            return True  # whoever is so busy is there

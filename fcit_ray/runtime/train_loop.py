@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol
 
 import ray
@@ -49,7 +48,7 @@ def train_loop(context: dict[str, Any]) -> None:
     """Serve one driver.
 
     Args:
-        context: `config` (plain mapping), `driver` (actor handle, sealed) and `folder` (path of the run folder); of
+        context: `config` (plain mapping), `driver` (actor handle, sealed) and `folder` (path or URI of the run's); of
             `run_parts` the rest.
     """
     _serve_run(opened(context["driver"]), context, begin(context))
@@ -71,7 +70,8 @@ def _serve_run(driver: Any, context: Mapping[str, Any], rank: int) -> None:
     """
     try:
         keep_to_share(context[SHARE])
-        serve(driver, Worker(parse_config(context["config"]), RayStore(), RunFolder(Path(context["folder"]))), rank)
+        folder = RunFolder.at(context["folder"], fetch=False)
+        serve(driver, Worker(parse_config(context["config"]), RayStore(), folder), rank)
     except ray.exceptions.RayActorError:
         _log.info("the driver is gone, and with it the run")  # raised, the workers would be started anew
     except CutOff:

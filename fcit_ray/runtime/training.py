@@ -40,7 +40,7 @@ class Training:
 
     Args:
         federation: of the run.
-        rule: what becomes of clients whose attempts fail.
+        failures: what becomes of clients whose attempts fail.
         queue: the workers' work.
         folder: the run's, for its disk.
         shards: where the clients' records come from.
@@ -51,7 +51,7 @@ class Training:
     def __init__(
         self,
         federation: Federation,
-        rule: Failures,
+        failures: Failures,
         queue: WorkQueue,
         folder: RunFolder,
         shards: ShardSource,
@@ -59,7 +59,7 @@ class Training:
         standing: Standing,
     ):
         self._federation = federation
-        self._rule = rule
+        self._failures = failures
         self._queue = queue
         self._folder = folder
         self._shards = shards
@@ -97,7 +97,7 @@ class Training:
             self._shards.release(work.job.client.task, work.job.client.index)
             return update
 
-        batch = self._queue.open(works, [job.client.num_examples for job in jobs], admit, rule=self._rule)
+        batch = self._queue.open(works, [job.client.num_examples for job in jobs], admit, rule=self._failures)
         updates = [update for update in batch.wait() if update is not None]
         with self._lock:
             self._open = None
@@ -123,7 +123,7 @@ class Training:
         """An attempt has failed, at whatever: the display says so at once."""
         last = failed.attempts[-1]
         if failed.verdict == "retry":
-            count = "" if last.died else f" ({len(failed.attempts)} of {self._rule.retries})"
+            count = "" if last.died else f" ({len(failed.attempts)} of {self._failures.retries})"
             self._standing.warn(f"{failed.message}; {last.where}; it is tried again{count}")
         elif failed.verdict == "drop":
             self._standing.warn(f"{failed.message} ({tried(failed.attempts)}); the round goes on without it")
@@ -147,5 +147,5 @@ class Training:
         self._shards.release(job.client.task, job.client.index)
 
     def _shortfall(self, job: ClientJob, planned: int, missing: dict[int, tuple[Attempt, ...]]) -> str | None:
-        said = shortfall(self._rule, planned, missing, *self._federation.aggregation.rule.fewest())
+        said = shortfall(self._failures, planned, missing, *self._federation.aggregation.rule.fewest())
         return f"{place(job.stage, job.round)}: {said}" if said else None

@@ -26,7 +26,7 @@ from fcit_ray.runtime.studies import Halving, Studies
 from fcit_ray.runtime.trial import named, run_trial
 
 _POLL_S = 1.0
-_ABANDON_S = 10.0  # for Tune to end its trials when the sweep is given up
+_ABANDON_S = 5.0  # for Tune to end its trials when the sweep is given up
 # Tune's newer reporter prints a box and a hint whatever the verbosity; the older one keeps quiet when told to.
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 

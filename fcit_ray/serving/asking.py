@@ -9,6 +9,7 @@ from fcit_ray.data.loading.collate import Collator
 from fcit_ray.data.loading.samples import SampleEncoder
 from fcit_ray.data.loading.tokens import Sample
 from fcit_ray.data.questions.question import Question
+from fcit_ray.data.records.images import Opener
 from fcit_ray.errors import DataError
 from fcit_ray.experiment.algorithm import make_algorithm
 from fcit_ray.experiment.opening import make_bank
@@ -25,9 +26,16 @@ SMALLEST_SHARE = 0.01
 
 def question_encoder(trained: Trained) -> SampleEncoder:
     """How the model's questions become samples."""
-    model = trained.config.model
-    root = absolute(trained.config.benchmark.root)
-    return SampleEncoder(root, model.path, model.prompt, model.max_length, model.identity, model.identity_encoder)
+    model, benchmark = trained.config.model, trained.config.benchmark
+    return SampleEncoder(
+        absolute(benchmark.root),
+        model.path,
+        model.prompt,
+        model.max_length,
+        model.identity,
+        model.identity_encoder,
+        Opener(benchmark.follow_links_to),
+    )
 
 
 class Answerer:

@@ -11,6 +11,7 @@ from fcit_ray.data.checking.several import check_pictures
 from fcit_ray.data.checking.too_long import check_lengths
 from fcit_ray.data.partition.stream import schedule_of
 from fcit_ray.data.questions.pieces import RecordsPiece
+from fcit_ray.data.records.images import Opener
 from fcit_ray.data.records.layout import Record, check_images
 from fcit_ray.data.scoring.rules import rule_for, scored_by
 from fcit_ray.errors import ConfigError, DataError
@@ -169,7 +170,7 @@ def open_exam(trained: Trained, overrides: Sequence[str] = ()) -> Exam:
     wanted = {name for task in tasks for name in config.benchmark.tasks[task].datasets} | {*config.benchmark.transfer}
     tests = {name: records for name, records in read_tests(config).items() if name in wanted}
     everything = [record for records in tests.values() for record in records]
-    check_images(config.benchmark.root, everything)
+    check_images(config.benchmark.root, everything, Opener(config.benchmark.follow_links_to))
     encoder = question_encoder(trained)
     check_lengths(encoder, everything)
     check_pictures(encoder, everything)

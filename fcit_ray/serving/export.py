@@ -25,6 +25,7 @@ from fcit_ray.serving.packing import PREFIX, all_one, unpack
 from fcit_ray.serving.source import Source, open_source
 from fcit_ray.storage.durable import whole_folder
 from fcit_ray.storage.file_names import file_name
+from fcit_ray.storage.location import is_uri
 from fcit_ray.types import ServerState
 from fcit_ray.version import __version__
 
@@ -49,7 +50,7 @@ def export(
     """Make of a finished run what stock PEFT loads, or with `merge` what stock transformers loads.
 
     Args:
-        run: folder of a finished run.
+        run: folder of a finished run, or its URI.
         out: folder to write, complete or absent; empty or not there yet.
         license: the hub's identifier of the licence that the adapter is given, for the model card.
         with_base: copy the frozen base into `out` too (the shipped `tiny` always is).
@@ -69,7 +70,7 @@ def export(
         ConfigError, ModelError: its parts or its base are not here.
         OSError: the disk is full, or the like; `out` is as it was.
     """
-    run, out = Path(run), Path(out)
+    run, out = run if is_uri(run) else Path(run), Path(out)
     _check_out(out, run, overwrite)
     if license is not None and not _LICENCE.fullmatch(license):
         raise ExportError(
@@ -97,7 +98,7 @@ def export(
     return out
 
 
-def _check_out(out: Path, run: Path, overwrite: bool) -> None:
+def _check_out(out: Path, run: Path | str, overwrite: bool) -> None:
     try:
         there = out.exists() or out.is_symlink()
         if there and not out.is_dir():
@@ -105,7 +106,7 @@ def _check_out(out: Path, run: Path, overwrite: bool) -> None:
         full = there and any(out.iterdir())
     except OSError as error:
         raise ExportError(f"{out}: {disk_reason(error, out)}; give another folder") from None
-    if out.resolve() == run.resolve():
+    if isinstance(run, Path) and out.resolve() == run.resolve():
         raise ExportError(f"{out}: is the run itself; give another folder")
     if full and not is_export(out):
         raise ExportError(f"{out}: holds something else than an export; give another folder")

@@ -17,15 +17,19 @@ from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.serving.exported import read_export
 from fcit_ray.serving.manifest import is_export
 from fcit_ray.serving.trained import Trained, trained_by
+from fcit_ray.storage.location import is_uri
 from fcit_ray.types import Params
 
 
-def open_trained(path: Path) -> Trained:
-    """What lies in a folder: of a finished run, or of an export.
+def open_trained(path: Path | str) -> Trained:
+    """What lies in a folder: of a finished run (which may be a URI), or of an export.
 
     Raises:
         UserError: neither lies there, or it cannot be used; says why.
     """
+    if is_uri(path):
+        return trained_by(path)
+    path = Path(path)
     if is_export(path):
         return read_export(path)
     if not path.is_dir():

@@ -70,7 +70,7 @@ def rescore(folder: RunFolder, config: Config) -> Rescored:
             continue
         details: dict[str, Any] = {}
         for name, said in record["datasets"].items():
-            path = folder.path / "predictions" / predictions_label(record["stage"]) / f"{name}.jsonl"
+            path = folder.local(f"predictions/{predictions_label(record['stage'])}/{name}.jsonl")
             rows = _read(path)
             records = references.of(name, path, rows)
             answers = _by_view(path, rows, records)

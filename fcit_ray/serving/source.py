@@ -94,11 +94,11 @@ class Source:
         return str(self.config.method["name"])
 
 
-def open_source(run: Path, client: int | None = None) -> Source:
+def open_source(run: Path | str, client: int | None = None) -> Source:
     """Read a finished run that has adapters.
 
     Args:
-        run: its folder.
+        run: its folder, or URI.
         client: whose model, where every client has its own.
 
     Raises:
@@ -107,7 +107,7 @@ def open_source(run: Path, client: int | None = None) -> Source:
         ConfigError, ModelError: its parts, or its base, are not here.
     """
     trained = trained_by(run)
-    folder = RunFolder(run)
+    folder = RunFolder.at(run)
     results = folder.results_with_config()
     algorithm = make_algorithm(trained.config)
     views = algorithm.aggregation.lora.views(trained.state.params, trained.state.memories)
@@ -130,7 +130,7 @@ def open_source(run: Path, client: int | None = None) -> Source:
     return source
 
 
-def _chosen(run: Path, views: dict[str, Params], rule: str, client: int | None) -> Params:
+def _chosen(run: Path | str, views: dict[str, Params], rule: str, client: int | None) -> Params:
     own = [view.removeprefix("client_") for view in views if view]
     if client is None:
         if "" in views:

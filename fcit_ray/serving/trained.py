@@ -21,20 +21,20 @@ class Trained:
 
     config: Config
     state: ServerState
-    source: Path
+    source: Path | str
 
 
-def trained_by(run: Path) -> Trained:
+def trained_by(run: Path | str) -> Trained:
     """What the run in a folder has learned.
 
     Args:
-        run: the run folder.
+        run: the run folder, or its URI.
 
     Raises:
         RunFolderError: there is no run, it is not finished, or it keeps no checkpoint (zero-shot trains nothing).
         CheckpointError: its last checkpoint is damaged.
     """
-    folder = RunFolder(run)
+    folder = RunFolder.at(run)
     if not folder.is_run():
         raise RunFolderError(f"{run}: no folder of a run; expected what `fcit-ray run` or `fcit_ray.run` wrote")
     if not folder.finished:

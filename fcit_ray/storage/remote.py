@@ -47,6 +47,8 @@ def file_system(uri: str) -> tuple[Any, str]:
 @lru_cache(maxsize=64)
 def _file_system(uri: str) -> tuple[Any, str]:
     try:
+        if (protocol := _of_fsspec(uri)) is not None:
+            return in_time(uri, lambda: (fs.PyFileSystem(fs.FSSpecHandler(protocol())), _bare(uri)))
         found, path = in_time(uri, lambda: fs.FileSystem.from_uri(uri))
         return _impatient(found), path
     except DataError:
@@ -59,11 +61,31 @@ def _file_system(uri: str) -> tuple[Any, str]:
         raise DataError(f"{redact(uri)}: {_first_line(error)}; {expected}") from error
 
 
-def in_time(uri: str, ask: Callable[[], _Answer]) -> _Answer:
+_OWN = ("s3", "gs", "gcs", "hdfs", "viewfs", "file", "http", "https")  # pyarrow's, and what no folder lies behind
+
+
+def _of_fsspec(uri: str) -> Callable[[], Any] | None:
+    """What makes the file system of a protocol that fsspec has been given (Azure's `abfs`, say) and pyarrow has not."""
+    scheme = uri.partition("://")[0]
+    if scheme in _OWN:
+        return None
+    try:
+        from fsspec import available_protocols, filesystem
+    except ImportError:
+        return None
+    return (lambda: filesystem(scheme)) if scheme in available_protocols() else None
+
+
+def _bare(uri: str) -> str:
+    """What a file system of fsspec calls a place."""
+    return unquote(uri.partition("://")[2].partition("?")[0]).rstrip("/")
+
+
+def in_time(uri: str, ask: Callable[[], _Answer], answer_s: float = ANSWER_S) -> _Answer:
     """What a place answers.
 
     Raises:
-        DataError: nothing came for `ANSWER_S` seconds.
+        DataError: nothing came for `answer_s` seconds.
         Exception: what `ask` raises.
     """
     answers: list[_Answer] = []
@@ -77,11 +99,11 @@ def in_time(uri: str, ask: Callable[[], _Answer]) -> _Answer:
 
     thread = threading.Thread(target=run, daemon=True)  # a client that never returns must not keep the process
     thread.start()
-    thread.join(ANSWER_S)
+    thread.join(answer_s)
     if errors:
         raise errors[0]
     if not answers:
-        raise DataError(f"{redact(uri)}: no answer within {ANSWER_S} s; {_REMEDY}")
+        raise DataError(f"{redact(uri)}: no answer within {answer_s:.0f} s; {_REMEDY}")
     return answers[0]
 
 
@@ -141,6 +163,7 @@ def _impatient(system: Any) -> Any:
     if isinstance(system, fs.S3FileSystem):
         retry = fs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS)
         limits: dict[str, Any] = {"connect_timeout": _CONNECT_S, "request_timeout": _REQUEST_S, "retry_strategy": retry}
+        limits["allow_delayed_open"] = True  # a small object is one request instead of three
     elif system.type_name == "gcs":
         limits = {"retry_time_limit": timedelta(seconds=_REQUEST_S)}
     else:

@@ -189,6 +189,7 @@ class _Follower(threading.Thread):
 
     def _signature(self) -> tuple[int, int]:
         """Changes whenever the records do."""
+        self._folder.refresh_records()
         try:
             found = self._folder.metrics_file.stat()
         except FileNotFoundError:

@@ -90,7 +90,7 @@ def end_of(folder: RunFolder, points: Sequence[Point]) -> End:
         step=points[-1].step if points else 0,
         figures={name: float(value) for name, value in figures.items() if _is_number(value)},
         table=markdown_table([row_from_results(results)]),
-        files=tuple(folder.path / name for name in FILES if (folder.path / name).is_file()),
+        files=tuple(folder.path / name for name in FILES if folder.local(name).is_file()),
     )
 
 

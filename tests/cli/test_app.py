@@ -101,7 +101,7 @@ def test_something_is_said_before_anything_heavy_is_imported():
         ["sweep", "sweeps/miniature"], ["report", "runs/x"], ["export", "a", "b"], ["convert", "a", "b"],
         ["show", "disco"], ["prepare", "miniature", "--out", "/nowhere"],
         ["prepare", "partition", "miniature", "--out", "/nowhere"], ["prepare", "check", "data/x"],
-        ["prepare", "parquet", "data/x", "/nowhere"], ["prepare", "init", "data"],
+        ["prepare", "parquet", "data/x", "/nowhere"], ["prepare", "init", "data"], ["doctor"],
     ]  # fmt: skip
     code = f"""
         from fcit_ray.cli import app

@@ -2,6 +2,7 @@
 
 import os
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -124,3 +125,26 @@ def test_an_image_shared_by_records_is_reported_once(tmp_path):
     with pytest.raises(DataError, match=r"2 of 2 images cannot be used:(?s:.*)no such file") as caught:
         check_images(tmp_path, missing)
     assert "record 2 (id '2'): image datasets/1.png" in str(caught.value)
+
+
+def test_a_format_whose_reader_starts_a_program_is_none(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.eps")
+    (tmp_path / "x.eps").rename(tmp_path / "x.png")
+    for decode in (False, True):
+        assert image_faults(str(tmp_path), ["x.png"], decode)["x.png"].startswith("is no picture of a format that is")
+
+
+def test_a_text_that_unfolds_in_a_picture_is_refused_and_takes_no_memory(tmp_path):
+    """A PNG's comment of 128 MB, zeros packed a thousandfold: Pillow takes a megabyte of it."""
+    whole = black(8, 8, rows=8)
+    squeeze = zlib.compressobj(9)
+    words = b"Comment\0\0" + b"".join(squeeze.compress(bytes(2**20)) for _ in range(128)) + squeeze.flush()
+    chunk = struct.pack(">I", len(words)) + b"zTXt" + words + struct.pack(">I", zlib.crc32(b"zTXt" + words))
+    (tmp_path / "x.png").write_bytes(whole[:33] + chunk + whole[33:])  # after the header
+    tracemalloc.start()
+    try:
+        for decode in (False, True):
+            assert image_faults(str(tmp_path), ["x.png"], decode)["x.png"].startswith("unreadable")
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()

@@ -3,6 +3,7 @@
 Pictures of 56 x 56 are the processor's own size and are not resized, so that colours stay exact but for JPEG's losses.
 """
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from fcit_layout import FCIT, fcit
 from PIL import Image
 from tiny_llava15 import IMAGE_SIDE, IMAGE_TOKENS, write_tiny_llava15
 
+from fcit_ray.data.loading import pixels as to_pixels
 from fcit_ray.data.loading.samples import SampleEncoder
 from fcit_ray.data.records.layout import Record, check_images, load_test, load_train
 from fcit_ray.models.load import load_processor
@@ -154,3 +156,36 @@ def test_every_picture_of_the_authors_root_goes_through(tmp_path, llava):
             assert encoder.encode_test(record)["pixels"][0].shape == (*FULL, 3)
     assert modes == {"RGB", "RGBA", "P", "L", "LA", "I;16", "CMYK"}
     assert set(ODD) == set(FCIT) - {"Grounding"}
+
+
+@pytest.mark.parametrize("mode", ["I;16", "LA", "RGBA", "F"])
+def test_what_a_picture_takes_on_its_way_to_rgb_is_of_a_band_alone(monkeypatch, mode):
+    """1.6 million pixels: numbers of 64 bits, or a second picture to lay under it, would be 13 MB each."""
+    composed = []
+    compose = Image.alpha_composite
+
+    def count(under, over):
+        composed.append(over.size)
+        return compose(under, over)
+
+    monkeypatch.setattr(to_pixels, "_BAND", 2**16)
+    monkeypatch.setattr(Image, "alpha_composite", count)
+    image = Image.new(mode, (1600, 1000))
+    tracemalloc.start()
+    try:
+        assert to_pixels.to_rgb(image).size == (1600, 1000)
+        assert tracemalloc.get_traced_memory()[1] < 10 * 1600 * 1000  # what Pillow hands to numpy is most of it
+    finally:
+        tracemalloc.stop()
+    if mode.endswith("A"):
+        assert len(composed) == 25  # of 40 rows each
+        assert set(composed) == {(1600, 40)}
+
+
+def test_bands_leave_no_seam(monkeypatch):
+    rng = np.random.default_rng(0)
+    rgba = Image.fromarray(rng.integers(0, 256, (37, 13, 4), dtype=np.uint8), "RGBA")
+    deep = Image.fromarray(rng.integers(0, 2**16, (37, 13)).astype(np.uint16))
+    whole = [to_pixels.to_rgb(image.copy()).tobytes() for image in (rgba, deep)]
+    monkeypatch.setattr(to_pixels, "_BAND", 13 * 5)
+    assert [to_pixels.to_rgb(image.copy()).tobytes() for image in (rgba, deep)] == whole

@@ -25,8 +25,11 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["option
 TARGETS = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
 HARMLESS = ("list", "show", "copy", "schema", "--version")  # they are really run
 ELSEWHERE = {  # other tools' commands: the words that may begin them
-    "git": ("clone",), "cd": ("fcit_ray",), ".": (".venv/bin/activate",), "ray": ("start", "job", "up"),
+    "git": ("clone",), "cd": ("fcit_ray",), ".": (".venv/bin/activate",),
+    "ray": ("start", "job", "up", "dashboard", "get-auth-token"),
     "pip": ("install",), "pre-commit": ("install",), ".venv/bin/pre-commit": ("install",),
+    "docker": ("build", "run"), "kubectl": ("apply",),
+    "sbatch": ("--nodes=4",),  # what stands behind it is read by the tests of deploy/
 }  # fmt: skip
 
 
@@ -161,6 +164,7 @@ def test_a_script_takes_its_arguments(command: Command, monkeypatch: pytest.Monk
     assert file.is_file()
     monkeypatch.chdir(ROOT)
     if "argparse" in file.read_text():
+        monkeypatch.syspath_prepend(file.parent)  # as where it is run
         taken_by_argparse(monkeypatch, file, arguments)
     else:  # it hands them to the command of its name
         arguments = [file.stem, *arguments]

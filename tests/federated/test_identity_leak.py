@@ -27,10 +27,10 @@ def mean(features, held):
     return features[list(held)].mean(axis=0)
 
 
-def recovered(features, held, token=None):
+def recovered(features, held, token=None, seen=lambda tokens: tokens):
     places = np.arange(len(features))
     token = mean(features, held) if token is None else token
-    return attacks.recover(token, features, features, places, np.array(held))
+    return attacks.recover(token, features, seen, places, np.array(held))
 
 
 def test_auc_counts_pairs_and_half_of_equal_ones():
@@ -48,13 +48,13 @@ def test_a_client_of_one_instruction_is_found():
     features = np.random.default_rng(0).normal(size=(40, 16))
     for held in range(40):
         found = recovered(features, [held])
-        assert (found.nearest, found.pursuit, found.fit, found.auc_nearest, found.auc_fit) == (1, 1, 1, 1, 1)
+        assert {found.nearest, found.pursuit, found.fit, found.search, found.auc_nearest, found.auc_fit} == {1}
         assert found.task == 1 / 40
 
 
 def test_instructions_with_nothing_in_common_are_all_found():
     found = recovered(np.eye(12), [1, 4, 5, 11])
-    assert (found.nearest, found.pursuit, found.fit, found.auc_nearest, found.auc_fit) == (1, 1, 1, 1, 1)
+    assert {found.nearest, found.pursuit, found.fit, found.search, found.auc_nearest, found.auc_fit} == {1}
 
 
 def test_the_fit_tells_apart_what_cosines_cannot():
@@ -63,6 +63,18 @@ def test_the_fit_tells_apart_what_cosines_cannot():
     token = mean(features, [0, 1])
     assert attacks.best(attacks.cosines(token, features), 1) == [2]
     assert recovered(features, [0, 1]).fit == 1
+
+
+def test_a_search_swaps_its_way_to_the_set_that_explains_the_token():
+    features = np.eye(6)
+    assert sorted(attacks.searched(mean(features, [1, 4]), features, [[0, 2]], lambda tokens: tokens)) == [1, 4]
+
+
+def test_a_server_that_knows_the_rule_finds_a_client_of_one_instruction_by_its_signs_alone():
+    features = np.random.default_rng(0).normal(size=(40, 64))
+    for held in range(40):
+        found = recovered(features, [held], np.sign(features[held]), np.sign)
+        assert (found.nearest, found.search) == (1, 1)
 
 
 def test_pursuit_ends_where_nothing_is_left():
@@ -77,6 +89,7 @@ def test_of_a_token_that_is_noise_alone_nothing_is_found():
     # By chance a third of them; the standard error of 60 such means is below 0.015, of the AUC below 0.01.
     assert np.mean([row.nearest for row in rows]) == pytest.approx(1 / 3, abs=0.06)
     assert np.mean([row.fit for row in rows]) == pytest.approx(1 / 3, abs=0.06)
+    assert np.mean([row.search for row in rows]) == pytest.approx(1 / 3, abs=0.06)
     assert np.mean([row.auc_nearest for row in rows]) == pytest.approx(0.5, abs=0.04)
 
 

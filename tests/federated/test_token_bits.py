@@ -80,3 +80,12 @@ def test_a_token_of_zeros_stays_and_without_noise_no_seed_matters():
 def test_dp_fedavg_quantises_tokens_too():
     (shown,) = DpFedAvg(token_bits=1, token_clip=10.0).hide([client(0, [3.0, -1.0])], 0)
     assert shown.feature.tolist() == [3.0, -3.0]
+
+
+def test_the_documented_threshold_is_what_a_cosine_of_nine_tenths_is_between_signs():
+    one, other = torch.randn(2, 20_000, generator=torch.Generator().manual_seed(0)).double()
+    other -= other @ one / (one @ one) * one
+    like = 0.9 * one / one.norm() + math.sqrt(1 - 0.9**2) * other / other.norm()
+    signs = [hidden(feature, token_noise=0.0, token_bits=1).double() for feature in (one, like)]
+    # 1 - 2 arccos(0.9) / pi = 0.713; of 20,000 signs the standard error is 2 sqrt(0.144 * 0.856 / 20,000) = 0.005.
+    assert torch.cosine_similarity(*signs, dim=0).item() == pytest.approx(0.713, abs=0.02)

@@ -82,6 +82,8 @@ def cluster() -> Iterator[None]:
     from fcit_ray.runtime.cluster import start_ray
 
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    # For the store of test_stored_run.py: credentials are no part of a URI.
+    os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
     start_ray(num_cpus=2, address="local")
     yield
     ray.shutdown()

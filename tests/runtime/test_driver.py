@@ -197,7 +197,7 @@ def test_a_worker_lost_with_work_in_hand_changes_nothing(configure: Configure, w
         return worker.perform(work)
 
     # Two threads would share torch's generator, but of these two workers one soon is gone.
-    config = configure(runtime={"lease_s": 2.0})
+    config = configure(runtime={"lease_s": 2.0}, failures={"retries": 20})
     results = run(config, tmp_path / "run", workers=2, perform=perform)
     assert lost
     assert results["adapters_sha256"] == RunFolder(whole).results()["adapters_sha256"]

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -49,16 +50,17 @@ def processes(name: str) -> list[psutil.Process]:
 
 
 class KillOnce:
-    """Kills a process when the run trains in its second stage."""
+    """Kills a process when the run trains in its second stage, or tells it to terminate."""
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, number: int = signal.SIGKILL):
         self.name = name
+        self.number = number
         self.killed: psutil.Process | None = None
 
     def __call__(self, status: Status) -> None:
         if self.killed is None and status.phase == "training" and status.stage == 1 and status.done < status.total:
             self.killed = processes(self.name)[0]
-            self.killed.kill()
+            self.killed.send_signal(self.number)
 
 
 @pytest.fixture(scope="module")
@@ -151,8 +153,8 @@ def test_a_client_that_sleeps_for_ever_is_left_out_and_its_worker_replaced(
     """The replacement counts for no death: the run bears none."""
     config = configure(
         method={"name": "troubled_clients:Troubled", "sleeps": 1},
-        benchmark={"tasks": ["ArxivQA"], "clients_per_round": 3, "num_rounds": 2},
-        runtime={"lease_s": 6.0, "max_worker_failures": 0},
+        benchmark={"tasks": ["ArxivQA"], "clients_per_round": 3, "num_rounds": 1},
+        runtime={"lease_s": 12.0, "max_worker_failures": 0},
         failures={"retries": 0, "then": "drop"},
     )
     results = start(config, tmp_path / "run")
@@ -160,9 +162,9 @@ def test_a_client_that_sleeps_for_ever_is_left_out_and_its_worker_replaced(
     for record in records:
         [failed] = record["failures"]
         assert (failed["client"], failed["task"], failed["dropped"]) == (1, "ArxivQA", True)
-        assert failed["attempts"][0]["reason"] == "nothing was heard of it for 6 s (runtime.lease_s)"
+        assert failed["attempts"][0]["reason"] == "nothing was heard of it for 12 s (runtime.lease_s)"
         assert sorted(client["client"] for client in record["clients"]) == [0, 2]
-    assert results["failures"] == {"updates": 6, "missing": 2, "retried": 0}
+    assert results["failures"] == {"updates": 3, "missing": 1, "retried": 0}
 
 
 def test_more_deaths_than_allowed_end_the_run(configure: Configure, tmp_path: Path) -> None:
@@ -171,13 +173,16 @@ def test_more_deaths_than_allowed_end_the_run(configure: Configure, tmp_path: Pa
         start(config, tmp_path / "run", on_status=KillOnce("RayTrainWorker"))
 
 
-def test_a_killed_driver_ends_the_run_which_resumes_with_the_same_bits(
+def test_a_driver_told_to_terminate_or_killed_ends_the_run_which_resumes_with_the_same_bits(
     slower: Config, expected: str, tmp_path: Path
 ) -> None:
-    kill = KillOnce("RayDriver")
-    with pytest.raises(RunFailed, match="--resume"):
-        start(slower, tmp_path / "run", on_status=kill)
-    assert kill.killed is not None
+    for number, message in ((signal.SIGTERM, r"told to terminate \(SIGTERM"), (signal.SIGKILL, "process died")):
+        kill = KillOnce("RayDriver", number)
+        began = time.monotonic()
+        with pytest.raises(RunFailed, match=f"the driver.* {message}.*; --resume goes on"):
+            start(slower, tmp_path / "run", resume=number == signal.SIGKILL, on_status=kill)
+        assert kill.killed is not None
+        assert time.monotonic() - began < 60.0
     assert start(slower, tmp_path / "run", resume=True)["adapters_sha256"] == expected
 
 

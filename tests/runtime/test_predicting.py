@@ -249,9 +249,9 @@ def test_an_actor_and_then_the_command_are_killed_and_the_bytes_are_those_of_thi
 @pytest.mark.usefixtures("cluster")
 def test_more_workers_than_the_cluster_has_room_for_are_refused() -> None:
     check_places(3, gpu=False)  # of half a CPU each, and half a CPU to read with
-    with pytest.raises(ConfigError, match=r"--workers 4: find no room at 0\.5 CPU each, .* has 2 CPUs and 0 GPUs"):
+    with pytest.raises(ConfigError, match=r"--workers 4: find no room at 0\.5 CPUs each, .* has 2 CPUs and 0 GPUs"):
         check_places(4, gpu=False)
-    with pytest.raises(ConfigError, match=r"at 0\.5 CPU and a GPU each"):
+    with pytest.raises(ConfigError, match=r"at 0\.5 CPUs and a GPU each"):
         check_places(1, gpu=True)
 
 

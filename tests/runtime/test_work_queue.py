@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from fcit_ray.config.failures import Failures
 from fcit_ray.errors import RunFailed
 from fcit_ray.runtime.pieces import Lease
 from fcit_ray.runtime.work_queue import WorkQueue
@@ -197,7 +198,7 @@ def test_progress_counts_what_is_done(queue: WorkQueue) -> None:
 
 def test_many_unreliable_workers_do_all_the_work_once() -> None:
     """Workers vanish with work in hand at random, return under the same rank, and answer late."""
-    queue = WorkQueue(lease_s=0.02)
+    queue = WorkQueue(lease_s=0.02, failures=Failures(retries=10**6))
     works = list(range(200))
     stop = threading.Event()
 

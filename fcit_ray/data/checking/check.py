@@ -25,7 +25,7 @@ from fcit_ray.data.checking.report import Report, Row
 from fcit_ray.data.parquet.place import parquet_at
 from fcit_ray.data.records import quarantine
 from fcit_ray.data.records.collection import Collection
-from fcit_ray.data.records.images import image_faults
+from fcit_ray.data.records.images import OpenImage, image_faults
 from fcit_ray.data.records.layout import num_set_aside, read_items
 from fcit_ray.data.records.quarantine import Entry
 from fcit_ray.errors import DataError
@@ -87,7 +87,7 @@ def check_data(
         # Only decoding may have found what is wrong with these. To be released they must decode; the others need not.
         suspects = images if decode else set() if honour_quarantine else _set_aside_for_their_image(root, found)
         chunks = [
-            (root, names[start : start + _IMAGES_A_TASK], decoded)
+            (root, names[start : start + _IMAGES_A_TASK], decoded, collection.opener)
             for names, decoded in ((sorted(images - suspects), False), (sorted(suspects), True))
             for start in _starts(names, _IMAGES_A_TASK)
         ]
@@ -97,7 +97,7 @@ def check_data(
         found = [_with_image_faults(findings, faults) for findings in found]
         if limit:
             spans = [
-                (root, findings.piece, honour_quarantine, limit, start)
+                (root, findings.piece, honour_quarantine, limit, start, collection.opener)
                 for findings in found
                 for start in _starts(findings.images, _RECORDS_A_TASK)
             ]
@@ -163,7 +163,7 @@ def _look(job: tuple[str, Piece, bool]) -> FileFindings:
     return look_at_file(*job)
 
 
-def _look_at_images(job: tuple[str, list[str], bool]) -> dict[str, str]:
+def _look_at_images(job: tuple[str, list[str], bool, OpenImage]) -> dict[str, str]:
     return image_faults(*job)
 
 
@@ -188,21 +188,21 @@ def _check_model(limit: TokenLimit) -> None:
     check_agreement(limit.model, limit.template)
 
 
-def _measure(job: tuple[str, Piece, bool, TokenLimit, int]) -> list[Offence]:
+def _measure(job: tuple[str, Piece, bool, TokenLimit, int, OpenImage]) -> list[Offence]:
     """Records over the limit among those of one span of a file, and those that the model's processor cannot take."""
     from fcit_ray.data.loading.samples import (
         SampleEncoder,  # torch and transformers, which no other part of a check needs
     )
 
-    root, piece, honour_quarantine, limit, start = job
-    encoder = SampleEncoder(root, limit.model, limit.template, limit.max_length)
+    root, piece, honour_quarantine, limit, start, opener = job
+    encoder = SampleEncoder(root, limit.model, limit.template, limit.max_length, open_image=opener)
     offences = []
     for record in sound_records(root, piece, honour_quarantine)[start : start + _RECORDS_A_TASK]:
         try:
             length = encoder.num_tokens(record)
         except DataError as error:
             # Either only decoding finds it, unless the image is known as unusable already, or only this model does.
-            kind: Kind = "image" if image_faults(root, record.images, decode=True) else "tokens"
+            kind: Kind = "image" if image_faults(root, record.images, decode=True, opener=opener) else "tokens"
             offences.append(Offence(piece.source, record.index, record.id, kind, str(error)))
             continue
         if length > limit.max_length:

@@ -126,4 +126,4 @@ class _Lengths:
         return self._encoder.render(Record("", "", ("",), tuple(turns)))[0]
 
     def _read_size(self, image: str) -> Size:
-        return picture_size(self._encoder.root, image)
+        return picture_size(self._encoder.root, image, self._encoder.open_image)

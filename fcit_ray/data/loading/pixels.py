@@ -3,6 +3,7 @@
 Legend: B images, H and W pixels.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import ExifTags, Image
 from torch import Tensor
 
 _WHITE = (255, 255, 255, 255)
+_BAND = 2**22
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -47,13 +49,34 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """
     image = _upright(image)
     if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image).astype(np.float64)
-        scale = (255.0 if values.max() <= 1 else 1.0) if image.mode == "F" else 255 / 65535
-        image = Image.fromarray((values * scale).clip(0, 255).round().astype(np.uint8))
+        image = _eight_bits(image)
     if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, _WHITE), image)
+        return _on_white(image)
     return image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    values = np.asarray(image)
+    scale = (255.0 if values.max() <= 1 else 1.0) if image.mode == "F" else 255 / 65535
+    scaled = np.empty(values.shape, np.uint8)
+    for rows in _bands(image):
+        scaled[rows] = (values[rows].astype(np.float64) * scale).clip(0, 255).round().astype(np.uint8)
+    return Image.fromarray(scaled)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    paper = Image.new("RGB", image.size)
+    for rows in _bands(image):
+        band = image.crop((0, rows.start, image.width, rows.stop)).convert("RGBA")
+        paper.paste(Image.alpha_composite(Image.new("RGBA", band.size, _WHITE), band).convert("RGB"), (0, rows.start))
+    return paper
+
+
+def _bands(image: Image.Image) -> Iterator[slice]:
+    """Rows in pieces of a few million pixels: what is made on the way to RGB takes memory for one of them alone."""
+    height = max(1, _BAND // image.width)
+    for start in range(0, image.height, height):
+        yield slice(start, min(start + height, image.height))
 
 
 def _upright(image: Image.Image) -> Image.Image:

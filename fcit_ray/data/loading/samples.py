@@ -7,11 +7,11 @@ is kept.
 Legend: B images, H and W pixels, L tokens, D features.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 from fcit_ray.data.loading.features import Features, picture_key, text_key
 from fcit_ray.data.loading.pixels import normalise, pixel_scaling, square_pixels, to_rgb
 from fcit_ray.data.loading.tokens import Sample, num_image_tokens, run_processor, tokenise
-from fcit_ray.data.records.images import fault_of, open_image, opened
+from fcit_ray.data.records.images import OpenImage, fault_of, open_image, opened
 from fcit_ray.data.records.layout import Record
 from fcit_ray.errors import ConfigError, DataError
 from fcit_ray.models.chat import render_chat
@@ -58,7 +58,7 @@ class SampleEncoder:
     max_length: int
     identity: Identity = "text"
     identity_encoder: str = "base"
-    open_image: Callable[[str, str], IO[bytes]] = open_image
+    open_image: OpenImage = open_image
     features: Features | None = field(default=None, repr=False, compare=False)  # where a feature is, not what it is
 
     def encode_train(self, record: Record) -> Sample:

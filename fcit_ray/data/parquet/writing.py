@@ -26,7 +26,7 @@ from fcit_ray.data.records import layout, quarantine
 from fcit_ray.data.records.collection import Collection
 from fcit_ray.data.records.faults import refuse
 from fcit_ray.data.records.fields import printable
-from fcit_ray.data.records.images import file_fault, image_faults, open_image
+from fcit_ray.data.records.images import OpenImage, file_fault, image_faults
 from fcit_ray.data.records.parsing import Record
 from fcit_ray.errors import DataError, disk_reason
 from fcit_ray.storage.location import absolute, check_uri, file_in, is_folder, is_uri
@@ -78,10 +78,10 @@ def write_parquet(
     chosen = list(dict.fromkeys(datasets)) or datasets_in(collection)
     found = look_through(collection, chosen)
     if images == "reference":
-        layout.check_images(root, found.images.values())
+        layout.check_images(root, found.images.values(), collection.opener)
     plan = _plan(root, found, images, rows_per_file)
     try:
-        manifest = _Conversion(root, store, plan, progress).write(found)
+        manifest = _Conversion(root, store, plan, progress, collection.opener).write(found)
     except (OSError, pa.ArrowException) as error:
         reason = disk_reason(error, error.filename or out) if isinstance(error, OSError) else error
         raise DataError(f"{out}: cannot be written: {reason}") from error
@@ -106,7 +106,8 @@ def _plan(root: str, found: Sources, images: Literal["embed", "reference"], rows
 class _Conversion:
     """One conversion: what is there already, and what has been written."""
 
-    def __init__(self, root: str, store: Store, plan: Plan, progress: Progress):
+    def __init__(self, root: str, store: Store, plan: Plan, progress: Progress, opener: OpenImage):
+        self._opener = opener
         self._root, self._store, self._plan, self._progress = root, store, plan, progress
         self._tables: dict[str, list[TableFile]] = {}
         self._done = 0
@@ -137,7 +138,7 @@ class _Conversion:
             for number, rows in enumerate(pieces.pop(source)):
                 self._keep_or_write(source, f"{folder}/{number:05}.parquet", len(rows), None, _filler(rows))
         for number, rows in enumerate(pieces.pop(IMAGES, [])):
-            fill = _image_filler(self._root, [row["path"] for row in rows], users)
+            fill = _image_filler(self._root, [row["path"] for row in rows], users, self._opener)
             self._keep_or_write(IMAGES, f"{IMAGES}/{number:05}.parquet", len(rows), rows[-1]["path"], fill)
         manifest = Manifest(plan=self._plan, tables=self._tables)
         self._store.write_bytes(MANIFEST, _dump(manifest))
@@ -228,7 +229,9 @@ def _filler(rows: Sequence[Row]) -> Callable[[HashingFile], None]:
     return fill
 
 
-def _image_filler(root: str, images: Sequence[str], users: dict[str, Record]) -> Callable[[HashingFile], None]:
+def _image_filler(
+    root: str, images: Sequence[str], users: dict[str, Record], opener: OpenImage
+) -> Callable[[HashingFile], None]:
     def fill(sink: HashingFile) -> None:
         faults: list[str] = []
         # JPEG and PNG do not shrink further; statistics of the bytes would only repeat them.
@@ -238,7 +241,7 @@ def _image_filler(root: str, images: Sequence[str], users: dict[str, Record]) ->
             for group in _pieces(images, ROWS_PER_GROUP):
                 contents = []
                 for image in group:
-                    content, fault = _content(root, image)
+                    content, fault = _content(root, image, opener)
                     contents.append(content)
                     if fault:
                         faults.append(f"{users[image].where}: image {image}: {fault}")
@@ -248,13 +251,13 @@ def _image_filler(root: str, images: Sequence[str], users: dict[str, Record]) ->
     return fill
 
 
-def _content(root: str, image: str) -> tuple[bytes, str | None]:
+def _content(root: str, image: str, opener: OpenImage) -> tuple[bytes, str | None]:
     """An image file's bytes, and what is wrong with it."""
     try:
-        with open_image(root, image) as file:
+        with opener(root, image) as file:
             return file.read(), file_fault(file)
     except (OSError, ValueError):
-        return b"", image_faults(root, [image])[image]
+        return b"", image_faults(root, [image], opener=opener)[image]
 
 
 def _pieces(rows: Sequence[Any], size: int) -> Iterable[list[Any]]:

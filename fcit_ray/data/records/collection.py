@@ -15,8 +15,10 @@ from fcit_ray.data.formats.files import files_of
 from fcit_ray.data.formats.kinds import KINDS, TABLES, ending
 from fcit_ray.data.formats.shape import Shape
 from fcit_ray.data.parquet.place import parquet_at
+from fcit_ray.data.records.images import Opener
 from fcit_ray.data.records.place import Place
 from fcit_ray.errors import DataError
+from fcit_ray.storage.links import how_to_allow, led_out
 from fcit_ray.storage.location import file_in, is_uri, redact, spellings
 from fcit_ray.storage.remote import kind_of
 
@@ -45,12 +47,14 @@ class Collection:
         datasets: declarations by name.
         seed: of the run; what is held out for validation is drawn by it.
         own: names of those that a catalog does not have.
+        follow_links_to: folders outside of the root that symbolic links below it may lead to.
     """
 
     root: str
     datasets: Mapping[str, Dataset]
     seed: int = 0
     own: frozenset[str] = field(default_factory=frozenset)
+    follow_links_to: tuple[str, ...] = ()
     _answering: set[str] = field(default_factory=set, compare=False, repr=False)
     _trained: dict[str, tuple[str, ...]] = field(default_factory=dict, compare=False, repr=False)
 
@@ -58,7 +62,7 @@ class Collection:
     def of(cls, benchmark: Benchmark, seed: int = 0) -> Self:
         """All that a benchmark can name."""
         known = known_datasets(benchmark.catalog, benchmark.datasets, benchmark.validation)
-        return cls(benchmark.root, known, seed, frozenset(benchmark.datasets))
+        return cls(benchmark.root, known, seed, frozenset(benchmark.datasets), benchmark.follow_links_to)
 
     @classmethod
     def declared(cls, root: str, benchmark: Mapping[str, Any], seed: int) -> Self:
@@ -73,7 +77,7 @@ class Collection:
         except ValidationError as error:
             raise DataError(f"benchmark.datasets: {describe(error)}") from None
         known = known_datasets(benchmark.get("catalog", "fcit"), own, benchmark.get("validation"))
-        return cls(root, known, seed, frozenset(own))
+        return cls(root, known, seed, frozenset(own), tuple(benchmark.get("follow_links_to") or ()))
 
     @classmethod
     def of_catalog(cls, root: str, name: str = "fcit") -> Self:
@@ -162,7 +166,7 @@ class Collection:
         answer = self[name].answer
         if split == "train":
             return None
-        return answer.validation_references if split == "validation" else answer.references
+        return self._kept_in(answer.validation_references if split == "validation" else answer.references)
 
     def training_files(self, name: str) -> tuple[str, ...]:
         """The files of a dataset's training records in which pictures may lie; none where none are declared."""
@@ -216,6 +220,23 @@ class Collection:
             else ()
         )
 
+    def _kept_in(self, name: str | None) -> str | None:
+        """The name of a file.
+
+        Raises:
+            DataError: a link leads out of the root there.
+        """
+        if name is None or is_uri(name) or is_uri(self.root):
+            return name
+        if target := led_out(self.root, name, self.follow_links_to):
+            raise DataError(f"{file_in(self.root, name)}: {how_to_allow(self.root, name, target)}")
+        return name
+
+    @property
+    def opener(self) -> Opener:
+        """What opens its pictures."""
+        return Opener(self.follow_links_to)
+
     def _of(self, dataset: Dataset, part: Part, split: Split) -> list[Source]:
         if parquet := parquet_at(self.root):
             names = parquet.declared(part.path, split)
@@ -223,6 +244,8 @@ class Collection:
             names = [part.path]
         else:
             names = files_of(self.root, part.path, split)
+            for each in names:
+                self._kept_in(each)
         return [Source(name, dataset.images if part.images is None else part.images) for name in names]
 
 

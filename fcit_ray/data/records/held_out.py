@@ -5,14 +5,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from fcit_ray.data.records.images import fault_of, picture_size
+from fcit_ray.data.records.images import OpenImage, fault_of, open_image, picture_size
 from fcit_ray.data.records.parsing import Record, parse_box, references_of
 from fcit_ray.data.records.references import Captions, Votes, most_common
 from fcit_ray.errors import DataError
 from fcit_ray.models.prompt import Turn
 
 
-def as_question(root: str, record: Record, item: Any, kind: str, beside: Captions | Votes | None) -> Record:
+def as_question(
+    root: str,
+    record: Record,
+    item: Any,
+    kind: str,
+    beside: Captions | Votes | None,
+    opener: OpenImage = open_image,
+) -> Record:
     """The question of a training record: its last one, what was said before it standing before it.
 
     Args:
@@ -22,6 +29,7 @@ def as_question(root: str, record: Record, item: Any, kind: str, beside: Caption
         kind: of its dataset's answers. A caption without references is its only one; a box is taken from the answer
             and the size of its picture from the picture.
         beside: what the file of references of the validation records holds, if there is one.
+        opener: opens its picture.
 
     Raises:
         DataError: it cannot be asked.
@@ -41,7 +49,7 @@ def as_question(root: str, record: Record, item: Any, kind: str, beside: Caption
         if not record.images:
             raise DataError("has no picture; expected one that its box lies in")
         try:
-            return replace(asked, box=box, size=picture_size(root, record.images[0]))
+            return replace(asked, box=box, size=picture_size(root, record.images[0], opener))
         except Exception as error:  # Pillow's readers raise nearly anything on broken files
             raise DataError(f"image {record.images[0]}: {fault_of(error)}") from error
     return asked

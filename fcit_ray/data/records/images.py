@@ -1,8 +1,9 @@
 """Opening a record's image, and looking at it without or with its pixels; wherever the data root keeps it."""
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import IO
@@ -13,6 +14,7 @@ from fcit_ray.data.formats.embedded import as_reference
 from fcit_ray.data.parquet.place import parquet_at
 from fcit_ray.errors import DataError
 from fcit_ray.storage.files import NUM_BYTES, misfit, misfit_content
+from fcit_ray.storage.links import how_to_allow, led_out
 from fcit_ray.storage.location import is_uri
 from fcit_ray.storage.remote import open_uri
 
@@ -30,6 +32,8 @@ processors (Qwen2-VL's) refuse what is beyond."""
 # of any other format: a GIF, a BMP or a WebP tells in no other way whether it is whole, and they are few.
 _END_MARKER = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
 _TAIL_BYTES = 4096
+_COMMON = ("JPEG", "PNG", "GIF", "BMP", "PPM")
+_RARE = ("WEBP", "TIFF", "AVIF", "JPEG2000", "DIB")
 _LYING = (5, 6, 7, 8)  # EXIF's orientations that exchange width and height
 
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused or let through by the limits above
@@ -39,12 +43,17 @@ class PictureError(ValueError):
     """A picture that cannot be used, in words that follow its name."""
 
 
-def open_image(root: str, image: str) -> IO[bytes]:
+OpenImage = Callable[[str, str], IO[bytes]]
+"""Opens a record's picture, given the root and one of its `images`; errors as `open_image`'s."""
+
+
+def open_image(root: str, image: str, follow_links_to: tuple[str, ...] = ()) -> IO[bytes]:
     """An image file's bytes, open for reading.
 
     Args:
         root: data root: a folder, or Parquet made of one.
         image: as a record names it: relative to the root, absolute, a URI, or a place in a table (`embedded`).
+        follow_links_to: folders outside of the root that symbolic links may lead to.
 
     Raises:
         PictureError: what is there is no file, or obviously none of a picture.
@@ -66,10 +75,22 @@ def open_image(root: str, image: str) -> IO[bytes]:
     if is_uri(image):
         with open_uri(image) as remote:
             return _in_memory(bytes(remote.read()))
+    if target := led_out(root, image, follow_links_to):
+        raise PictureError(how_to_allow(root, image, target))
     path = Path(root) / image
     if reason := misfit(path):  # before it is opened: a named pipe would never be
         raise PictureError(reason)
     return path.open("rb")
+
+
+@dataclass(frozen=True)
+class Opener:
+    """`open_image` of a run, which says where links may lead."""
+
+    follow_links_to: tuple[str, ...] = ()
+
+    def __call__(self, root: str, image: str) -> IO[bytes]:
+        return open_image(root, image, self.follow_links_to)
 
 
 def _in_memory(content: bytes) -> IO[bytes]:
@@ -86,7 +107,7 @@ def opened(file: IO[bytes]) -> Iterator[Image.Image]:
         PictureError: no picture, or one beyond the limits.
     """
     try:
-        image = Image.open(file)
+        image = _of_known_format(file)
     except UnidentifiedImageError:
         raise PictureError("is no picture of a format that is known here (PNG, JPEG, GIF, WebP, BMP ...)") from None
     except Image.DecompressionBombError:
@@ -96,6 +117,16 @@ def opened(file: IO[bytes]) -> Iterator[Image.Image]:
     with image:
         check_size(*image.size)
         yield image
+
+
+def _of_known_format(file: IO[bytes]) -> Image.Image:
+    """Of photographs, drawings, scans. Pillow knows forty more: little used readers, and EPS, which runs a program."""
+    try:
+        return Image.open(file, formats=_COMMON)
+    except UnidentifiedImageError:
+        Image.init()  # a tenth of a second, once a process
+        file.seek(0)
+        return Image.open(file, formats=[name for name in _RARE if name in Image.OPEN])
 
 
 def check_size(width: int, height: int) -> None:
@@ -115,13 +146,13 @@ def check_size(width: int, height: int) -> None:
         raise PictureError(f"has {size}; sides of at most {MAX_RATIO} to 1 are taken: of a ribbon nothing can be seen")
 
 
-def picture_size(root: str, image: str) -> tuple[int, int]:
+def picture_size(root: str, image: str, opener: OpenImage = open_image) -> tuple[int, int]:
     """Width and height of a picture as it is seen, upright; its header is read, no pixel.
 
     Raises:
         PictureError, OSError: it cannot be used.
     """
-    with open_image(root, image) as file, opened(file) as picture:
+    with opener(root, image) as file, opened(file) as picture:
         try:
             lies = picture.getexif().get(ExifTags.Base.Orientation, 1) in _LYING
         except Exception:  # Pillow's readers raise nearly anything on broken EXIF, and the pixels are sound
@@ -130,7 +161,9 @@ def picture_size(root: str, image: str) -> tuple[int, int]:
     return (height, width) if lies else (width, height)
 
 
-def image_faults(root: str, images: Iterable[str], decode: bool = False) -> dict[str, str]:
+def image_faults(
+    root: str, images: Iterable[str], decode: bool = False, opener: OpenImage = open_image
+) -> dict[str, str]:
     """What is wrong with which of these images, in their order; those that can be used are not in it.
 
     Args:
@@ -138,6 +171,7 @@ def image_faults(root: str, images: Iterable[str], decode: bool = False) -> dict
         images: as records name them.
         decode: decode every pixel too, some milliseconds an image; otherwise only where no end marker tells that the
             file is whole.
+        opener: opens them.
 
     Raises:
         DataError: the Parquet root cannot be read.
@@ -146,7 +180,7 @@ def image_faults(root: str, images: Iterable[str], decode: bool = False) -> dict
     if parquet and parquet.embeds_images and not decode:
         missing = parquet.missing_images(images)
         return dict.fromkeys(missing, "not in the image tables")
-    found = ((image, _fault_in(root, image, decode)) for image in images)
+    found = ((image, _fault_in(root, image, decode, opener)) for image in images)
     return {image: fault for image, fault in found if fault is not None}
 
 
@@ -184,9 +218,9 @@ def fault_of(error: Exception, kind: str = "") -> str:
     return f"unreadable{f' as {kind}, cut short or broken' if kind else ''}: {error}"
 
 
-def _fault_in(root: str, image: str, decode: bool) -> str | None:
+def _fault_in(root: str, image: str, decode: bool, opener: OpenImage) -> str | None:
     try:
-        with open_image(root, image) as file:
+        with opener(root, image) as file:
             return file_fault(file, decode)
     except (OSError, ValueError, DataError) as error:  # a path that the system takes for none is a ValueError
         return fault_of(error)

@@ -16,7 +16,7 @@ from fcit_ray.data.records.collection import Collection, Source
 from fcit_ray.data.records.faults import Fault, refuse
 from fcit_ray.data.records.fields import text_of
 from fcit_ray.data.records.held_out import as_question, with_own_ids
-from fcit_ray.data.records.images import image_faults
+from fcit_ray.data.records.images import OpenImage, image_faults, open_image
 from fcit_ray.data.records.parsing import Box, Items, PlaceOf, Record, parse_box, parse_test, parse_train
 from fcit_ray.data.records.raw import (
     check_root,
@@ -214,7 +214,11 @@ def _load_held_out(collection: Collection, dataset: str, beside: Captions | Vote
         for record in _trained(collection, dataset, source, items):
             try:
                 item = shape(record.index, given[record.index])
-                records.append(as_question(collection.root, record, item, collection[dataset].answer.kind, beside))
+                records.append(
+                    as_question(
+                        collection.root, record, item, collection[dataset].answer.kind, beside, collection.opener
+                    )
+                )
             except DataError as error:
                 faults.append(Fault(record.index, record.id, str(error)))
         refuse(file_in(collection.root, source.name), faults, len(items))
@@ -238,7 +242,7 @@ def _refuse_twice(records: Sequence[Record]) -> None:
             )
 
 
-def check_images(root: Path | str, records: Iterable[Record]) -> None:
+def check_images(root: Path | str, records: Iterable[Record], opener: OpenImage = open_image) -> None:
     """Look at every image the records name, once: it exists, its header reads, its file ends where it should.
 
     Costs about a tenth of a millisecond an image on a warm local disk: only a file that does not end where it should is
@@ -252,6 +256,6 @@ def check_images(root: Path | str, records: Iterable[Record]) -> None:
     for record in records:
         for image in record.images:
             user.setdefault(image, record)
-    faults = image_faults(str(root), list(user))
+    faults = image_faults(str(root), list(user), opener=opener)
     lines = [f"{user[image].where}: image {image}: {fault}" for image, fault in faults.items()]
     refuse(str(root), lines, len(user), what="images")

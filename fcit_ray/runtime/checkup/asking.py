@@ -69,7 +69,20 @@ def ask_cluster(places: Places, progress: Callable[[str], None], answer_s: float
     """
     session = _session_folder()
     asked = _named_apart([_Asked(info) for info in ray.nodes() if info["Alive"]])
-    progress(f"asking {len(asked)} node(s) ...")
+    try:
+        progress(f"asking {len(asked)} node(s) ...")
+        nodes, silent = _nodes(places, asked, session, answer_s)
+    finally:
+        for node in asked:
+            ray.kill(node.looker)
+    address = str(ray.get_runtime_context().gcs_address)
+    own = bool(getattr(inside_ray("worker", "_global_node"), "head", False))  # this process has started it
+    progress("knocking without a token ...")
+    return Cluster(address=address, own=own, nodes=nodes, silent=silent, open=lets_in(address), disks=_disks(places))
+
+
+def _nodes(places: Places, asked: list[_Asked], session: str, answer_s: float) -> tuple[list[Node], dict[str, str]]:
+    """Those that answered, and why the others did not."""
     silent: dict[str, str] = {}
     looks = _answers({node: node.looker.look.remote(session) for node in asked}, silent, answer_s)
     asked = [node for node in asked if node in looks]
@@ -97,12 +110,7 @@ def ask_cluster(places: Places, progress: Callable[[str], None], answer_s: float
                 listing=listing,
             )
         )
-    for node in asked:
-        ray.kill(node.looker)
-    address = str(ray.get_runtime_context().gcs_address)
-    progress("knocking without a token ...")
-    own = bool(getattr(inside_ray("worker", "_global_node"), "head", False))  # this process has started it
-    return Cluster(address=address, own=own, nodes=nodes, silent=silent, open=lets_in(address), disks=_disks(places))
+    return nodes, silent
 
 
 def lets_in(address: str) -> bool | None:
@@ -150,9 +158,12 @@ def _answers(waiting: Mapping[_Asked, Any], silent: dict[str, str], answer_s: fl
 
 
 def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    wanted = [line for line in lines if line.startswith(("ModuleNotFoundError", "ImportError", "AttributeError"))]
-    return (wanted or lines or [repr(error)])[-1]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)]
+    if missing := [line for line in lines if line.startswith(("ModuleNotFoundError", "ImportError", "AttributeError"))]:
+        return missing[-1]
+    if isinstance(error, ray.exceptions.RayActorError):
+        return f"the node was lost, or its process ended, before it did (Ray says: {lines[-1]})"
+    return lines[-1]
 
 
 def _clock(looker: Any, answer_s: float) -> tuple[float, float]:

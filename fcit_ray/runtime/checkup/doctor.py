@@ -15,6 +15,7 @@ from fcit_ray.runtime.checkup.asking import Places, ask_cluster
 from fcit_ray.runtime.checkup.facts import Cluster, Finding, Needs
 from fcit_ray.runtime.cluster import start_ray
 from fcit_ray.runtime.launch import check_room
+from fcit_ray.runtime.shape import Shape
 from fcit_ray.storage.location import is_uri
 
 _BUILT_IN = ("tiny", "base")
@@ -46,14 +47,15 @@ def examine(
     """
     was_there = ray.is_initialized()
     progress("joining the cluster, or starting one ...")
-    start_ray(address=address)
-    try:
-        wanted = places_of(config, out)
-        refusal = _refusal(config)
-        cluster = ask_cluster(wanted, progress)
-    finally:
-        if not was_there:
-            ray.shutdown()
+    with tempfile.TemporaryDirectory() as logs:  # what Ray says of nodes it loses is no part of the table
+        start_ray(Path(logs) / "ray.log", address=address)
+        try:
+            wanted = places_of(config, out)
+            refusal = _refusal(config)
+            cluster = ask_cluster(wanted, progress)
+        finally:
+            if not was_there:
+                ray.shutdown()
     needs = None if config is None else needs_of(config, need, java, refusal, unknown)
     return cluster, judge(cluster, needs, wanted)
 
@@ -106,10 +108,13 @@ def places_of(config: Config | None, out: str) -> Places:
 def needs_of(config: Config, need: float, java: bool, refusal: str, unknown: str) -> Needs:
     """What a run asks of the cluster; arguments as those of `examine`."""
     runtime = config.runtime
+    shape = Shape.of(runtime)
     return Needs(
-        workers=runtime.num_workers,
-        cpus=runtime.cpus_per_worker,
+        workers=shape.num_workers,
+        cpus=min(part.cpus for part in shape.parts),
         gpu=runtime.gpu,
+        share=min(part.share for part in shape.parts),
+        shape=str(shape),
         bytes=need,
         cache=runtime.cache_mb * 2.0**20,
         java=java,

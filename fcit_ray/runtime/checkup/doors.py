@@ -39,7 +39,7 @@ def ports(cluster: Cluster) -> list[Finding]:
             f"{name} {' '.join(str(port.port) for port in node.look.ports if port.process == name)}"
             for name in dict.fromkeys(port.process for port in node.look.ports)
         )
-        alone = cluster.own or len(cluster.nodes) == 1
+        alone = len(cluster.nodes) == 1 and not cluster.silent
         remedy = (
             "one machine needs none of them: a firewall, or `ray start --node-ip-address 127.0.0.1`"
             if alone

@@ -142,8 +142,10 @@ class Needs:
 
     Attributes:
         workers: at once.
-        cpus: of each.
-        gpu: whether each has one.
+        cpus: of each, the least where they differ.
+        gpu: whether each has one, or a share.
+        share: of a GPU, the least where they differ.
+        shape: the workers in words.
         bytes: that a worker takes of its GPU, or of the machine's memory where it has none; 0 where it is not known.
         cache: bytes of the object store that records may take.
         java: whether captions are scored by Java's programs.
@@ -155,6 +157,8 @@ class Needs:
     workers: int
     cpus: float
     gpu: bool
+    share: float = 1.0
+    shape: str = ""
     bytes: float = 0.0
     cache: float = 0.0
     java: bool = False

@@ -5,14 +5,12 @@ import hashlib
 import importlib.util
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import fcit_ray
 from fcit_ray.errors import UserError, disk_reason
 from fcit_ray.results.session import this_session
 from fcit_ray.runtime.checkup.facts import Disk, Gpu, Look, Port
@@ -142,10 +140,9 @@ def usable_model(path: str) -> str:
     return ""
 
 
-def sources_digest() -> str:
+def sources_digest(folder: Path = Path(__file__).parents[2]) -> str:
     """Of the package's files: a copy that was edited, or is older, shows whatever it calls itself."""
     digest = hashlib.sha256()
-    folder = Path(fcit_ray.__file__).parent
     for file in sorted(folder.rglob("*.py")):
         digest.update(f"{file.relative_to(folder)}\0".encode())
         digest.update(file.read_bytes())
@@ -216,7 +213,7 @@ def open_ports(session: str) -> tuple[list[Port], int]:
     found, hidden = [], 0
     for process in ray_processes(session):
         try:
-            name = process.name() if not process.name().startswith("python") else _last_module(process.cmdline())
+            name = _called(process)
             for connection in process.net_connections(kind="tcp"):
                 if connection.status == psutil.CONN_LISTEN and not connection.laddr.ip.startswith(_LOOPBACK):
                     found.append(Port(connection.laddr.ip, connection.laddr.port, name))
@@ -245,12 +242,11 @@ def ray_processes(session: str) -> Iterator[Any]:
                 yield member
 
 
-def _last_module(words: list[str]) -> str:
-    """What a Python process runs: `dashboard`, `agent`, `log_monitor` ..."""
+def _called(process: Any) -> str:
+    """What a process of Ray is: `raylet`, `dashboard`, `RuntimeEnvAgent`; `worker` whatever it runs at the moment."""
+    words = process.cmdline()
+    title = words[0].split()[0] if words and words[0].strip() else process.name()
+    if title.startswith("ray::"):
+        return title.removeprefix("ray::") if title.endswith("Agent") else "worker"
     files = [Path(word).stem for word in words if word.endswith(".py")]
-    return files[-1] if files else (words[0].split()[0] if words else "python")
-
-
-def here() -> str:
-    """This machine's name."""
-    return socket.gethostname()
+    return files[-1] if files else process.name()

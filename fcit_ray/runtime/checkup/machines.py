@@ -86,14 +86,16 @@ def gpus(cluster: Cluster, needs: Needs | None) -> list[Finding]:
                     "start Ray with --num-gpus as many as are to be used (CUDA_VISIBLE_DEVICES may hide some)",
                 )
             )  # fmt: skip
-        torch = node.look.versions.get("torch") or ""
-        if node.gpus and "+cpu" in torch:
-            found.append(
-                Finding(
-                    "fail", "GPUs", f"{node.name}: torch {torch} computes on no GPU",
-                    "install the torch of the GPU's CUDA there (https://pytorch.org/get-started)",
-                )
-            )  # fmt: skip
+    blind = [node for node in cluster.nodes if node.gpus and "+cpu" in (node.look.versions.get("torch") or "")]
+    if blind:
+        found.append(
+            Finding(
+                "fail",
+                "GPUs",
+                f"{', '.join(node.name for node in blind)}: torch {blind[0].look.versions['torch']} computes on no GPU",
+                "install the torch of the GPU's CUDA there (https://pytorch.org/get-started)",
+            )
+        )
     if needs is None or not needs.gpu:
         known = [gpu for node in cluster.nodes for gpu in node.look.gpus]
         words = f"{len(known)}: {_counted(gpu.name for gpu in known)}" if known else "none"
@@ -101,15 +103,18 @@ def gpus(cluster: Cluster, needs: Needs | None) -> list[Finding]:
     usable = [node for node in cluster.nodes if node.gpus]
     cards = [(gpu, node) for node in usable for gpu in node.look.gpus]
     for gpu, node in cards:
-        if needs.bytes > gpu.memory:
+        if not gpu.memory:
+            continue  # shared with the machine's, and not told
+        has, part = needs.share * gpu.memory, "" if needs.share == 1 else f"{needs.share:g} of "
+        if needs.bytes > has:
             found.append(
                 Finding(
-                    "fail", "GPUs", f"{node.name}: a worker needs {gb(needs.bytes)}, {gpu.name} has {gb(gpu.memory)}",
+                    "fail", "GPUs", f"{node.name}: a worker needs {gb(needs.bytes)}, {part}{gpu.name} is {gb(has)}",
                     "`fcit-ray run ... --plan --gpu-memory-gb "
-                    f"{gpu.memory / 1e9:.0f}` names the smallest change that fits",
+                    f"{has / 1e9:.0f}` names the smallest change that fits",
                 )
             )  # fmt: skip
-        elif needs.bytes > gpu.memory - gpu.used:
+        elif needs.bytes > has - gpu.used:
             found.append(
                 Finding(
                     "warn", "GPUs", f"{node.name}: a worker needs {gb(needs.bytes)}, of {gpu.name}'s {gb(gpu.memory)} "
@@ -118,9 +123,10 @@ def gpus(cluster: Cluster, needs: Needs | None) -> list[Finding]:
                 )
             )  # fmt: skip
     if not found and cards:
-        smallest = min(gpu.memory for gpu, _ in cards)
+        smallest = needs.share * min((gpu.memory for gpu, _ in cards if gpu.memory), default=0.0)
+        told = f"has {gb(smallest)}" if smallest else "what it has is not told"
         need = f"a worker needs {gb(needs.bytes)}" if needs.bytes else "what a worker needs is not known"
-        found.append(Finding("ok", "GPUs", f"{_counted(gpu.name for gpu, _ in cards)}; {need}, has {gb(smallest)}"))
+        found.append(Finding("ok", "GPUs", f"{_counted(gpu.name for gpu, _ in cards)}; {need}, {told}"))
     return found
 
 
@@ -129,8 +135,7 @@ def room(needs: Needs) -> list[Finding]:
     if needs.refusal:
         key, _, text = needs.refusal.partition(": ")
         return [Finding("fail", "workers", f"{key}: {text}")]
-    each = f"{needs.cpus:g} CPU(s)" + (" and a GPU" if needs.gpu else "")
-    return [Finding("ok", "workers", f"room for {needs.workers} of {each}")]
+    return [Finding("ok", "workers", f"room for {needs.shape}")]
 
 
 def memory(cluster: Cluster, needs: Needs | None) -> list[Finding]:
@@ -183,8 +188,8 @@ def object_store(cluster: Cluster, needs: Needs | None) -> list[Finding]:
                 Finding(
                     "warn", "object store", f"{node.name}: {has}, the object store wants {gb(node.object_store)}: it "
                     "lies on a disk, which is slow",
-                    f"docker run --shm-size={math.ceil(node.object_store * 1.1 / 1e9)}g (Kubernetes: an emptyDir of "
-                    "medium Memory at /dev/shm), or a smaller --object-store-memory",
+                    f"docker run --shm-size={math.ceil(node.object_store * 11 / 10 / 1e9)}g (Kubernetes: an emptyDir "
+                    "of medium Memory at /dev/shm), or a smaller --object-store-memory",
                 )
             )  # fmt: skip
     least = min((node.object_store for node in cluster.nodes), default=0.0)
@@ -199,6 +204,7 @@ def disks(cluster: Cluster) -> list[Finding]:
         if node.look.session is not None
     ]
     looked += [(f"{role} {disk.path}", disk) for role, disk in cluster.disks.items()]
+    looked = [(words, disk) for words, disk in looked if disk.total]  # what has no size is none
     found = [
         Finding(
             "fail" if disk.free < _FREE_LEAST else "warn", "disk",

@@ -23,14 +23,15 @@ def read_places(cluster: Cluster, read: Mapping[str, str]) -> list[Finding]:
         said = redact(place)
         kind = "data" if role == "data" else "model"
         reasons = {node.name: reason for node in cluster.nodes if (reason := node.places.get(role, ""))}
-        for name, reason in reasons.items():
-            found.append(Finding("fail", role, f"{name}: {said}: {_without(reason, place)}", _REMEDIES[kind]))
+        for reason in dict.fromkeys(reasons.values()):
+            names = ", ".join(name for name, other in reasons.items() if other == reason)
+            found.append(Finding("fail", role, f"{names}: {said}: {_without(reason, place)}", _REMEDIES[kind]))
         listings = {node.listing.get(role, "") for node in cluster.nodes if not node.places.get(role)}
         if len(listings) > 1:
-            names = [node.name for node in cluster.nodes if not node.places.get(role)]
+            names = ", ".join(node.name for node in cluster.nodes if not node.places.get(role))
             found.append(
                 Finding(
-                    "fail", role, f"{said} holds other files on some of {', '.join(names)}",
+                    "fail", role, f"{said} holds other files on some of {names}",
                     "copy it anew from one of them, or let all mount one: nodes that read other records give a run "
                     "that nobody can repeat",
                 )
