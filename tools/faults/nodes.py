@@ -97,7 +97,9 @@ def _over(
 
     with contextlib.suppress(Wrong):
         until(lambda: not ours(), "the end of them", 5.0)
-    bench.left += [process.cmdline()[0] for process in ours()]
+    for process in ours():
+        with contextlib.suppress(psutil.Error, IndexError):
+            bench.left.append(process.cmdline()[0])
 
 
 @row(GROUP)
