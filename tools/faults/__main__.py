@@ -3,6 +3,7 @@
 import argparse
 import fnmatch
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -25,6 +26,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3600.0, help="of the soak")
     given = parser.parse_args()
     given.folder = given.folder.resolve()
+    # Started behind a shell's `&` this process ignores it, and so would every run.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if given.list:
         for row in ROWS.values():
             print(f"{row.name:40} {(row.fault.__doc__ or '').strip()}")
