@@ -3,6 +3,7 @@
 import argparse
 import fnmatch
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -25,6 +26,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3600.0, help="of the soak")
     given = parser.parse_args()
     given.folder = given.folder.resolve()
+    # Started behind a shell's `&` this process ignores it, and so would every run.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if given.list:
         for row in ROWS.values():
             print(f"{row.name:40} {(row.fault.__doc__ or '').strip()}")
@@ -60,6 +63,9 @@ def _carry_out(name: str, folder: Path, seed: int) -> bool:
         outcome = Outcome(wrong=f"the row itself failed: {traceback.format_exc(limit=-2)}")
     finally:
         bench.close()
+    if bench.left:
+        left = f"{len(bench.left)} processes are left 5 s after an end: {'; '.join(bench.left)}"
+        outcome.wrong = f"{outcome.wrong}; {left}" if outcome.wrong else left
     outcome.name, outcome.left, outcome.where = name, len(bench.left), str(bench.folder)
     save(outcome, folder / "rows")
     said = f"WRONG: {outcome.wrong}" if outcome.wrong else f"{outcome.exit}; {outcome.bits}; {outcome.saw}"

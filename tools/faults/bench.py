@@ -59,7 +59,7 @@ class Bench:
         self.random = random.Random(f"{seed}/{name}")
         self.workers = 2
         self.commands: list[Command] = []
-        self.left: list[str] = []
+        self.left: list[str] = []  # processes, 5 s after an end: wrong, but the row goes on to see the bits
 
     # What there is to start with.
 
@@ -146,8 +146,7 @@ class Bench:
     def over(self, run: Command, *, code: int | Sequence[int], says: str = "", wait_s: float = 300.0) -> None:
         """The run must end so, with such words, and leave nobody behind."""
         found = run.end(wait_s)
-        left = run.left()
-        self.left += left
+        self.left += run.left()
         expected = [code] if isinstance(code, int) else list(code)
         if found not in expected:
             raise Wrong(f"exit code {found} instead of {' or '.join(map(str, expected))}: {run.last}")
@@ -155,8 +154,6 @@ class Bench:
             raise Wrong(f"its last words do not say {says!r}: {run.last}")
         if "Traceback (most recent call last)" in run.said:
             raise Wrong(f"it showed a traceback, and then: {run.last}")
-        if left:
-            raise Wrong(f"{len(left)} processes are left after 5 s: {'; '.join(left)}")
 
     def same(self, *overrides: str, out: str | Path = "run") -> str:
         """The bits of a finished run must be those of the reference."""

@@ -97,9 +97,9 @@ def _over(
 
     with contextlib.suppress(Wrong):
         until(lambda: not ours(), "the end of them", 5.0)
-    if left := ours():
-        names = "; ".join(process.cmdline()[0] for process in left)
-        raise Wrong(f"{len(left)} actors of the run are left after 5 s: {names}")
+    for process in ours():
+        with contextlib.suppress(psutil.Error, IndexError):
+            bench.left.append(process.cmdline()[0])
 
 
 @row(GROUP)
