@@ -39,7 +39,7 @@ class Attempts:
         """Those of pieces in hand whose attempts are given up, and why. Lock held."""
         found = []
         for item in items:
-            if item.worker is None or item.done:
+            if item.worker is None or item.done or item.arrives:
                 continue
             why = overdue(
                 item.batch.rule,
