@@ -39,7 +39,7 @@ class Attempts:
         """Those of pieces in hand whose attempts are given up, and why. Lock held."""
         found = []
         for item in items:
-            if item.worker is None or item.done or item.arrived:
+            if item.worker is None or item.done or item.arrives:
                 continue
             why = overdue(
                 item.batch.rule,
@@ -67,7 +67,7 @@ class Attempts:
         place = f"{self._place(item.work)}: "
         reason = reason or message.removeprefix(place)
         item.attempts.append(Attempt(item.worker, self.nodes.get(item.worker, ""), reason, died))
-        item.worker, item.part, item.arrived = None, (0, 0), False
+        item.worker, item.part = None, (0, 0)
         found = verdict(item.batch.rule, item.attempts)
         failed = Failed(item.work, tuple(item.attempts), found, message or place + reason)
         self._news.append(failed)

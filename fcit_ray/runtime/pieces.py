@@ -69,7 +69,7 @@ class Item:
         token: of the attempt that is under way, or of the next one.
         result: once it is done; None if it was left out.
         dropped: it was left out.
-        arrived: a result is there, and is being looked at.
+        arrives: a result is there and is being looked at: neither silence nor a death spoils the attempt any more.
         part: how far a worker is, done and in all.
         worker: who has it in hand.
         began: when that worker took it.
@@ -84,7 +84,7 @@ class Item:
     result: Any = None
     done: bool = False
     dropped: bool = False
-    arrived: bool = False
+    arrives: bool = False
     part: tuple[int, int] = (0, 0)
     worker: int | None = None
     began: float = 0.0

@@ -79,7 +79,7 @@ class WorkQueue:
             rule: what becomes of pieces whose attempts fail; by default they are tried again, and then the run stops.
         """
         with self._changed:
-            batch = Batch(self, urgency, admit or _any, rule or self._rule)
+            batch = Batch(self, urgency, admit or (lambda work, result: result), rule or self._rule)
             for work, size in zip(works, sizes, strict=True):
                 batch.items.append(Item(work, size, batch, self._named()))
             self._items |= {item.token: item for item in batch.items}
@@ -138,7 +138,7 @@ class WorkQueue:
         with self._changed:
             self._heard.pop(worker, None)
             for item in [*self._items.values()]:
-                if item.worker == worker and not (item.done or item.arrived):
+                if item.worker == worker and not item.done and not item.arrives:
                     self._fail(item, DIED, died=True)
             if node:
                 self._attempts.nodes[worker] = node
@@ -166,10 +166,11 @@ class WorkQueue:
             item = self._items.get(token)
             if item is None or item.done:
                 return False
-            item.arrived = True  # what is being folded cannot be given up any more
+            item.arrives = True
         try:
             result = item.batch.admit(item.work, result)  # Outside of the lock: it may take a while.
         except UpdateRefused as refused:
+            item.arrives = False
             self.failed(token, str(refused), reason=refused.reason)
             return False
         except RunFailed as failure:
@@ -294,8 +295,3 @@ class WorkQueue:
         elif failed.verdict == "stop":
             self.fail(f"{failed.message} ({tried(item.attempts)})", details)
         self._changed.notify_all()
-
-
-def _any(work: Any, result: Any) -> Any:
-    """Every result is good, and kept as it is."""
-    return result

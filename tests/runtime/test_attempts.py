@@ -86,7 +86,7 @@ def test_what_fails_too_often_ends_the_run_and_says_where_it_was_tried(kind: typ
     told.queue.join(1, "b")
     running = told.running(["x"], [1])
     told.fails(1, "first")
-    told.fails(0, "second")  # who has failed it too, is free and has been heard of last, gets it where both have
+    told.fails(0, "second")  # the only one heard of since
     told.fails(0, "third")
     running.join()
     assert isinstance(running.error, RunFailed)
@@ -127,6 +127,23 @@ def test_a_client_that_is_left_out_has_no_result_and_the_others_theirs(kind: typ
     running.join()
     assert running.results == [None, "Y"]
     assert [failed.verdict for failed in told.failed] == ["retry", "drop"]
+
+
+def test_what_is_being_admitted_is_neither_given_up_nor_counted_as_missing() -> None:
+    """It may be part of the mean already."""
+
+    def admit(work: str, result: str) -> str:
+        told.clock.now += 1000.0
+        told.queue.next(1, 0.0)  # looks for what is late
+        told.queue.join(0)  # its worker has died after it had sent it
+        return result
+
+    told = Told(retries=0, then="drop", deadline_s=1.0)
+    running = told.running(["x"], [1], admit)
+    assert told.queue.submit(take(told.queue, 0).token, "X")
+    running.join()
+    assert running.results == ["X"]
+    assert told.failed == []
 
 
 def test_deaths_leave_a_client_out_but_end_no_run() -> None:
