@@ -67,6 +67,8 @@ def _carry_out(name: str, folder: Path, seed: int) -> bool:
         left = f"{len(bench.left)} processes are left 5 s after an end: {'; '.join(bench.left)}"
         outcome.wrong = f"{outcome.wrong}; {left}" if outcome.wrong else left
     outcome.name, outcome.left, outcome.where = name, len(bench.left), str(bench.folder)
+    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    outcome.commit = git.stdout.strip()
     save(outcome, folder / "rows")
     said = f"WRONG: {outcome.wrong}" if outcome.wrong else f"{outcome.exit}; {outcome.bits}; {outcome.saw}"
     print(f"{name} ({time.monotonic() - began:.0f} s): {said}", flush=True)
@@ -76,7 +78,7 @@ def _carry_out(name: str, folder: Path, seed: int) -> bool:
 _HEAD = """\
 # Faults
 
-{rows} faults provoked on real runs, {wrong} of them not ending as they must; commit {commit}, {date}. Made by
+{rows} faults provoked on real runs, {wrong} of them not ending as they must ({date}; on {commit}). Made by
 
 ```bash
 make faults
@@ -93,10 +95,12 @@ are there 5 s after the end.
 
 def _page(rows: Path) -> str:
     outcomes = read(rows)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
+    commit = ", ".join(sorted({outcome.commit for outcome in outcomes.values()}))
     wrong = sum(bool(outcome.wrong) for outcome in outcomes.values())
-    told = {"rows": len(outcomes), "wrong": wrong, "commit": commit.strip(), "date": time.strftime("%Y-%m-%d")}
-    return _HEAD.format(**told) + table(outcomes.values())
+    told = {"rows": len(outcomes), "wrong": wrong, "commit": commit, "date": time.strftime("%Y-%m-%d")}
+    missing = ", ".join(f"`{name}`" for name in ROWS if name not in outcomes)
+    rest = f"\n## Not provoked in this pass\n\n{missing}.\n" if missing else ""
+    return _HEAD.format(**told) + table(outcomes.values()) + rest
 
 
 if __name__ == "__main__":

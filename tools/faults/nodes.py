@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -68,6 +69,8 @@ class Nodes:
                     with contextlib.suppress(psutil.Error, ProcessLookupError):
                         info.process.kill()
                         info.process.wait()
+        # What `ray start` leaves as well: a run without RAY_ADDRESS would look for this cluster.
+        (Path(os.environ["RAY_TMPDIR"]) / "ray/ray_current_cluster").unlink(missing_ok=True)
 
     @staticmethod
     def _process(node: Any, name: str) -> Any:

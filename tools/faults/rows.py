@@ -28,6 +28,8 @@ class Outcome:
         bits: of the run, or of the resumed run: `same`, or what they are compared with instead.
         left: processes of ours or of Ray's that were there 5 s after the end.
         wrong: why the row is not as it must be; empty if it is.
+        where: its folder.
+        commit: of the code that it was provoked on.
     """
 
     name: str = ""
@@ -39,6 +41,7 @@ class Outcome:
     left: int = 0
     wrong: str = ""
     where: str = ""
+    commit: str = ""
 
 
 Fault = Callable[..., Outcome]
