@@ -19,6 +19,7 @@ def led_out(root: str, name: str, allowed: Iterable[str] = ()) -> str:
     Returns:
         The target's path; empty if it may be read, or is not there.
     """
+    root = os.path.abspath(root)  # what is known of folders outlives a change of the working directory
     path = os.path.join(root, name)
     folder, base = os.path.split(path)
     real = _real(folder)
@@ -27,7 +28,7 @@ def led_out(root: str, name: str, allowed: Iterable[str] = ()) -> str:
     except (OSError, ValueError):  # it is not there, or a name that no file can have: whoever opens it says so
         linked = False
     target = os.path.realpath(path) if linked else os.path.join(real, base)
-    start = real if os.path.isabs(name) and not _within(path, os.path.abspath(root)) else _real(root)
+    start = real if os.path.isabs(name) and not _within(path, root) else _real(root)
     return "" if any(_within(target, each) for each in (start, *map(_real, allowed))) else target
 
 
@@ -48,7 +49,7 @@ def how_to_allow(root: str, name: str, target: str) -> str:
 
 def _first_outside(root: str, name: str) -> str:
     """The folder that a link on the way to a file leads to, the first outside; empty if it is the file's own."""
-    place, start = root, _real(root)
+    place, start = os.path.abspath(root), _real(os.path.abspath(root))
     for part in os.path.dirname(name).split("/"):
         place = os.path.join(place, part)
         if not _within(_real(place), start):

@@ -19,7 +19,7 @@ def test_nothing_fails_on_a_healthy_cluster_and_nothing_is_left_behind(configure
     assert node.here
     assert cluster.own
     assert not cluster.silent
-    assert node.places == {"data": "", "model": "", "run": ""}
+    assert node.places == {"data": "", "run": ""}
     assert node.look.versions["ray"]
     assert abs(node.clock) <= 1.0
     assert list(tmp_path.iterdir()) == []

@@ -28,7 +28,7 @@ def file(configure: Configure, tmp_path: Path) -> Path:
 
 
 def start(file: Path, out: Path, *options: str) -> tuple["subprocess.Popen[str]", Descent]:
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    environment = {**os.environ, "RAY_ADDRESS": "local"}  # whatever `ray start` has left on this machine
     process = subprocess.Popen(
         [sys.executable, "-m", "fcit_ray", "run", str(file), "--out", str(out), *options],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment,
@@ -43,7 +43,7 @@ def test_terminated_in_a_round_then_killed_in_one_nothing_is_left_and_the_bits_a
 
     out = tmp_path / "run"
     process, descent = start(file, out)
-    descent.wait_for(lambda: num_rounds(out) >= 1, 120)
+    descent.wait_for(lambda: num_rounds(out) >= 1, 300)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=15)
     assert process.returncode == 143, said
@@ -52,13 +52,13 @@ def test_terminated_in_a_round_then_killed_in_one_nothing_is_left_and_the_bits_a
 
     done = num_rounds(out)
     process, descent = start(file, out, "--resume")
-    descent.wait_for(lambda: num_rounds(out) > done, 120)
+    descent.wait_for(lambda: num_rounds(out) > done, 300)
     process.kill()
     process.communicate()
     assert descent.left_after(5.0) == []
 
     process, descent = start(file, out, "--resume")
-    descent.wait_for(lambda: process.poll() is not None, 120)
+    descent.wait_for(lambda: process.poll() is not None, 300)
     assert process.returncode == 0, process.communicate()[1]
     assert json.loads((out / "results.json").read_text())["adapters_sha256"] == in_one_process(configure())
     assert descent.left_after(5.0) == []

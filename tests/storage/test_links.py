@@ -116,3 +116,12 @@ def test_the_key_takes_folders_of_this_machine(folder: str) -> None:
         ConfigError, match=r"benchmark\.follow_links_to\b.* is no absolute path; expected folders such as"
     ):
         parse_config({"name": "x", "benchmark": {"tasks": ["IconQA"], "follow_links_to": [folder]}})
+
+
+def test_a_relative_root_is_that_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is known of one is not taken for another that has the same name elsewhere."""
+    for place in ("here", "there"):
+        (tmp_path / place / "data/pictures").mkdir(parents=True)
+        (tmp_path / place / "data/pictures/one.png").write_bytes(b"")
+        monkeypatch.chdir(tmp_path / place)
+        assert not led_out("data", "pictures/one.png")
