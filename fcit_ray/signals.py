@@ -8,8 +8,9 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
-from typing import Final
+from typing import Final, NoReturn
 
 GRACE_S: Final = 10.0
 """From a signal to the end of the process, at most."""
@@ -65,6 +66,22 @@ def say(number: int) -> None:
     _print(f"interrupted ({signal.Signals(number).name}); {_Leaving.remedy}")
 
 
+def what_to_do() -> str:
+    """What the sentence tells the user to do; empty in a process that is not ours alone."""
+    return _Leaving.remedy if _Leaving.ours else ""
+
+
+before_leaving: list[Callable[[], None]] = []
+"""Called by `leave_at_once`; what the end of the interpreter would do that must be done."""
+
+
+def leave_at_once(status: int) -> NoReturn:
+    """End the process without waiting for anything."""
+    for call in before_leaving:
+        call()
+    os._exit(status)
+
+
 def came() -> int:
     """The signal that the process is leaving by; 0 if there was none."""
     return _Leaving.by
@@ -87,7 +104,7 @@ class _Leaving:
     def told(cls, number: int, frame: FrameType | None) -> None:
         if cls.by:
             _print(f"{signal.Signals(number).name} again: left at once")
-            os._exit(exit_code(number))
+            leave_at_once(exit_code(number))
         cls.by = number
         threading.Thread(target=cls.see_out, args=(number,), daemon=True).start()
         raise Interrupted(number)
@@ -99,7 +116,7 @@ class _Leaving:
         say(number)
         late.wait(GRACE_S - SAY_S)
         _print(f"not out after {GRACE_S:g} s: left without waiting any longer")
-        os._exit(exit_code(number))
+        leave_at_once(exit_code(number))
 
 
 def _print(text: str) -> None:

@@ -3,7 +3,6 @@
 Light on purpose: the commands import what is heavy when their arguments have been read.
 """
 
-import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -78,7 +77,7 @@ def exit_on_error(after_interrupt: str = "--resume goes on from the last checkpo
     except ClusterLost as error:
         tell(f"the run failed: {error}")
         sys.stdout.flush()
-        os._exit(1)  # Ray would wait a minute for the cluster to be told that this process leaves
+        signals.leave_at_once(1)  # Ray would wait a minute for the cluster to be told that this process leaves
     except (RunFailed, JavaError) as error:
         if details := getattr(error, "details", ""):
             tell(details)

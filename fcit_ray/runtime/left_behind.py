@@ -4,9 +4,13 @@ A program that stands alone, in a session of its own, as what ends that process 
 pipe which closes with the process, however that ends. Of a process that was killed Ray's agents would live on for
 minutes: they look for the head that is gone, to tell it so.
 
-python left_behind.py FOLDER PID SINCE
+python left_behind.py FOLDER PID SINCE RAY [WORDS]
+
+The words are said on standard error if the process ended without a farewell: killed, or by Ray, which ends a process
+whose raylet has died without a word of its own.
 """
 
+import os
 import shutil
 import sys
 import time
@@ -107,5 +111,9 @@ def end(folder: Path, pid: int, since: str, ray: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.stdin.buffer.read()  # until the pipe closes
+    farewell = sys.stdin.buffer.read()  # until the pipe closes
+    if not farewell and len(sys.argv) > 5:
+        print(sys.argv[5], file=sys.stderr, flush=True)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)  # nobody is to wait for this process at the end of that pipe
     end(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4])

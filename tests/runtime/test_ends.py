@@ -54,11 +54,15 @@ def test_terminated_in_a_round_then_killed_in_one_nothing_is_left_and_the_bits_a
     process, descent = start(file, out, "--resume")
     descent.wait_for(lambda: num_rounds(out) > done, 300)
     process.kill()
-    process.communicate()
+    _, said = process.communicate()
+    assert said.splitlines()[-1].startswith("ended from outside, without a word (killed, ")
+    assert said.endswith("; --resume goes on from the last checkpoint\n")
     assert descent.left_after(5.0) == []
 
     process, descent = start(file, out, "--resume")
     descent.wait_for(lambda: process.poll() is not None, 300)
-    assert process.returncode == 0, process.communicate()[1]
+    _, said = process.communicate()
+    assert process.returncode == 0, said
+    assert "ended from outside" not in said
     assert json.loads((out / "results.json").read_text())["adapters_sha256"] == in_one_process(configure())
     assert descent.left_after(5.0) == []
