@@ -78,7 +78,8 @@ def _carry_out(name: str, folder: Path, seed: int) -> bool:
 _HEAD = """\
 # Faults
 
-{rows} faults provoked on real runs, {wrong} of them not ending as they must ({date}; on {commit}). Made by
+{rows} faults provoked on real runs, {wrong} of them not ending as they must ({date}; on {commit}).
+Made, in one pass or in several, by
 
 ```bash
 make faults
