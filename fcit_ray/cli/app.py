@@ -67,10 +67,15 @@ def main(command: str = "") -> None:
     signals.heed(leave=True)
     try:
         status = _run(command)
+        left = _leave()
     except KeyboardInterrupt as interrupt:  # where no command was under way, or while it was left
         number = getattr(interrupt, "number", signals.came() or signal.SIGINT)
         signals.say(number)
         status = signals.exit_code(number)
+        left = _leave()
+    if not left:
+        sys.stdout.flush()
+        signals.leave_at_once(status or 0)
     sys.exit(status or 0)
 
 
@@ -90,13 +95,11 @@ def _run(command: str) -> int | None:
         status = signals.exit_code(signals.came()) if signals.came() else 1
         if signals.came():
             signals.say(signals.came())
-    finally:
-        _leave()
     return status
 
 
-def _leave() -> None:
-    """Before the interpreter's own end: Ray's, without its waits, and none of the collector's."""
-    if "fcit_ray.runtime.starting" in sys.modules:
-        sys.modules["fcit_ray.runtime.starting"].stop_ray()
+def _leave() -> bool:
+    """Before the interpreter's own end: Ray's, without its waits, and none of the collector's; false if Ray cannot."""
     gc.freeze()
+    starting = sys.modules.get("fcit_ray.runtime.starting")
+    return starting is None or starting.stop_ray()

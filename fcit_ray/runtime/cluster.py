@@ -99,6 +99,7 @@ def _init(num_cpus: int | None, named: str | None, by: str) -> None:
             check_alone(_head())
         else:
             read_token_again()
+            end_with_this_process(None)
             try:
                 ray.init(named, num_cpus=num_cpus, **calm)
             except ValueError:  # A cluster is there, and has its CPUs already.

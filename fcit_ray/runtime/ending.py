@@ -18,12 +18,15 @@ _starting = threading.Lock()
 _watcher: list[subprocess.Popen[bytes]] = []
 
 
-def end_with_this_process(home: str) -> None:
-    """See to it that a cluster which this process starts next ends with it, even where it is killed.
+def end_with_this_process(home: str | None) -> None:
+    """See to it that a cluster which this process starts next ends with it, and that the end is told, even a SIGKILL.
 
     Args:
-        home: where it has the folders of its sessions.
+        home: where it has the folders of its sessions; None where it joins a cluster, which goes on.
     """
+    remedy = signals.what_to_do()
+    if home is None and not remedy:
+        return  # nothing to end, and nothing to say
     with _starting:
         if _watcher and _watcher[0].poll() is None:
             return
@@ -32,13 +35,13 @@ def end_with_this_process(home: str) -> None:
 
             from fcit_ray.runtime import left_behind
         except ImportError:
-            logging.getLogger("ray").warning("no psutil: of a killed process some of Ray's live on for minutes")
+            logging.getLogger("ray").warning("no psutil: an end from outside is not told, and some of Ray's live on")
             return
         package = Path(ray.__file__).parent
 
         found = [str(Path(psutil.__file__).parent.parent), left_behind.__file__]
-        arguments = [home, str(os.getpid()), left_behind.stamp(), str(package)]
-        if remedy := signals.what_to_do():
+        arguments = [home or "", str(os.getpid()), left_behind.stamp(), str(package)]
+        if remedy:
             arguments.append(f"{_UNSAID}; {remedy}")
         if farewell not in signals.before_leaving:
             signals.before_leaving.append(farewell)

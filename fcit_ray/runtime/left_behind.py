@@ -1,4 +1,4 @@
-"""Run beside a Ray cluster of our own: when the process that started it is no more, so is all of that cluster.
+"""Run beside a process that uses Ray: when it is no more, so is all of the cluster that it started, if it did.
 
 A program that stands alone, in a session of its own, as what ends that process must not end this one: it waits at a
 pipe which closes with the process, however that ends. Of a process that was killed Ray's agents would live on for
@@ -6,8 +6,9 @@ minutes: they look for the head that is gone, to tell it so.
 
 python left_behind.py FOLDER PID SINCE RAY [WORDS]
 
-The words are said on standard error if the process ended without a farewell: killed, or by Ray, which ends a process
-whose raylet has died without a word of its own.
+The folder is that of Ray's sessions; empty where the process has joined a cluster of somebody else's. The words are
+said on standard error if the process ended without a farewell: killed, or by Ray, which ends a process whose raylet has
+died without a word of its own.
 """
 
 import os
@@ -116,4 +117,5 @@ if __name__ == "__main__":
         print(sys.argv[5], file=sys.stderr, flush=True)
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 2)  # nobody is to wait for this process at the end of that pipe
-    end(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4])
+    if sys.argv[1]:
+        end(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4])

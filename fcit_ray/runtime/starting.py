@@ -1,5 +1,7 @@
 """Ray's start beside that of this process, and its end without what is waited for in vain."""
 
+import gc
+import sys
 import threading
 import time
 from pathlib import Path
@@ -109,19 +111,34 @@ _connecting = threading.Event()
 _ours = threading.Event()  # it was a `RayBeside` that connected this process, not whoever called
 
 
-def stop_ray() -> None:
-    """Leave the cluster that `RayBeside` has joined; one that it has started ends."""
+def stop_ray() -> bool:
+    """Leave the cluster that `RayBeside` has joined; one that it has started ends.
+
+    Returns:
+        Whether the process may go on. False if a thread still waits for workers: Ray ends a process in which anything
+        asks it after its end, with exit code 1 and no word, so it was left as it is, and `signals.leave_at_once` is
+        the way out.
+    """
     if _connecting.is_set():
-        return  # nobody waited for it, and nobody will: the thread ends what it starts, or the end of the process does
+        return True  # nobody waited for it, and nobody will: the thread ends what it starts, or the end of the process
     with _changing:
-        _stop()
+        return _stop()
 
 
-def _stop() -> None:
+def _stop() -> bool:
     if not _ours.is_set() or not ray.is_initialized():
-        return
+        return True
+    groups = sys.modules.get("fcit_ray.runtime.groups")
+    if groups is not None and groups.groups_under_way():
+        return False
     _ours.clear()
     # It takes no notice of SIGTERM, and Ray waits a second before it kills it.
     if callable(end := getattr(inside_ray("worker", "_global_node"), "kill_monitor", None)):
         end(check_alive=False)
-    ray.shutdown()
+    # A reference to one of Ray's objects that another thread's collector finds while Ray goes counts as asking it too.
+    gc.disable()
+    try:
+        ray.shutdown()
+    finally:
+        gc.enable()
+    return True

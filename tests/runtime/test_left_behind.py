@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fcit_ray.runtime import left_behind
+from fcit_ray.runtime import ending, left_behind
 
 
 def sleeper(program: Path, *arguments: str) -> subprocess.Popen[bytes]:
@@ -70,3 +70,18 @@ def test_it_waits_as_long_as_the_process_that_started_it_lives(tmp_path: Path) -
     parent.kill()
     parent.wait()
     watcher.wait(timeout=10)
+
+
+@pytest.mark.parametrize(
+    ("end", "told"), [("os._exit(1)", True), ("sys.exit(1)", False), ("signals.leave_at_once(1)", False)]
+)
+def test_of_a_process_on_a_joined_cluster_it_only_tells_an_end_of_which_nothing_was_said(end: str, told: bool) -> None:
+    program = (
+        "import os, sys\nfrom fcit_ray import signals\nfrom fcit_ray.runtime import ending\n"
+        "signals.heed(leave=True); signals.remedy('do this'); ending.end_with_this_process(None)\n"
+        f"sys.stderr.write('its own words; '); sys.stderr.flush(); {end}"
+    )
+    done = subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 1
+    words = f"{ending._UNSAID}; do this\n" if told else ""
+    assert done.stderr == f"its own words; {words}"

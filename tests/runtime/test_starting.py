@@ -1,10 +1,16 @@
 """Ray beside the checks: one start or end at a time, whatever becomes of who wanted it."""
 
+import functools
+import gc
 import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from fcit_ray.runtime import starting
+from fcit_ray.runtime import groups, starting
 from fcit_ray.runtime.starting import RayBeside
 
 
@@ -73,3 +79,32 @@ def test_a_cluster_that_was_there_stays(ray: StandInRay) -> None:
         raise ValueError("a mistake")
     assert ray.there.is_set()
     assert ray.ended == 0
+
+
+def test_ray_is_not_ended_under_a_thread_that_may_ask_it_and_no_collector_runs_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Ray ends a process, with 1 and no word, in which anything asks it after its end: a finished run ended so once.
+    ended: list[bool] = []
+    there = SimpleNamespace(is_initialized=lambda: True, shutdown=lambda: ended.append(gc.isenabled()))
+    monkeypatch.setattr(starting, "ray", there)
+    monkeypatch.setattr(starting, "inside_ray", lambda *names: None)
+    monkeypatch.setattr(starting, "_ours", threading.Event())
+    starting._ours.set()
+    over = threading.Event()
+    monkeypatch.setattr(groups, "_fit", lambda *_, **__: over.wait(60))
+    shape: Any = SimpleNamespace(num_workers=2)
+    lost: Any = None
+    call = functools.partial(
+        groups.run_group, print, {}, shape, storage=Path("x"), name="w", lost=lost, max_failures=-1
+    )
+    asking = threading.Thread(target=call, daemon=True)
+    asking.start()
+    try:
+        while not groups.groups_under_way():
+            time.sleep(0.01)
+        assert (starting.stop_ray(), ended) == (False, [])
+    finally:
+        over.set()
+        asking.join()
+    assert (starting.stop_ray(), ended, gc.isenabled()) == (True, [False], True)

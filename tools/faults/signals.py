@@ -6,6 +6,7 @@ from typing import Any
 
 from tools.faults.bench import Bench
 from tools.faults.rows import Outcome, Wrong, row
+from tools.faults.runs import until
 
 GROUP = "Told to end"
 CODES = {"SIGTERM": 143, "SIGHUP": 129, "SIGINT": 130}
@@ -49,7 +50,7 @@ def told_sweep(bench: Bench, name: str) -> Outcome:
     file = bench.folder / "sweep.yaml"
     file.write_text(
         f"config: [{bench.config}]\nmethods: [finetune]\nseeds: [0, 1]\n"
-        "overrides: [runtime.num_workers=1]\nmax_concurrent: 2\n"
+        "overrides: [runtime.num_workers=1, train.epochs=40]\nmax_concurrent: 2\n"
     )
 
     def start(out: str, **more: Any) -> Any:
@@ -67,7 +68,10 @@ def told_sweep(bench: Bench, name: str) -> Outcome:
         bench.commands.remove(run)
     wanted, seconds = json.loads(reference.read_text())
     run = start("sweep")
-    run.line(r"training  stage 2/2")
+    # A sweep says nothing of its trials' rounds: the first checkpoint tells that they train.
+    until(lambda: list((bench.folder / "sweep").rglob("checkpoints/stage_*")), "a trial's first checkpoint")
+    if run.process.poll() is not None:
+        raise Wrong(f"the sweep was over before it was told: {run.last}")
     took = _tell(bench, run, name)
     row = bench.outcome(f"{name} in a sweep of two trials; over after {took:.1f} s", run, "", None)
     again = start("sweep", resume=True)
