@@ -5,21 +5,19 @@ What of Ray is private here is asked for by name and done without where it is no
 
 import logging
 import os
-import socket
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import ray
 
 from fcit_ray import signals
-from fcit_ray.errors import ClusterLost, RunFailed
+from fcit_ray.errors import RunFailed
 from fcit_ray.runtime.ending import end_with_this_process
+from fcit_ray.runtime.head import head, host_and_port, silence
 from fcit_ray.runtime.private_cluster import (
     check_alone,
     closed_to_others,
@@ -31,10 +29,6 @@ from fcit_ray.runtime.private_cluster import (
 )
 
 _HEALTH_CHECK_S = "0.2"  # between Ray Train's looks at its workers: how soon a death is known
-_PROBE_S = 3.0
-_LOST_S = 15.0
-"""After which a head that does not answer is given up; Ray itself would end this process after a minute, unasked."""
-
 _LOGGERS = ("ray", "ray.train", "ray.tune", "ray.data", "py.warnings")
 
 _TOKEN = (
@@ -96,7 +90,7 @@ def _init(num_cpus: int | None, named: str | None, by: str) -> None:
             end_with_this_process(home)
             with closed_to_others():
                 ray.init("local", num_cpus=num_cpus, _temp_dir=home, **calm)
-            check_alone(_head())
+            check_alone(head())
         else:
             read_token_again()
             end_with_this_process(None)
@@ -104,7 +98,7 @@ def _init(num_cpus: int | None, named: str | None, by: str) -> None:
                 ray.init(named, num_cpus=num_cpus, **calm)
             except ValueError:  # A cluster is there, and has its CPUs already.
                 ray.init(named, **calm)
-            warn_if_open(_head())
+            warn_if_open(head())
     except RunFailed:
         raise
     except Exception as error:  # of many types, and other ones in other releases
@@ -133,10 +127,6 @@ def _named_cluster() -> tuple[str | None, str]:
     return trusted_note(note), f"{note}, which `ray start` leaves and `ray stop` removes"
 
 
-def _head() -> str:
-    return str(ray.get_runtime_context().gcs_address)
-
-
 def _check_answers(address: str, by: str) -> None:
     """A dead address: Ray would try it for more than a minute.
 
@@ -151,73 +141,6 @@ def _check_answers(address: str, by: str) -> None:
             f"no Ray cluster answers at {address} ({by}): {reason}; start it, set RAY_ADDRESS to another one, or "
             "remove what names it, and one is started here"
         )
-
-
-def host_and_port(address: str) -> tuple[str, int] | None:
-    """Of `host:port`, with or without a scheme, the host perhaps in brackets; None if it is something else."""
-    host, colon, port = address.rpartition("://")[2].rpartition(":")
-    if not colon or not host or not port.isdigit() or int(port) > 65535:
-        return None
-    return host.strip("[]"), int(port)
-
-
-def silence(place: tuple[str, int]) -> str:
-    """Why nobody can be reached at a host and port; empty if somebody can."""
-    try:
-        with socket.create_connection(place, timeout=_PROBE_S):
-            return ""
-    except OSError as error:
-        return error.strerror or str(error)
-
-
-class HeadWatch:
-    """Looks every few seconds, in a thread of its own, whether the cluster's head still answers; a context manager."""
-
-    def __init__(self, address: str, lost_s: float = _LOST_S, every_s: float = 2.0):
-        self._address, self._lost_s, self._every_s = address, lost_s, every_s
-        self._over = threading.Event()
-        self._silent_since: float | None = None
-
-    def __enter__(self) -> Self:
-        place = host_and_port(self._address)
-        if place is not None:
-            threading.Thread(target=self._look, args=(place,), daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-
-    def check(self) -> None:
-        """Raise `ClusterLost` if it has not answered for a while."""
-        silent_since = self._silent_since
-        if silent_since is not None and time.monotonic() - silent_since >= self._lost_s:
-            raise self._lost()
-
-    def check_now(self) -> None:
-        """Raise `ClusterLost` if it does not answer at this moment: something else has been lost already."""
-        place = host_and_port(self._address)
-        if place is not None and silence(place):
-            raise self._lost()
-
-    def _lost(self) -> ClusterLost:
-        return ClusterLost(
-            f"the Ray cluster's head at {self._address} does not answer any more (stopped, or its machine lost); the "
-            "finished rounds are kept: once a cluster is there, --resume goes on from the last checkpoint"
-        )
-
-    def _look(self, place: tuple[str, int]) -> None:
-        while not self._over.wait(self._every_s):
-            if not silence(place):
-                self._silent_since = None
-            elif self._silent_since is None:
-                self._silent_since = time.monotonic()
-
-
-def watch_head() -> HeadWatch:
-    """A watch of the cluster that this process is connected to."""
-    return HeadWatch(_head())
 
 
 class _LogFile(logging.FileHandler):

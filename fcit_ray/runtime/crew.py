@@ -11,6 +11,7 @@ import ray
 
 from fcit_ray.config.schema import Config
 from fcit_ray.results.run_folder import RunFolder
+from fcit_ray.runtime.asking import AsksRay
 from fcit_ray.runtime.foreman_actor import RayForeman
 from fcit_ray.runtime.messages import Over
 from fcit_ray.runtime.parts import run_parts
@@ -44,7 +45,7 @@ class Crews:
     def hire(self) -> None:
         """Start the crews that runs wait for; called about once a second."""
         for number, shape in answer(self.foreman.wanted.remote(), "the foreman, who sends workers to runs,"):
-            thread = threading.Thread(target=self._serve, args=(number, shape), daemon=True)
+            thread = AsksRay(target=self._serve, args=(number, shape))
             self._threads.append(thread)
             thread.start()
 

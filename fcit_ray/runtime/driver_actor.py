@@ -24,6 +24,7 @@ with swift_imports():
     from fcit_ray.runtime.errors import MENDABLE, failure, origin
     from fcit_ray.runtime.forecast import Piece
     from fcit_ray.runtime.gauges import run_tags
+    from fcit_ray.runtime.head import leave_with_the_head
     from fcit_ray.runtime.messages import Over
     from fcit_ray.runtime.pieces import Lease
     from fcit_ray.runtime.prepared import AskDriver
@@ -48,6 +49,7 @@ class RayDriver(Driver):
         # Ray's own handler leaves Python, and then waits until `run` is over, without serving a call any more.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._told_to_leave)
+        leave_with_the_head()
         check_same(experiment, folder)
         ask = AskDriver(ray.get_runtime_context().current_actor)
         self._ray_shards = RayShards(

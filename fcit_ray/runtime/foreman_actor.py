@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from fcit_ray.runtime.foreman import Dismissed, Engagement, Foreman
+from fcit_ray.runtime.head import leave_with_the_head
 from fcit_ray.runtime.presence import GOING_S, Presence, Seat
 
 
@@ -17,6 +18,7 @@ class RayForeman(Foreman):
 
     def __init__(self, most: int):
         super().__init__(most)
+        leave_with_the_head()
         self._presence = Presence(self._lost_seats)
         self._presence.watch()
 

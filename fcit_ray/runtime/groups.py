@@ -1,7 +1,6 @@
 """A Ray Train worker group whose workers need not wait for each other."""
 
 import logging
-import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,6 @@ from ray.train.torch import TorchTrainer
 from fcit_ray.runtime.errors import origin
 from fcit_ray.runtime.shape import Shape, too_many_deaths
 from fcit_ray.runtime.train_group import NoGroupConfig, TellLost
-
-_asking: set[threading.Thread] = set()
-
-
-def groups_under_way() -> bool:
-    """Whether a thread of this process is still in `run_group`, and so may ask Ray at any moment."""
-    return any(thread.is_alive() for thread in tuple(_asking))
 
 
 def run_group(
@@ -43,22 +35,6 @@ def run_group(
         lost: told of workers that have died; Ray Train puts others in their place.
         max_failures: times that it does; -1 does not count them.
     """
-    _asking.add(threading.current_thread())
-    try:
-        return _run_group(loop, context, shape, storage, name, lost, max_failures)
-    finally:
-        _asking.discard(threading.current_thread())
-
-
-def _run_group(
-    loop: Callable[[dict[str, Any]], None],
-    context: Mapping[str, Any],
-    shape: Shape,
-    storage: Path,
-    name: str,
-    lost: TellLost,
-    max_failures: int,
-) -> str:
     log = logging.getLogger("ray")
     started = 0
     while True:

@@ -1,7 +1,6 @@
 """One run on a Ray cluster: a driver actor and one Ray Train run whose workers pull their jobs from it."""
 
 import logging
-import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -15,12 +14,14 @@ from fcit_ray.data.partition.writing import partition_counts
 from fcit_ray.errors import ClusterLost, RunFailed
 from fcit_ray.experiment.opening import Experiment, open_experiment
 from fcit_ray.results.run_folder import RunFolder
+from fcit_ray.runtime.asking import AsksRay
 from fcit_ray.runtime.blocks import Prepare
-from fcit_ray.runtime.cluster import redirect_logs, watch_head
+from fcit_ray.runtime.cluster import redirect_logs
 from fcit_ray.runtime.driver_actor import RayDriver
 from fcit_ray.runtime.driver_place import Beside, abroad, place_of_driver
 from fcit_ray.runtime.errors import origin
 from fcit_ray.runtime.handles import sealed
+from fcit_ray.runtime.head import watch_head
 from fcit_ray.runtime.parts import run_parts
 from fcit_ray.runtime.room import Room, refuse_crowding
 from fcit_ray.runtime.shape import Shape
@@ -123,7 +124,7 @@ def _launch(
         .remote(experiment, abroad(folder), shared.prepare)
     )
     running = driver.run.remote()
-    workers = threading.Thread(target=shared.workers, args=(config, folder, driver), daemon=True)
+    workers = AsksRay(target=shared.workers, args=(config, folder, driver))
     workers.start()
     lost, beside = False, Beside(folder)
     head = watch_head()

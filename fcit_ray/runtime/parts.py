@@ -1,10 +1,10 @@
 """Workers that differ in what they take of the cluster: a Ray Train worker group for each part of a shape, at once."""
 
-import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fcit_ray.runtime.asking import AsksRay
 from fcit_ray.runtime.groups import run_group
 from fcit_ray.runtime.shape import FIRST_RANK, SHARE, Shape
 from fcit_ray.runtime.train_group import TellLost
@@ -48,10 +48,7 @@ def run_parts(
         )
 
     [(first, own), *others] = shape.ranked()
-    threads = [
-        threading.Thread(target=run, args=(number, rank, part), daemon=True)
-        for number, (rank, part) in enumerate(others, start=1)
-    ]
+    threads = [AsksRay(target=run, args=(number, rank, part)) for number, (rank, part) in enumerate(others, start=1)]
     for thread in threads:
         thread.start()
     run(0, first, own)

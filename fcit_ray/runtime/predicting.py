@@ -25,9 +25,9 @@ from fcit_ray.data.questions.question import Question
 from fcit_ray.data.records.layout import Record
 from fcit_ray.errors import ClusterLost, ConfigError, RunFailed, UserError
 from fcit_ray.runtime.blocks import CPUS_PER_TASK, from_table, quiet, to_table
-from fcit_ray.runtime.cluster import HeadWatch, watch_head
 from fcit_ray.runtime.errors import MENDABLE, origin
 from fcit_ray.runtime.gpu_share import keep_to_share
+from fcit_ray.runtime.head import HeadWatch, watch_head
 from fcit_ray.runtime.room import Room
 from fcit_ray.runtime.shape import Shape
 from fcit_ray.runtime.store import RayStore, share_tensors

@@ -1,7 +1,6 @@
 """Ray's start beside that of this process, and its end without what is waited for in vain."""
 
 import gc
-import sys
 import threading
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ with swift_imports():
     import ray.data
     import ray.train
 
+from fcit_ray.runtime.asking import asked_still
 from fcit_ray.runtime.cluster import connect, inside_ray, start_ray
 
 START_S = 300.0  # for Ray's start, or for joining a cluster
@@ -115,9 +115,8 @@ def stop_ray() -> bool:
     """Leave the cluster that `RayBeside` has joined; one that it has started ends.
 
     Returns:
-        Whether the process may go on. False if a thread still waits for workers: Ray ends a process in which anything
-        asks it after its end, with exit code 1 and no word, so it was left as it is, and `signals.leave_at_once` is
-        the way out.
+        Whether it is left. False if a thread still asks Ray, which was left as it is therefore:
+        `signals.leave_at_once` is the way out.
     """
     if _connecting.is_set():
         return True  # nobody waited for it, and nobody will: the thread ends what it starts, or the end of the process
@@ -128,8 +127,7 @@ def stop_ray() -> bool:
 def _stop() -> bool:
     if not _ours.is_set() or not ray.is_initialized():
         return True
-    groups = sys.modules.get("fcit_ray.runtime.groups")
-    if groups is not None and groups.groups_under_way():
+    if asked_still():
         return False
     _ours.clear()
     # It takes no notice of SIGTERM, and Ray waits a second before it kills it.

@@ -16,6 +16,7 @@ from fcit_ray.config.schema import Config
 from fcit_ray.errors import ClusterLost
 from fcit_ray.experiment.opening import Experiment
 from fcit_ray.results.run_folder import RunFolder
+from fcit_ray.runtime.asking import AsksRay
 from fcit_ray.runtime.cluster import logs_of_this_thread
 from fcit_ray.runtime.crew import Crews, engage
 from fcit_ray.runtime.launch import Shared, launch
@@ -150,7 +151,7 @@ class _Pool:
         """What has ended, waited for so long; others take its place."""
         while self._todo and self.under_way < self._most and not self._given_up.is_set():
             self.under_way += 1
-            threading.Thread(target=self._run, args=(self._todo.pop(0),), daemon=True).start()
+            AsksRay(target=self._run, args=(self._todo.pop(0),)).start()
         try:
             ended = self._ended.get(timeout=timeout_s)
         except queue.Empty:

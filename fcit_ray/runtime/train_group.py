@@ -10,6 +10,7 @@ from ray.train.backend import Backend, BackendConfig
 
 from fcit_ray.importing import swift_imports
 from fcit_ray.runtime.handles import opened, sealed
+from fcit_ray.runtime.head import leave_with_the_head
 from fcit_ray.runtime.shape import FIRST_RANK
 
 _TELL_S = 30.0
@@ -24,6 +25,7 @@ def work(context: dict[str, Any]) -> None:
     with swift_imports():
         from fcit_ray.runtime.train_loop import train_loop
 
+    leave_with_the_head()
     opened(context["driver"]).come.remote(*_seat(context))
     train_loop(context)
 
@@ -33,6 +35,7 @@ def work_for_crew(context: dict[str, Any]) -> None:
     with swift_imports():
         from fcit_ray.runtime.crew_loop import crew_loop
 
+    leave_with_the_head()
     context["foreman"].come.remote(context["crew"], *_seat(context))
     crew_loop(context)
 
@@ -48,6 +51,10 @@ class _NoGroup(Backend):
 
     share_cuda_visible_devices = False
     has_replica_groups = True  # One worker that dies is replaced; the others keep their base and their clients.
+
+    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
+        """Called in the controller."""
+        leave_with_the_head()
 
 
 class NoGroupConfig(BackendConfig):

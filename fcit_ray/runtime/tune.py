@@ -19,8 +19,9 @@ from fcit_ray.experiment.opening import make_setting
 from fcit_ray.results.records import read_records, rewind
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.results.sweeps import Ended, Stopped
-from fcit_ray.runtime.cluster import watch_head
+from fcit_ray.runtime.asking import AsksRay
 from fcit_ray.runtime.crew import Crews
+from fcit_ray.runtime.head import watch_head
 from fcit_ray.runtime.pantry import Pantry
 from fcit_ray.runtime.studies import Halving, Studies
 from fcit_ray.runtime.trial import named, run_trial
@@ -104,7 +105,7 @@ def _watch(
 ) -> Ended:
     fitting: Future[tune.ResultGrid] = Future()
     # Not an executor's thread: that would be waited for, and Ctrl-C with it, until the last trial is over.
-    thread = threading.Thread(target=_fulfil, args=(fitting, tuner.fit), daemon=True)
+    thread = AsksRay(target=_fulfil, args=(fitting, tuner.fit))
     _Abandoned.event.clear()
     thread.start()
     told: set[str] = set()

@@ -12,7 +12,8 @@ import ray
 
 from fcit_ray.errors import ClusterLost, RunFailed
 from fcit_ray.runtime import cluster
-from fcit_ray.runtime.cluster import HeadWatch, host_and_port, may_grow, redirect_logs, silence, start_ray
+from fcit_ray.runtime.cluster import may_grow, redirect_logs, start_ray
+from fcit_ray.runtime.head import HeadWatch, host_and_port, silence
 
 
 @pytest.fixture

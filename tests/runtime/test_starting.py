@@ -1,16 +1,13 @@
 """Ray beside the checks: one start or end at a time, whatever becomes of who wanted it."""
 
-import functools
 import gc
 import threading
-import time
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
-from fcit_ray.runtime import groups, starting
+from fcit_ray.runtime import starting
+from fcit_ray.runtime.asking import AsksRay
 from fcit_ray.runtime.starting import RayBeside
 
 
@@ -92,17 +89,9 @@ def test_ray_is_not_ended_under_a_thread_that_may_ask_it_and_no_collector_runs_m
     monkeypatch.setattr(starting, "_ours", threading.Event())
     starting._ours.set()
     over = threading.Event()
-    monkeypatch.setattr(groups, "_fit", lambda *_, **__: over.wait(60))
-    shape: Any = SimpleNamespace(num_workers=2)
-    lost: Any = None
-    call = functools.partial(
-        groups.run_group, print, {}, shape, storage=Path("x"), name="w", lost=lost, max_failures=-1
-    )
-    asking = threading.Thread(target=call, daemon=True)
+    asking = AsksRay(over.wait, (60.0,))
     asking.start()
     try:
-        while not groups.groups_under_way():
-            time.sleep(0.01)
         assert (starting.stop_ray(), ended) == (False, [])
     finally:
         over.set()

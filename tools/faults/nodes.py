@@ -156,8 +156,7 @@ def head_killed(bench: Bench) -> Outcome:
         run = bench.start(environment=nodes.environment)
         run.line(r"training  stage 2/2")
         nodes.kill_head()
-        # Workers on the other node wait there for Ray to give up its head, a minute; none of them writes.
-        _over(bench, run, 1, "--resume", wait_s=120, gone=("RayDriver", "TrainController"))
+        _over(bench, run, 1, "--resume", wait_s=120)
         outcome = bench.outcome("head (GCS and raylet) in a round; a new head, `--resume`", run, "", None)
     with Nodes(bench, 1) as nodes:
         again = bench.start(environment=nodes.environment, resume=True)
