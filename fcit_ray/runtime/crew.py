@@ -63,7 +63,6 @@ class Crews:
             name=f"crew-{number}",
             lost=lambda first: TellLost(self.foreman, number, first=first),
             ended=ended,
-            max_failures=-1,  # each run's driver counts
         )
 
     def __enter__(self) -> "Crews":

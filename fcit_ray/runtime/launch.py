@@ -214,5 +214,4 @@ def run_workers(config: Config, folder: RunFolder, driver: Any, loop: Callable[[
         name="workers",
         lost=lambda first: TellLost(driver, first=first),
         ended=ended,
-        max_failures=-1,  # the driver counts, but for those that it has ended itself
     )

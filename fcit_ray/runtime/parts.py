@@ -19,7 +19,6 @@ def run_parts(
     name: str,
     lost: Callable[[int], TellLost],
     ended: Callable[[str], None],
-    max_failures: int,
 ) -> None:
     """Run the worker groups of a shape to their end; as `run_group`, but that it takes parts that differ.
 
@@ -31,7 +30,6 @@ def run_parts(
         name: of the groups in it.
         lost: makes who is told of workers that have died, of a first rank.
         ended: told as each group ends, and why; from a thread of the group's, where there are several.
-        max_failures: times that a group's workers are replaced; -1 does not count them.
     """
 
     def run(number: int, first: int, part: Shape) -> None:
@@ -43,7 +41,6 @@ def run_parts(
                 storage=storage,
                 name=f"{name}-{number}" if shape.groups else name,
                 lost=lost(first),
-                max_failures=max_failures,
             )
         )
 
