@@ -1,4 +1,4 @@
-"""Workers that differ in what they take of the cluster: a Ray Train worker group for each part of a shape, at once."""
+"""All workers of a run or crew: a Ray Train group of those it begins with for each part of its shape, and who joins."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from fcit_ray.runtime.groups import run_group
+from fcit_ray.runtime.joining import Leader, let_join
 from fcit_ray.runtime.shape import FIRST_RANK, SHARE, Shape
-from fcit_ray.runtime.train_group import TellLost
 
 
 def run_parts(
@@ -17,10 +17,10 @@ def run_parts(
     *,
     storage: Path,
     name: str,
-    lost: Callable[[int], TellLost],
+    leader: Leader,
     ended: Callable[[str], None],
 ) -> None:
-    """Run the worker groups of a shape to their end; as `run_group`, but that it takes parts that differ.
+    """Run the workers of a shape to their end; as `run_group`, but for parts that differ, and workers that may be late.
 
     Args:
         loop: what each worker runs, with `context`, its group's `FIRST_RANK` and its `SHARE`.
@@ -28,8 +28,9 @@ def run_parts(
         shape: of all groups.
         storage: folder for Ray Train's own files.
         name: of the groups in it.
-        lost: makes who is told of workers that have died, of a first rank.
-        ended: told as each group ends, and why; from a thread of the group's, where there are several.
+        leader: whom they serve; told of workers that have died.
+        ended: told as each group of the first workers ends, and why; from a thread of the group's, where there are
+            several.
     """
 
     def run(number: int, first: int, part: Shape) -> None:
@@ -40,17 +41,22 @@ def run_parts(
                 part,
                 storage=storage,
                 name=f"{name}-{number}" if shape.groups else name,
-                lost=lost(first),
+                lost=leader.told_of(first),
             )
         )
 
-    [(first, own), *others] = shape.ranked()
-    threads = [
-        threading.Thread(target=run, args=(number, rank, part), daemon=True)
-        for number, (rank, part) in enumerate(others, start=1)
-    ]
+    over = threading.Event()
+    numbered = [(number, rank, part.first) for number, (rank, part) in enumerate(shape.ranked())]
+    own, *others = [args for args in numbered if args[-1].num_workers]
+    threads = [threading.Thread(target=run, args=args, daemon=True) for args in others]
+    late = threading.Thread(target=let_join, args=(loop, context, shape, leader, over), daemon=True)
+    if any(shape.others()):
+        late.start()
     for thread in threads:
         thread.start()
-    run(0, first, own)
+    run(*own)
     for thread in threads:
         thread.join()
+    over.set()
+    if any(shape.others()):
+        late.join()
