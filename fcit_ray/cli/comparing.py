@@ -51,6 +51,7 @@ def _carry_out(
         from fcit_ray.results.opening import open_run
         from fcit_ray.runtime.driver_place import lone_disk
         from fcit_ray.runtime.launch import launch
+        from fcit_ray.runtime.room import never_joining
         from fcit_ray.runtime.together import Planned, alike, launch_together
         from fcit_ray.tracking.choose import check_trackers
         from fcit_ray.tracking.following import Following
@@ -78,7 +79,8 @@ def _carry_out(
     todo = {name: Planned(configs[name], folders[name], experiments[name]) for name in configs if name not in results}
     if todo:
         ready(out.path / "logs" / "ray.log")
-        if warning := lone_disk(next(iter(folders.values()))):
+        some = next(iter(todo.values()))
+        for warning in filter(None, (lone_disk(some.folder), never_joining(some.config))):
             tell(f"warning: {warning}")
 
     with Display() as display:

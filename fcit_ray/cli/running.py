@@ -77,6 +77,7 @@ def _run(
         from fcit_ray.results.reading import Results
         from fcit_ray.runtime.driver_place import lone_disk
         from fcit_ray.runtime.launch import launch
+        from fcit_ray.runtime.room import never_joining
         from fcit_ray.storage.file_names import file_name
         from fcit_ray.storage.location import is_uri
         from fcit_ray.tracking.choose import check_trackers
@@ -93,7 +94,7 @@ def _run(
     folder = open_run(path, config, resume=resume, overwrite=overwrite)
     try:
         beside.ready(folder.log_file)
-        if warning := lone_disk(folder):
+        for warning in filter(None, (lone_disk(folder), never_joining(config))):
             tell(f"warning: {warning}")
         with Following(config, folder, tell):  # to whose end the report belongs, which trackers keep
             with Display() if progress else nullcontext() as display:

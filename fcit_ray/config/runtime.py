@@ -13,6 +13,11 @@ Amount = Annotated[float, Field(gt=0)]
 _OF_THEIR_OWN = {"cpu": "cpus_per_worker", "gpu": "gpus_per_worker"}
 
 
+def _no_more_than_all(least: int | None, num_workers: int) -> None:
+    if least is not None and least > num_workers:
+        raise ValueError(f"min_workers: {least} of {num_workers} workers (num_workers); expected at most as many")
+
+
 def _other_resources(amounts: dict[str, float] | None) -> dict[str, float] | None:
     for name in amounts or ():
         if key := _OF_THEIR_OWN.get(name.casefold()):
@@ -25,6 +30,8 @@ class Group(Section):
 
     num_workers: int = Field(ge=1)
     """Of this group."""
+    min_workers: Annotated[int, Field(ge=0)] | None = None
+    """Of these, that must have found room for the run to begin (`runtime.min_workers`); 0: none of them."""
     cpus_per_worker: Amount | None = None
     """Ray CPUs that each reserves."""
     gpus_per_worker: GpuShare | None = None
@@ -34,12 +41,21 @@ class Group(Section):
 
     _others = field_validator("resources_per_worker")(_other_resources)
 
+    @model_validator(mode="after")
+    def _fewer(self) -> Self:
+        _no_more_than_all(self.min_workers, self.num_workers)
+        return self
+
 
 class Runtime(Section):
     """How the run is laid over the Ray cluster."""
 
     num_workers: int = Field(2, ge=1)
     """Ray Train workers; each holds one frozen base and trains one client at a time."""
+    min_workers: Annotated[int, Field(ge=1)] | None = None
+    """Workers that must have found room for the run to begin; null: all of them. The others join whenever a node has
+    room for them (a spot instance that comes, one that the autoscaler adds), to the same bits. With `worker_groups`
+    each group says it for itself."""
     gpu: bool = False
     """Give each worker a GPU, or `gpus_per_worker` of one."""
     gpus_per_worker: GpuShare = 1.0
@@ -97,7 +113,12 @@ class Runtime(Section):
     def _in_all(cls, given: Any, checked: ModelWrapValidatorHandler[Self]) -> Self:
         runtime = checked(given)
         if not runtime.worker_groups:
+            _no_more_than_all(runtime.min_workers, runtime.num_workers)
             return runtime
+        if runtime.min_workers is not None:
+            raise ValueError("min_workers: expected in each group of worker_groups, where there are groups")
+        if all(group.min_workers == 0 for group in runtime.worker_groups):
+            raise ValueError("worker_groups: expected a group whose min_workers is not 0: a run begins with a worker")
         return runtime.model_copy(update={"num_workers": sum(group.num_workers for group in runtime.worker_groups)})
 
     @field_validator("workers_per_client", mode="before")

@@ -198,8 +198,13 @@ def _log_lines(data: Any, *_: Any, **__: Any) -> None:
 
 def may_grow() -> bool:
     """Whether an autoscaler may bring nodes that nobody has seen yet; false where Ray does not say."""
+    return bool(at_its_largest())
+
+
+def at_its_largest() -> dict[str, float]:
+    """What the cluster has once an autoscaler has brought all nodes; empty: there is none, or Ray does not say."""
     most = getattr(inside_ray("state", "state"), "get_max_resources_from_cluster_config", None)
-    return bool(most()) if callable(most) else False
+    return dict(most() or {}) if callable(most) else {}
 
 
 def _session_folder() -> str:

@@ -13,11 +13,12 @@ from fcit_ray.config.schema import Config
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.asking import AsksRay
 from fcit_ray.runtime.foreman_actor import RayForeman
+from fcit_ray.runtime.joining import Leader
 from fcit_ray.runtime.messages import Over
 from fcit_ray.runtime.parts import run_parts
 from fcit_ray.runtime.shape import Shape, base_key
 from fcit_ray.runtime.silence import answer
-from fcit_ray.runtime.train_group import TellLost, work_for_crew
+from fcit_ray.runtime.train_group import work_for_crew
 
 _WAIT_S = 5.0
 _TELL_S = 2.0  # at least so often the foreman hears what a run has waiting: who was sent for it may have died
@@ -62,9 +63,8 @@ class Crews:
             shape,
             storage=self._storage,
             name=f"crew-{number}",
-            lost=lambda first: TellLost(self.foreman, number, first=first),
+            leader=Leader(self.foreman, (number,)),
             ended=ended,
-            max_failures=-1,  # each run's driver counts
         )
 
     def __enter__(self) -> "Crews":

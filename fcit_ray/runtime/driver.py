@@ -234,7 +234,7 @@ class Driver:
             self._queue.check()
             waited += 1
             if waited == _SLOW_S:
-                needed = Shape.of(self._config.runtime)
+                needed = Shape.of(self._config.runtime).first
                 self._standing.show(message=f"no worker has started yet; {needed} must be free in the cluster")
         self._standing.show(message="")
         self._queue.check()

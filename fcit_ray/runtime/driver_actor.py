@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -31,7 +32,7 @@ with swift_imports():
     from fcit_ray.runtime.presence import GOING_S, Presence, Seat
     from fcit_ray.runtime.ray_gauges import RayGauges
     from fcit_ray.runtime.shape import Shape
-    from fcit_ray.runtime.status import duration
+    from fcit_ray.runtime.status import Status, duration
     from fcit_ray.runtime.store import RayStore, share_tensors
 
 _TOLD = "the driver was told to terminate (SIGTERM; its node may be going); --resume goes on from the last checkpoint"
@@ -57,11 +58,28 @@ class RayDriver(Driver):
         )
         watcher = RayGauges(run_tags(experiment.config))
         super().__init__(experiment, folder, self._ray_shards, RayStore(), watcher)
-        self._presence = Presence(super().lost, self._tell_going, self._tell_alone)
+        self._presence = Presence(super().lost, self._tell_going, self._tell_alone, self._tell_come)
+        self._shape = Shape.of(experiment.config.runtime)
+        self._says_who_joins = False
 
     def come(self, worker: int, actor: str, node: str) -> None:
         """A worker says where it is: ids of its actor and its node."""
         self._presence.come(worker, Seat(actor, node))
+
+    def begun(self, first: Sequence[int]) -> bool | None:
+        """Whether the first workers have all come, so that others may join; None: the run is over."""
+        if self._queue.over:
+            return None
+        begun = self._presence.have_come(first)
+        if begun and not self._says_who_joins:
+            self._says_who_joins = True
+            self._warn(f"{self._num_there()} workers are there; each of the others joins when it finds room")
+        return begun
+
+    def status(self) -> Status:
+        """As `Driver.status`, with the workers that are there; those of a crew come to the foreman instead."""
+        there = self._presence.num_there
+        return replace(super().status(), workers=(there, self._shape.num_workers) if there else (0, 0))
 
     def lost(self, workers: Sequence[int], serving: Sequence[int] | None = None) -> bool:
         """As `Driver.lost`, of those whose death is not known yet."""
@@ -78,9 +96,17 @@ class RayDriver(Driver):
 
     def _tell_alone(self, seconds: float) -> None:
         self._warn(
-            f"no worker is left for {duration(seconds)}: waiting until one finds room in the cluster "
-            f"({Shape.of(self._config.runtime)})"
+            f"no worker is left for {duration(seconds)}: waiting until one finds room in the cluster ({self._shape})"
         )
+
+    def _tell_come(self, workers: Sequence[int]) -> None:
+        first = self._shape.first_ranks
+        if joined := [str(worker) for worker in sorted(workers) if worker not in first]:
+            who = f"workers {', '.join(joined)} have" if len(joined) > 1 else f"worker {joined[0]} has"
+            self._warn(f"{who} joined: {self._num_there()} are there")
+
+    def _num_there(self) -> str:
+        return f"{self._presence.num_there} of {self._shape.num_workers}"
 
     def _tell_going(self, workers: Sequence[int]) -> None:
         which = ", ".join(map(str, sorted(workers)))

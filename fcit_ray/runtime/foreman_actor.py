@@ -26,6 +26,10 @@ class RayForeman(Foreman):
         """A worker says where it is: ids of its actor and its node."""
         self._presence.come((crew, rank), Seat(actor, node))
 
+    def begun(self, crew: int, first: Sequence[int]) -> bool | None:
+        """Whether a crew's first workers have all come, so that others may join; None: it is dismissed."""
+        return None if self.is_dismissed(crew) else self._presence.have_come([(crew, rank) for rank in first])
+
     def next(self, crew: int, rank: int, timeout_s: float) -> Engagement | Dismissed | None:
         """As `Foreman.next`; a worker whose node is draining is sent to no run, and ends with its node or its crew."""
         if not self._presence.is_going((crew, rank)):

@@ -22,12 +22,13 @@ from fcit_ray.runtime.driver_place import Beside, abroad, place_of_driver
 from fcit_ray.runtime.errors import origin
 from fcit_ray.runtime.handles import sealed
 from fcit_ray.runtime.head import watch_head
+from fcit_ray.runtime.joining import Leader
 from fcit_ray.runtime.parts import run_parts
 from fcit_ray.runtime.room import Room, refuse_crowding
 from fcit_ray.runtime.shape import Shape
 from fcit_ray.runtime.silence import DriverSilence, answer
 from fcit_ray.runtime.status import Status
-from fcit_ray.runtime.train_group import TellLost, work
+from fcit_ray.runtime.train_group import work
 
 _POLL_S = 0.25
 _STATUS_S = 5.0
@@ -213,7 +214,6 @@ def run_workers(config: Config, folder: RunFolder, driver: Any, loop: Callable[[
         Shape.of(config.runtime),
         storage=folder.path / "logs",
         name="workers",
-        lost=lambda first: TellLost(driver, first=first),
+        leader=Leader(driver),
         ended=ended,
-        max_failures=-1,  # the driver counts, but for those that it has ended itself
     )

@@ -1,13 +1,14 @@
-"""Workers that differ in what they take of the cluster: a Ray Train worker group for each part of a shape, at once."""
+"""All workers of a run or crew: a Ray Train group of those it begins with for each part of its shape, and who joins."""
 
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from fcit_ray.runtime.asking import AsksRay
 from fcit_ray.runtime.groups import run_group
+from fcit_ray.runtime.joining import Leader, let_join
 from fcit_ray.runtime.shape import FIRST_RANK, SHARE, Shape
-from fcit_ray.runtime.train_group import TellLost
 
 
 def run_parts(
@@ -17,11 +18,10 @@ def run_parts(
     *,
     storage: Path,
     name: str,
-    lost: Callable[[int], TellLost],
+    leader: Leader,
     ended: Callable[[str], None],
-    max_failures: int,
 ) -> None:
-    """Run the worker groups of a shape to their end; as `run_group`, but that it takes parts that differ.
+    """Run the workers of a shape to their end; as `run_group`, but for parts that differ, and workers that may be late.
 
     Args:
         loop: what each worker runs, with `context`, its group's `FIRST_RANK` and its `SHARE`.
@@ -29,9 +29,9 @@ def run_parts(
         shape: of all groups.
         storage: folder for Ray Train's own files.
         name: of the groups in it.
-        lost: makes who is told of workers that have died, of a first rank.
-        ended: told as each group ends, and why; from a thread of the group's, where there are several.
-        max_failures: times that a group's workers are replaced; -1 does not count them.
+        leader: whom they serve; told of workers that have died.
+        ended: told as each group of the first workers ends, and why; from a thread of the group's, where there are
+            several.
     """
 
     def run(number: int, first: int, part: Shape) -> None:
@@ -42,15 +42,22 @@ def run_parts(
                 part,
                 storage=storage,
                 name=f"{name}-{number}" if shape.groups else name,
-                lost=lost(first),
-                max_failures=max_failures,
+                lost=leader.told_of(first),
             )
         )
 
-    [(first, own), *others] = shape.ranked()
-    threads = [AsksRay(target=run, args=(number, rank, part)) for number, (rank, part) in enumerate(others, start=1)]
+    over = threading.Event()
+    numbered = [(number, rank, part.first) for number, (rank, part) in enumerate(shape.ranked())]
+    own, *others = [args for args in numbered if args[-1].num_workers]
+    threads = [AsksRay(target=run, args=args) for args in others]
+    late = AsksRay(target=let_join, args=(loop, context, shape, leader, over))
+    if any(shape.others()):
+        late.start()
     for thread in threads:
         thread.start()
-    run(0, first, own)
+    run(*own)
     for thread in threads:
         thread.join()
+    over.set()
+    if any(shape.others()):
+        late.join()

@@ -126,11 +126,11 @@ def read_token_again() -> None:
         loader.instance().reset_cache()
 
 
-def asks_for_token() -> bool:
-    """Whether this process shows a token to the cluster that it is in; true where Ray does not say."""
+def asks_for_token() -> bool | None:
+    """Whether Ray's processes of this node ask each other for a token; None where this Ray does not say."""
     raylet = _loaded("ray._raylet")
     mode, modes = getattr(raylet, "get_authentication_mode", None), getattr(raylet, "AuthenticationMode", None)
-    return not callable(mode) or modes is None or mode() != modes.DISABLED
+    return bool(mode() != modes.DISABLED) if callable(mode) and modes is not None else None
 
 
 def check_alone(address: str) -> None:
@@ -142,7 +142,7 @@ def check_alone(address: str) -> None:
     if not is_loopback(address):
         warn(
             f"this release of Ray listens on every network interface ({address}), not on loopback alone; its token "
-            "keeps others out" + ("" if asks_for_token() else ", and it has none: keep the network away")
+            "keeps others out" + (", and it has none: keep the network away" if asks_for_token() is False else "")
         )
 
 
@@ -152,7 +152,7 @@ def warn_if_open(address: str) -> None:
     Args:
         address: of its head.
     """
-    if not is_loopback(address) and not asks_for_token():
+    if not is_loopback(address) and asks_for_token() is False:
         warn(
             f"the Ray cluster at {address} asks for no token: whoever reaches its ports can run code on it, and read "
             "what this run reads. Start it with RAY_AUTH_MODE=token (`ray get-auth-token --generate` makes a token; "

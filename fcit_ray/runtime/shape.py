@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     from fcit_ray.config.runtime import Runtime
     from fcit_ray.config.schema import Config
 
-FIRST_RANK, SHARE = "first_rank", "gpu_share"
-"""Keys of a worker's context: the rank of its group's first worker among all, and its share of a GPU (1: all of it)."""
+FIRST_RANK, SHARE, ALONE = "first_rank", "gpu_share", "alone"
+"""Keys of a worker's context: the rank of its group's first worker among all; its share of a GPU (1: all of it); and,
+where it is in no group, that: then `FIRST_RANK` is its own."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Shape:
         share: of a GPU, where they have any.
         custom: other resources of each, by Ray's name.
         groups: what they consist of where they differ: then `num_workers` alone is of all.
+        min_workers: that must be placed before the run begins; None: all.
     """
 
     num_workers: int
@@ -32,6 +34,7 @@ class Shape:
     share: float = 1.0
     custom: tuple[tuple[str, float], ...] = ()
     groups: tuple["Shape", ...] = ()
+    min_workers: int | None = None
 
     @property
     def parts(self) -> tuple["Shape", ...]:
@@ -44,6 +47,25 @@ class Shape:
         for part in self.parts:
             yield first, part
             first += part.num_workers
+
+    @property
+    def first(self) -> "Shape":
+        """Of the workers that the run begins with."""
+        groups = tuple(first for part in self.groups if (first := part.first).num_workers)
+        least = self.num_workers if self.min_workers is None else self.min_workers
+        least = sum(part.num_workers for part in groups) if groups else least
+        return replace(self, num_workers=least, groups=groups, min_workers=None)
+
+    @property
+    def first_ranks(self) -> list[int]:
+        """Of the workers that the run begins with: in each part they come first."""
+        return [rank for first, part in self.ranked() for rank in range(first, first + part.first.num_workers)]
+
+    def others(self) -> Iterator[tuple[int, "Shape"]]:
+        """The workers that the run does not wait for: the rank of each, and its part."""
+        for first, part in self.ranked():
+            for rank in range(first + part.first.num_workers, first + part.num_workers):
+                yield rank, part
 
     @property
     def kind(self) -> Hashable:
@@ -84,11 +106,15 @@ class Shape:
     @classmethod
     def of(cls, runtime: "Runtime") -> "Shape":
         custom = tuple(sorted(runtime.resources_per_worker.items()))
-        alike = cls(runtime.num_workers, runtime.cpus_per_worker, runtime.gpu, runtime.gpus_per_worker, custom)
+        alike = cls(
+            runtime.num_workers, runtime.cpus_per_worker, runtime.gpu, runtime.gpus_per_worker, custom,
+            min_workers=runtime.min_workers,
+        )  # fmt: skip
         groups = tuple(
             replace(
                 alike,
                 num_workers=group.num_workers,
+                min_workers=group.min_workers,
                 cpus=alike.cpus if group.cpus_per_worker is None else group.cpus_per_worker,
                 share=alike.share if group.gpus_per_worker is None else group.gpus_per_worker,
                 custom=custom if (own := group.resources_per_worker) is None else tuple(sorted(own.items())),

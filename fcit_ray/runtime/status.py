@@ -39,6 +39,7 @@ class Status:
         seconds_left: estimate until the end of the run.
         answering: the stage whose questions are answered behind the rounds, from 0; None if there are none.
         answered: of these the records answered, and all.
+        workers: that are there, and that are wanted; (0, 0) where nobody counts them.
         message: anything else, e.g. the reason of a failure.
         lines: what there has been to tell so far, the last of it; every line once it is known, none lost between looks.
         num_lines: how many there have been in all.
@@ -58,6 +59,7 @@ class Status:
     seconds_left: float | None = None
     answering: int | None = None
     answered: tuple[int, int] = (0, 0)
+    workers: tuple[int, int] = (0, 0)
     message: str = ""
     lines: tuple["Line", ...] = ()
     num_lines: int = 0
@@ -115,6 +117,8 @@ def figures_of(status: Status) -> list[str]:
         parts.append(f"loss {status.loss:.3f}")
     if status.answering is not None and status.phase != "evaluating":
         parts.append(f"answering stage {status.answering + 1}: {status.answered[0]}/{status.answered[1]}")
+    if status.phase in ("training", "evaluating") and status.workers[0] < status.workers[1]:
+        parts.append(f"{status.workers[0]} of {status.workers[1]} workers")
     if status.seconds_left is not None and status.phase not in ("done", "failed"):
         parts.append(f"{duration(status.seconds_left)} left")
     return parts

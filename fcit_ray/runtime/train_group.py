@@ -11,7 +11,7 @@ from ray.train.backend import Backend, BackendConfig
 from fcit_ray.importing import swift_imports
 from fcit_ray.runtime.handles import opened, sealed
 from fcit_ray.runtime.head import leave_with_the_head
-from fcit_ray.runtime.shape import FIRST_RANK
+from fcit_ray.runtime.ranks import rank_of
 
 _TELL_S = 30.0
 
@@ -43,7 +43,7 @@ def work_for_crew(context: dict[str, Any]) -> None:
 def _seat(context: dict[str, Any]) -> tuple[int, str, str]:
     """Of this worker: its rank among all, the ids of its actor and its node."""
     here = ray.get_runtime_context()
-    return context[FIRST_RANK] + ray.train.get_context().get_world_rank(), here.get_actor_id() or "", here.get_node_id()
+    return rank_of(context), here.get_actor_id() or "", here.get_node_id()
 
 
 class _NoGroup(Backend):

@@ -20,8 +20,9 @@ from fcit_ray.runtime.messages import Over
 from fcit_ray.runtime.partners import Partners
 from fcit_ray.runtime.pieces import Lease
 from fcit_ray.runtime.places import place_of
+from fcit_ray.runtime.ranks import rank_of
 from fcit_ray.runtime.ray_line import CutOff, RayLine
-from fcit_ray.runtime.shape import FIRST_RANK, SHARE
+from fcit_ray.runtime.shape import SHARE
 from fcit_ray.runtime.store import RayStore, share_tensors
 from fcit_ray.runtime.worker import Worker
 from fcit_ray.types import Params
@@ -59,7 +60,7 @@ def begin(context: Mapping[str, Any]) -> int:
     torch.set_num_threads(1)
     share_tensors()
     quiet()
-    return int(context[FIRST_RANK] + ray.train.get_context().get_world_rank())
+    return rank_of(context)
 
 
 def _serve_run(driver: Any, context: Mapping[str, Any], rank: int) -> None:

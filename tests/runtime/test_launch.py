@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
+import ray
 from conftest import Configure
 
 from fcit_ray.config.schema import Config, parse_config
@@ -128,6 +129,47 @@ def test_workers_of_different_groups_do_one_run_to_the_bits_of_one_process(
     assert {path.name for path in (tmp_path / "run/logs").glob("workers-*")} == {"workers-0", "workers-1"}
     served = [record["workers"] for record in RunFolder(tmp_path / "run").records() if "workers" in record]
     assert {worker["worker"] for each in served for worker in each} >= {0, 1}
+
+
+class Another:
+    """Somebody else's actor, on the same cluster."""
+
+
+class NodeThatComesLate:
+    """So much of two CPUs is somebody else's until the first round has begun: as if a node came then."""
+
+    def __init__(self, cpus: float) -> None:
+        self._other: Any = ray.remote(Another).options(num_cpus=cpus).remote()
+        self.lines: dict[str, None] = {}
+
+    def __call__(self, status: Status) -> None:
+        self.lines |= dict.fromkeys(line.text for line in status.lines)
+        if self._other is not None and status.phase == "training":
+            ray.kill(self._other)
+            self._other = None
+
+
+def test_a_run_begins_with_one_worker_and_another_joins_dies_and_is_replaced_to_the_bits_of_one_process(
+    slower: Config, expected: str, tmp_path: Path
+) -> None:
+    keys = {"num_workers": 2, "min_workers": 1, "cpus_per_worker": 0.75}  # 0.5 of two CPUs are left to read with
+    config = parse_config({**slower.model_dump(mode="json"), "runtime": keys})
+    kill, node = KillOnce("JoiningWorker"), NodeThatComesLate(0.75)
+
+    def look(status: Status) -> None:
+        node(status)
+        if processes("JoiningWorker.serve"):
+            kill(status)
+
+    results = start(config, tmp_path / "run", on_status=look)
+    assert results["adapters_sha256"] == expected
+    assert kill.killed is not None
+    said = [line.removeprefix("small  ") for line in node.lines if "of 2 " in line]
+    assert said[:2] == [
+        "1 of 2 workers are there; each of the others joins when it finds room",
+        "worker 1 has joined: 2 of 2 are there",
+    ]
+    assert not processes("JoiningWorker")
 
 
 def test_a_client_that_fails_once_is_tried_elsewhere_to_the_same_bits(configure: Configure, tmp_path: Path) -> None:

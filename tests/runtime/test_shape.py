@@ -2,12 +2,13 @@
 
 import pytest
 from conftest import Configure
+from pydantic import ValidationError
 
 from fcit_ray.config.runtime import Runtime
 from fcit_ray.errors import ConfigError
 from fcit_ray.planning.memory import CONTEXT_BYTES as PLANNED_CONTEXT
 from fcit_ray.runtime.gpu_share import CONTEXT_BYTES, memory_fraction
-from fcit_ray.runtime.room import Room, refuse_crowding
+from fcit_ray.runtime.room import Room, may_join, refuse_crowding
 from fcit_ray.runtime.shape import Shape
 from fcit_ray.runtime.together import alike
 
@@ -53,6 +54,60 @@ def test_runs_whose_groups_differ_do_not_share_workers(configure: Configure) -> 
     assert Shape.of(one.runtime).kind != Shape.of(other.runtime).kind
 
 
+def test_a_run_may_begin_with_fewer_workers_group_by_group() -> None:
+    shape = Shape.of(Runtime(num_workers=3, min_workers=2))
+    assert (shape.first, list(shape.others())) == (Shape(2, 0.5, False), [(2, shape)])
+    spot = {"num_workers": 2, "min_workers": 0, "cpus_per_worker": 4}
+    keys = {"worker_groups": [spot, {"num_workers": 2}, {"num_workers": 3, "min_workers": 1}]}
+    groups = Shape.of(Runtime.model_validate(keys))
+    # Ranks 0 and 1 are of the first group, 2 and 3 of the second, 4 to 6 of the third.
+    assert groups.first_ranks == [2, 3, 4]
+    assert [(rank, part.cpus) for rank, part in groups.others()] == [(0, 4.0), (1, 4.0), (5, 0.5), (6, 0.5)]
+    assert str(groups.first) == "2 of 0.5 CPUs, 1 of 0.5 CPUs"
+    assert groups.first.num_workers == 3
+    all_of_them = Shape.of(Runtime(num_workers=3))
+    assert (all_of_them.first, list(all_of_them.others())) == (all_of_them, [])
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"num_workers": 2, "min_workers": 3}, "min_workers: 3 of 2 workers"),
+        ({"worker_groups": [{"num_workers": 2, "min_workers": 3}]}, "min_workers: 3 of 2 workers"),
+        ({"min_workers": 1, "worker_groups": [{"num_workers": 2}]}, "min_workers: expected in each group"),
+        ({"worker_groups": [{"num_workers": 2, "min_workers": 0}]}, "a run begins with a worker"),
+    ],
+)
+def test_a_minimum_that_cannot_be_is_refused(keys: dict[str, object], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        Runtime.model_validate(keys)
+
+
+ONE, TWO = {"CPU": 1.0}, {"CPU": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("keys", "there", "nodes", "ranks"),
+    [
+        ({"num_workers": 4, "min_workers": 1}, [], [ONE], []),  # the first takes half of it, reading the other half
+        ({"num_workers": 4, "min_workers": 1}, [], [ONE, ONE], [1, 2]),
+        ({"num_workers": 4, "min_workers": 1}, [2], [ONE, ONE], [1]),
+        ({"num_workers": 4, "min_workers": 1}, [1, 2], [ONE, ONE], []),
+        ({"num_workers": 4, "min_workers": 1}, [2], [ONE], []),  # whose node is gone
+        ({"num_workers": 4, "min_workers": 1}, [], [TWO, TWO], [1, 2, 3]),  # no more than are wanted
+        ({"num_workers": 4, "min_workers": 1, "cpus_per_worker": 1.5}, [], [ONE, TWO], []),  # 3 CPUs, in two pieces
+        ({"num_workers": 2, "min_workers": 1, "resources_per_worker": {"fast": 1}}, [], [TWO | {"fast": 1.0}], []),
+        ({"worker_groups": [{"num_workers": 1}, {"num_workers": 2, "min_workers": 0}]}, [], [TWO], [1, 2]),
+        ({"num_workers": 4, "min_workers": 1}, [3], None, [1, 2]),  # it may grow: who asks for nothing gets no node
+    ],
+)
+def test_who_may_join_leaves_room_to_read_with(
+    keys: dict[str, object], there: list[int], nodes: list[dict[str, float]] | None, ranks: list[int]
+) -> None:
+    room = None if nodes is None else Room(nodes)
+    assert [rank for rank, _ in may_join(Shape.of(Runtime.model_validate(keys)), there, room)] == ranks
+
+
 @pytest.mark.parametrize(
     ("shape", "places"),
     [
@@ -76,6 +131,17 @@ def test_how_many_workers_find_room_on_a_node(shape: Shape, places: int) -> None
             {"gpu": True, "num_workers": 9, "gpus_per_worker": 0.25},
             "runtime.num_workers: 9 workers of 0.5 CPUs and 0.25 of a GPU find no room: the cluster has 16 CPUs and 2 "
             "GPUs on 1 node(s). Lower runtime.num_workers or runtime.cpus_per_worker or runtime.gpus_per_worker",
+        ),
+        (
+            {"num_workers": 9, "min_workers": 5, "cpus_per_worker": 4.0},
+            "runtime.min_workers: 5 workers of 4 CPUs find no room: the cluster has 16 CPUs and 2 GPUs on 1 node(s). "
+            "Lower runtime.min_workers or runtime.cpus_per_worker",
+        ),
+        (
+            {"num_workers": 9, "min_workers": 4, "cpus_per_worker": 4.0},
+            "runtime.cpus_per_worker: 4 workers of 4 CPUs leave less than 0.5 CPU to read data with: the cluster has "
+            "16 CPUs and 2 GPUs on 1 node(s). Lower runtime.cpus_per_worker (a share of a CPU will do) or "
+            "runtime.min_workers",
         ),
         (
             {"resources_per_worker": {"fast": 1}},
@@ -107,6 +173,10 @@ def test_what_finds_no_room_is_refused_by_its_keys(keys: dict[str, object], said
     with pytest.raises(ConfigError) as refused:
         refuse_crowding(Shape.of(Runtime.model_validate(keys)), Room([BOX]))
     assert str(refused.value) == said
+
+
+def test_no_more_than_the_first_must_ever_fit() -> None:
+    refuse_crowding(Shape.of(Runtime(num_workers=99, min_workers=1)), Room([BOX]))
 
 
 def test_groups_that_fit_are_let_in() -> None:

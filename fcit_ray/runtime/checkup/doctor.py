@@ -114,7 +114,7 @@ def needs_of(config: Config, need: float, java: bool, refusal: str, unknown: str
         cpus=min(part.cpus for part in shape.parts),
         gpu=runtime.gpu,
         share=min(part.share for part in shape.parts),
-        shape=str(shape),
+        shape=str(shape.first) + ("; the others join when they find room" if any(shape.others()) else ""),
         bytes=need,
         cache=runtime.cache_mb * 2.0**20,
         java=java,

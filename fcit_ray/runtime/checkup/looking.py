@@ -14,6 +14,7 @@ from typing import Any
 from fcit_ray.errors import UserError, disk_reason
 from fcit_ray.results.session import this_session
 from fcit_ray.runtime.checkup.facts import Disk, Gpu, Look, Port
+from fcit_ray.runtime.private_cluster import asks_for_token
 from fcit_ray.storage.location import is_uri, redact
 from fcit_ray.storage.object_store import Store
 from fcit_ray.storage.remote import kind_of, listing
@@ -191,15 +192,6 @@ def disk_of(path: str | Path) -> Disk | None:
             continue  # not there yet
         return Disk(str(path), float(usage.total), float(usage.free))
     return None
-
-
-def asks_for_token() -> bool | None:
-    """Whether Ray's processes of this node ask each other for a token; None where this Ray does not say."""
-    import ray
-
-    mode = getattr(getattr(ray, "_raylet", None), "get_authentication_mode", None)
-    modes = getattr(getattr(ray, "_raylet", None), "AuthenticationMode", None)
-    return None if mode is None or modes is None else bool(mode() != modes.DISABLED)
 
 
 def open_ports(session: str) -> tuple[list[Port], int]:
