@@ -29,7 +29,7 @@ def sweep(
     out: Annotated[
         str | None,
         typer.Option(
-            help="Run folders go in here: a folder, or a URI (s3://bucket/sweep); runs/sweep-<name of the file> if not given."
+            help="Run folders go in here: a folder, or a URI (s3://bucket/sweep). Default: runs/sweep-<name>."
         ),
     ] = None,
     plan: Annotated[
