@@ -18,8 +18,8 @@ def csv_table(runs: Sequence[Told]) -> str:
     """A header and a line a finished run; what a run has not is empty.
 
     Columns: `folder`, `label`, `seed`, the rules of scoring, every figure of the tables under the name it has in
-    results.json, `score.<task>`, `unseen.<dataset>`, and `config.<key>` for the keys in which the runs differ. Where a
-    client's update failed in one of the runs also `failures.updates` that were planned, those `failures.missing` from the
+    results.json, `score.<task>`, `unseen.<dataset>`, and `config.<key>` for the keys in which the runs differ. Where
+    updates failed in one of the runs also `failures.updates` that were planned, those `failures.missing` from the
     figures, and those `failures.retried` that came then.
     """
     finished = [run for run in runs if run.results is not None]
