@@ -39,6 +39,10 @@ class Out:
             self._mirror.list()
         self.path = self._mirror.path if self._mirror else Path(place)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Tune keeps a copy of what it calls; in another process a folder in a store has another working copy."""
+        return (Out, (self.place,))
+
     @property
     def place(self) -> str:
         """The folder's path from any working directory, or its URI."""
