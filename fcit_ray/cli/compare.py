@@ -42,7 +42,7 @@ def compare(
         configs = {name: load_config(*names, path, overrides=overrides) for name, path in paths.items()}
         tell(f"{', '.join(config.name for config in configs.values())}: checking configurations and data ...")
         from fcit_ray.cli.comparing import carry_out
-        from fcit_ray.cli.out import Out
+        from fcit_ray.results.out import Out
 
         into = Out(out)
         folders, results, failed = carry_out(configs, into, resume=resume, overwrite=overwrite)

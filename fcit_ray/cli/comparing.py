@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 from fcit_ray.cli.common import tell
 from fcit_ray.cli.display import Display
 from fcit_ray.cli.job import check_job
-from fcit_ray.cli.out import Out
 from fcit_ray.errors import RunFailed
 from fcit_ray.importing import swift_imports
 
 if TYPE_CHECKING:
     from fcit_ray.config.schema import Config
+    from fcit_ray.results.out import Out
     from fcit_ray.results.run_folder import RunFolder
 
 
 def carry_out(
-    configs: "Mapping[str, Config]", out: Out, *, resume: bool, overwrite: bool
+    configs: "Mapping[str, Config]", out: "Out", *, resume: bool, overwrite: bool
 ) -> "tuple[dict[str, RunFolder], dict[str, dict[str, Any]], dict[str, str]]":
     """Check, open and carry out runs, several at a time.
 
@@ -43,7 +43,7 @@ def carry_out(
 
 
 def _carry_out(
-    configs: "Mapping[str, Config]", out: Out, ready: Callable[[Path], None], *, resume: bool, overwrite: bool
+    configs: "Mapping[str, Config]", out: "Out", ready: Callable[[Path], None], *, resume: bool, overwrite: bool
 ) -> "tuple[dict[str, RunFolder], dict[str, dict[str, Any]], dict[str, str]]":
     with swift_imports():
         from fcit_ray.cli.common import usable_folder

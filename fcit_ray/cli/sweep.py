@@ -2,20 +2,19 @@
 
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fcit_ray.cli.arguments import sweeps_like
-from fcit_ray.cli.common import console, exit_on_error, tell, usable_folder, write_out
+from fcit_ray.cli.common import as_place, console, exit_on_error, tell, usable_folder, write_out
 from fcit_ray.cli.job import check_job
 from fcit_ray.errors import UserError
-from fcit_ray.storage.location import is_uri, redact
 
 if TYPE_CHECKING:
     from fcit_ray.config.sweep import Sweep
     from fcit_ray.config.trials import Study, Trial
+    from fcit_ray.results.out import Out
     from fcit_ray.results.sweeps import Stopped
 
 
@@ -28,7 +27,10 @@ def sweep(
         typer.Argument(metavar="key.path=value", help="Overrides for all trials.", show_default=False),
     ] = None,
     out: Annotated[
-        str | None, typer.Option(help="Run folders go in here (default: runs/sweep-<name of the file>).")
+        str | None,
+        typer.Option(
+            help="Run folders go in here: a folder, or a URI (s3://bucket/sweep). Default: runs/sweep-<name>."
+        ),
     ] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Say what the whole sweep needs, setting by setting; start nothing.")
@@ -56,11 +58,6 @@ def sweep(
     fcit-ray sweep sweeps/paper_table --plan --gpus 8 --gpu H100
     """
     with exit_on_error("start it again to go on: finished trials are kept, others go on from their last checkpoint"):
-        if out is not None and is_uri(out):
-            raise UserError(
-                f"{redact(out)}: a sweep's folder is on a disk, or on a file system that all nodes mount: its trials "
-                "share files. `fcit-ray run` and `fcit-ray compare` take a URI"
-            )
         if not plan and (gpus or gpu or records):
             raise UserError("--gpus, --gpu and --records go with --plan")
         from fcit_ray.config.shipped import find_config
@@ -78,10 +75,14 @@ def sweep(
         from fcit_ray.tracking.choose import check_trackers
 
         check_trackers(study.trial(study.point(0)).config for study in studies)
-        folder = Path(out) if out else Path("runs") / f"sweep-{path.stem}"
-        check_job(folder, [study.trial(study.point(0)).config for study in studies])
-        usable_folder(folder)
-        _carry_out(described, studies, left_out, folder)
+        place = as_place(out or f"runs/sweep-{path.stem}")
+        check_job(place, [study.trial(study.point(0)).config for study in studies])
+        from fcit_ray.results.out import Out
+
+        into = Out(place)
+        usable_folder(into.path)
+        with into.alone():
+            _carry_out(described, studies, left_out, into)
 
 
 def _possible(described: "Sweep", studies: "list[Study]") -> "tuple[list[Study], dict[str, str]]":
@@ -118,7 +119,7 @@ def _possible(described: "Sweep", studies: "list[Study]") -> "tuple[list[Study],
     return possible, left_out
 
 
-def _carry_out(described: "Sweep", studies: "list[Study]", left_out: Mapping[str, str], out: Path) -> None:
+def _carry_out(described: "Sweep", studies: "list[Study]", left_out: Mapping[str, str], out: "Out") -> None:
     from fcit_ray.cli.page import leave_report
     from fcit_ray.results.diagnostics import diagnostics_markdown, diagnostics_table
     from fcit_ray.results.majority import majority_results
@@ -135,7 +136,7 @@ def _carry_out(described: "Sweep", studies: "list[Study]", left_out: Mapping[str
         tell(f"left out: {folder}: {why}")
     firsts = {(study.group, study.seed): study for study in reversed(studies)}
     majority = {key: majority_results(study.trial(study.point(0)).config) for key, study in firsts.items()}
-    start(out / "logs" / "ray.log")
+    start(out.path / "logs" / "ray.log")
     console.print(f"{num_trials} trials, {described.max_concurrent} at a time")
     done = 0
 
@@ -155,7 +156,7 @@ def _carry_out(described: "Sweep", studies: "list[Study]", left_out: Mapping[str
         said(trial, f"stopped after stage {stopped.stage + 1} at {stopped.score:.1f}")
 
     ended = run_sweep(described, studies, out, on_result=show, on_stopped=show_stopped)
-    failures = [f"{out / trial.folder}: {why}" for trial, why in ended.failed]
+    failures = [f"{out.child(trial.folder)}: {why}" for trial, why in ended.failed]
     lost = [f"failed: {line}" for line in failures]
     lost += [f"left out: {folder}: {why}" for folder, why in left_out.items()]
     chosen = choices(studies, ended)
@@ -175,23 +176,26 @@ def _carry_out(described: "Sweep", studies: "list[Study]", left_out: Mapping[str
         values = ", ".join(f"{key}={value}" for key, value in (choice.point or {}).items()) or "no trial finished"
         edge = f" (at the edge of what was searched: {', '.join(choice.edges)})" if choice.edges else ""
         console.print(f"{choice.study.name}: {values}{edge}", markup=False)
-    write_out(out / "table.md", "\n".join(parts) + "".join(f"\n- {line}" for line in lost) + ("\n" if lost else ""))
-    console.print(f"Table         {out / 'table.md'}")
+    write_out(
+        out.path / "table.md", "\n".join(parts) + "".join(f"\n- {line}" for line in lost) + ("\n" if lost else "")
+    )
+    console.print(f"Table         {out.child('table.md')}")
     for group, text in tuned_files(chosen).items():
-        path = out / ("tuned.yaml" if not group else f"tuned-{file_name(group.replace(' ', '_').lower())}.yaml")
-        write_out(path, text)
-        console.print(f"Chosen        {path}, a configuration to put on top of the benchmark's")
+        name = "tuned.yaml" if not group else f"tuned-{file_name(group.replace(' ', '_').lower())}.yaml"
+        write_out(out.path / name, text)
+        console.print(f"Chosen        {out.child(name)}, a configuration to put on top of the benchmark's")
     told = [trial for trial, _ in (*ended.finished, *ended.failed)]
     if page := leave_report(
-        [out / trial.folder for trial in told],
-        out,
+        [as_place(out.child(trial.folder)) for trial in told],
+        out.path,
         references=tell_apart(majority.values()),
         failed={trial.folder: why for trial, why in ended.failed},
     ):
-        console.print(f"Report        {page}")
+        console.print(f"Report        {out.child(page.name)}")
+    out.bring()
     below = "<setting>/" if any(study.group for study in studies) else ""
-    console.print(f"Run folders   {out}/{below}<method>-seed<seed>")
-    for line in not_told({out / trial.folder: trial.config for trial in told}):
+    console.print(f"Run folders   {out.child(f'{below}<method>-seed<seed>')}")
+    for line in not_told({out.run(trial.folder).path: trial.config for trial in told}):
         tell(line)
     for line in lost:
         tell(line)

@@ -34,6 +34,9 @@ class Benchmark(Section):
     follow_links_to: tuple[str, ...] = ()
     """Folders outside of `root` that symbolic links below it may lead to, such as `[/mnt/coco]` (`[/]`: anywhere).
     Other links out of it are refused: data from elsewhere could hold one to any file of this machine."""
+    max_table_mb: int = Field(4096, ge=1)
+    """Megabytes (2^20 bytes) of memory that the rows of one Parquet or Arrow file may take, pictures apart. A table
+    that is small on disk may unfold to far more; it is refused before it does."""
     catalog: str | None = "fcit"
     """The benchmark whose datasets `tasks` can name (`fcit-ray list catalogs`); null for one's own alone."""
     datasets: dict[str, Dataset] = Field(default_factory=dict)

@@ -18,7 +18,9 @@ def csv_table(runs: Sequence[Told]) -> str:
     """A header and a line a finished run; what a run has not is empty.
 
     Columns: `folder`, `label`, `seed`, the rules of scoring, every figure of the tables under the name it has in
-    results.json, `score.<task>`, `unseen.<dataset>`, and `config.<key>` for the keys in which the runs differ.
+    results.json, `score.<task>`, `unseen.<dataset>`, and `config.<key>` for the keys in which the runs differ. Where
+    updates failed in one of the runs also `failures.updates` that were planned, those `failures.missing` from the
+    figures, and those `failures.retried` that came then.
     """
     finished = [run for run in runs if run.results is not None]
     config = {key: values for key, values in differing(finished).items() if key != "name"}
@@ -30,6 +32,10 @@ def csv_table(runs: Sequence[Told]) -> str:
         }
         for place, run in enumerate(finished)
     ]
+    if any("failures.missing" in row for row in rows):
+        for row in rows:
+            row.setdefault("failures.missing", 0)
+            row.setdefault("failures.retried", 0)
     header = _header(rows)
     text = io.StringIO()
     writer = csv.DictWriter(text, header, restval="", lineterminator="\n")
@@ -52,6 +58,7 @@ def _figures(results: Mapping[str, Any]) -> dict[str, Any]:
         if math.isfinite(score := row.score(task)[0]):
             values[f"score.{task}"] = score
     values |= {f"unseen.{name}": scores[0] for name, scores in row.unseen.items() if math.isfinite(scores[0])}
+    values |= {f"failures.{name}": count for name, count in row.failures[0].items()}
     if "epsilon" in results:
         values["epsilon"] = results["epsilon"]
     return values

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fcit_ray.report.markdown import Grid, Heading, figures_of
+from fcit_ray.results.rows import merge_seeds, row_from_results
 from fcit_ray.results.tables import UNDEFINED
 
 _SPECIAL = {
@@ -19,14 +20,19 @@ _NUMBER = re.compile(r"-(?=\d)")
 def latex_table(results: Iterable[Mapping[str, Any]]) -> str:
     r"""The comparison as LaTeX: a `tabular` per table, to stand inside `table`; needs `\usepackage{booktabs}`.
 
+    Where client updates are missing from a row's figures, a note below the table's last line says how many.
+
     Args:
         results: of results.json, told apart.
     """
+    results = list(results)
     written = figures_of(results)
+    missing = [row.failed for row in merge_seeds(map(row_from_results, results)) if row.misses]
     lines = ["% Needs \\usepackage[T1]{fontenc} and \\usepackage{booktabs}. Bold: the best of its column."]
     for part in written.parts:
         if isinstance(part, Grid):
-            lines += _tabular(part, bold=part is written.table)
+            first = part is written.table
+            lines += _tabular(part, bold=first, notes=missing if first else ())
         else:
             text = part.text if isinstance(part, Heading) else part
             lines.append(f"% {' '.join(text.split())}")
@@ -38,7 +44,7 @@ def escape(text: str) -> str:
     return "".join(_SPECIAL.get(letter, letter) for letter in " ".join(text.split()))
 
 
-def _tabular(grid: Grid, bold: bool) -> list[str]:
+def _tabular(grid: Grid, bold: bool, notes: Iterable[str] = ()) -> list[str]:
     best = [grid.best(column) if bold else set() for column in range(len(grid.header))]
     lines = [
         "\\begin{tabular}{l" + "r" * (len(grid.header) - 1) + "}",
@@ -49,7 +55,8 @@ def _tabular(grid: Grid, bold: bool) -> list[str]:
     for index, row in enumerate(grid.rows):
         cells = [escape(row[0]), *(_figure(text, index in best[column + 1]) for column, text in enumerate(row[1:]))]
         lines.append(" & ".join(cells) + r" \\")
-    return [*lines, "\\bottomrule", "\\end{tabular}"]
+    printed = [f"\\multicolumn{{{len(grid.header)}}}{{l}}{{\\footnotesize {escape(note)}}} \\\\" for note in notes]
+    return [*lines, "\\bottomrule", *printed, "\\end{tabular}"]
 
 
 def _figure(text: str, best: bool) -> str:

@@ -14,6 +14,7 @@ from fcit_ray.report.answers import sample_answers
 from fcit_ray.report.blocks import Block, RunPart, Section, Text
 from fcit_ray.report.bundle import javascript_bundle
 from fcit_ray.report.comparison import comparison_sections
+from fcit_ray.report.failures import failed_section, missing_updates
 from fcit_ray.report.pictures import Pictures
 from fcit_ray.report.reading import Told
 from fcit_ray.report.scores import headline, score_sections, unfinished
@@ -100,11 +101,12 @@ def _of_one(run: Told, said: Sequence[Block]) -> Page:
     sections = [
         *score_sections(run, ""),
         *training_sections(run, ""),
+        *failed_section(run, ""),
         *([Section("answers", "Answers", answers)] if answers else []),
         *([Section("diagnostics", "Diagnostics", odd)] if (odd := diagnostics_blocks([run])) else []),
         *setup_sections(run, ""),
     ]
-    return Page(run.label, told_of(run), [*said, *headline(run), *gaps(run)], sections)
+    return Page(run.label, told_of(run), [*said, *missing_updates(run), *headline(run), *gaps(run)], sections)
 
 
 def _of_several(runs: Sequence[Told], references: Sequence[Mapping[str, Any]], said: Sequence[Block]) -> Page:
@@ -127,9 +129,10 @@ def _of_several(runs: Sequence[Told], references: Sequence[Mapping[str, Any]], s
     for number, place in enumerate(full, start=1):
         run, anchor = runs[place], f"run-{number}-"
         own = [
-            Section(f"{anchor}figures", "Figures", [*headline(run), *gaps(run)]),
+            Section(f"{anchor}figures", "Figures", [*missing_updates(run), *headline(run), *gaps(run)]),
             *score_sections(run, anchor),
             *training_sections(run, anchor),
+            *failed_section(run, anchor),
             *setup_sections(run, anchor),
         ]
         parts.append(RunPart(f"run-{number}", names[place], told_of(run), own))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fcit_ray.results.run_folder import RunFolder
-from fcit_ray.storage.location import child_of, is_uri
+from fcit_ray.storage.location import child_of, is_uri, quoted
 from fcit_ray.storage.mirror import mirror_of
 
 _MARKS = ("environment.json", "results.json")  # one of which every run folder in a store has
@@ -43,6 +43,6 @@ def _places(path: Path | str) -> list[Path | str]:
     if is_uri(path):
         marks = [name.split("/") for name in mirror_of(str(path)).list() if Path(name).name in _MARKS]
         below = sorted({"/".join(parts[:-1]) for parts in marks if len(parts) <= 3})
-        return [path] if "" in below else [child_of(str(path), name) for name in below]
+        return [path] if "" in below else [child_of(str(path), quoted(name)) for name in below]
     path = Path(path)
     return [path] if RunFolder(path).is_run() else sorted([*path.glob("*"), *path.glob("*/*")])

@@ -68,6 +68,11 @@ class Row:
         return f"{self.label} ({odd})" if odd else self.label
 
     @property
+    def misses(self) -> bool:
+        """Whether its figures lack any client's update."""
+        return any(failures.get("missing", 0) for failures in self.failures)
+
+    @property
     def failed(self) -> str:
         """Which client updates are missing, or came only when they were tried again; empty where there are none."""
         told = []

@@ -36,6 +36,7 @@ class Studies(Searcher):
             same again, and what came of it counts.
         stopped: trials that an earlier session has stopped, by folder, with the stage after which it did.
         told: called with each trial as it is handed to Tune.
+        append: writes a record down; on return it is safe.
     """
 
     def __init__(
@@ -45,12 +46,14 @@ class Studies(Searcher):
         file: Path,
         stopped: Mapping[str, int],
         told: Callable[[Trial], None],
+        append: Callable[[Path, Mapping[str, Any]], None] = append_record,
     ):
         super().__init__(metric=SCORE, mode="max")
         self._studies = {study.name: study for study in studies}
         self._file = file
         self._stopped = stopped
         self._told = told
+        self._append = append
         self._begun = dict.fromkeys(self._studies, 0)
         self._optuna: dict[str, Any] = {}
         self._asked: dict[str, str] = {}  # what Optuna knows a trial by
@@ -101,7 +104,7 @@ class Studies(Searcher):
 
     def _write(self, study: Study, number: int, point: Point) -> None:
         self._proposed[study.name].append(point)
-        append_record(self._file, {"study": study.name, "number": number, "point": point})
+        self._append(self._file, {"study": study.name, "number": number, "point": point})
 
     def _propose(self, study: Study, trial_id: str) -> Point:
         """A point of Optuna's that has not been tried; it repeats itself where few are left."""
@@ -154,12 +157,21 @@ class Halving(FIFOScheduler):
         studies: of the sweep.
         num_stages: of each study's runs, by name.
         file: where a trial that ends early is written down.
+        append: writes a record down; on return it is safe.
     """
 
-    def __init__(self, rule: StopEarly, studies: Sequence[Study], num_stages: Mapping[str, int], file: Path):
+    def __init__(
+        self,
+        rule: StopEarly,
+        studies: Sequence[Study],
+        num_stages: Mapping[str, int],
+        file: Path,
+        append: Callable[[Path, Mapping[str, Any]], None] = append_record,
+    ):
         super().__init__()
         self._metric = SCORE
         self._file = file
+        self._append = append
         self._asha = {
             study.name: ASHAScheduler(
                 time_attr=STAGES,
@@ -183,7 +195,7 @@ class Halving(FIFOScheduler):
             return str(TrialScheduler.CONTINUE)
         if action == TrialScheduler.STOP and folder not in self._ended:
             self._ended.add(folder)
-            append_record(self._file, {"folder": folder, "stage": result[STAGES] - 1, "score": result[SCORE]})
+            self._append(self._file, {"folder": folder, "stage": result[STAGES] - 1, "score": result[SCORE]})
         return action
 
     def on_trial_complete(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> None:

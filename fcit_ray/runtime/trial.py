@@ -1,8 +1,8 @@
 """One trial of a sweep, in a process of Tune's: the launch, with a report to Tune after each stage."""
 
 import logging
+import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -21,7 +21,11 @@ from fcit_ray.runtime.pantry import FromPantry
 from fcit_ray.runtime.status import Status
 from fcit_ray.runtime.store import share_tensors
 from fcit_ray.runtime.studies import SCORE, STAGES
+from fcit_ray.storage.location import child_of, is_uri, quoted
+from fcit_ray.storage.working_copies import told
 from fcit_ray.tracking.following import Following
+
+_STORE_POLL_S = 5.0  # between two looks at a trial's records where they are in a store: each is a request
 
 
 def run_trial(space: Mapping[str, Any]) -> None:
@@ -32,12 +36,12 @@ def run_trial(space: Mapping[str, Any]) -> None:
     try:
         workers, prepare = engage(space["foreman"]), FromPantry(space["pantry"])
         shared = Shared(workers, prepare, abandon_s=0.0, num_workers=space["num_workers"])
-        _carry_out(trial, Path(space["out"]), shared, space["stops_early"])
+        _carry_out(trial, space["out"], space["name"], shared, space["stops_early"])
     except Exception as error:
         failed = failure(error, "the trial")
         if failed.details:
             logging.getLogger("ray").error("%s\n%s", failed, failed.details)
-        raise RunFailed(f"{named(trial['folder'])}{failed}") from None
+        raise RunFailed(f"{named(trial['folder'])}{told(str(failed))}") from None
 
 
 def named(folder: str) -> str:
@@ -45,8 +49,9 @@ def named(folder: str) -> str:
     return f"trial {folder}: "
 
 
-def _carry_out(trial: Mapping[str, Any], out: Path, shared: Shared, stops_early: bool) -> None:
-    folder = RunFolder(out / trial["folder"])
+def _carry_out(trial: Mapping[str, Any], out: str, group: str, shared: Shared, stops_early: bool) -> None:
+    place = child_of(out, quoted(trial["folder"]) if is_uri(out) else trial["folder"])
+    folder = RunFolder.at(place)
     stopped_after = trial["stopped_after"]
     if stopped_after is not None:
         _Reports(folder, over=True).tell(stopped_after)
@@ -55,7 +60,7 @@ def _carry_out(trial: Mapping[str, Any], out: Path, shared: Shared, stops_early:
     if stops_early:  # whether there is a next stage is up to the scores of this one
         config = config.model_copy(update={"runtime": config.runtime.model_copy(update={"answer_behind": False})})
     reports = _Reports(folder, over=folder.finished)
-    folder = open_run(out / trial["folder"], config, resume=True, overwrite=False)
+    folder = open_run(place, config, resume=True, overwrite=False)
     redirect_logs(folder.log_file)
     if folder.finished:
         folder.release()
@@ -65,11 +70,23 @@ def _carry_out(trial: Mapping[str, Any], out: Path, shared: Shared, stops_early:
     # The last stage is told of once results.json is there: Tune ends a trial that has told of its last.
     before_last = experiment.setting.num_stages - 2
 
+    looked_at = time.monotonic()
+
     def report(_: Status | None = None) -> None:
+        nonlocal looked_at
+        if folder.mirror:  # the driver has another working copy
+            if time.monotonic() < looked_at + _STORE_POLL_S:
+                return
+            looked_at = time.monotonic()
+            folder.refresh_records()
         reports.tell(before_last)
 
-    with Following(config, folder, logging.getLogger("ray").warning, group=out.name):
-        launch(config, folder, on_status=report, experiment=experiment, shared=shared)
+    try:
+        with Following(config, folder, logging.getLogger("ray").warning, group=group):
+            launch(config, folder, on_status=report, experiment=experiment, shared=shared)
+    finally:
+        if why := folder.bring_beside():
+            logging.getLogger("ray").warning(why)
     reports.tell(finished=True)
 
 

@@ -1,6 +1,5 @@
 """Ray Tune over launches: every trial is the same launch as `fcit-ray run`, in a run folder of its own."""
 
-import math
 import os
 import threading
 import time
@@ -16,8 +15,8 @@ from fcit_ray.config.sweep import Sweep
 from fcit_ray.config.trials import Study, Trial
 from fcit_ray.errors import ClusterLost
 from fcit_ray.experiment.opening import make_setting
-from fcit_ray.results.records import read_records, rewind
-from fcit_ray.results.run_folder import RunFolder
+from fcit_ray.results.out import Out
+from fcit_ray.results.records import read_records
 from fcit_ray.results.sweeps import Ended, Stopped
 from fcit_ray.runtime.asking import AsksRay
 from fcit_ray.runtime.crew import Crews
@@ -35,7 +34,7 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 def run_sweep(
     sweep: Sweep,
     studies: Sequence[Study],
-    out: Path,
+    out: Out,
     *,
     on_result: Callable[[Trial, Mapping[str, Any]], None],
     on_stopped: Callable[[Trial, Stopped], None] = lambda trial, stopped: None,
@@ -51,17 +50,16 @@ def run_sweep(
 
     Raises:
         ConfigError: Optuna is not installed, or `out` holds a search of another space.
+        RunFolderError: the store that `out` lies in does not answer.
     """
-    stops, proposed = out / "stopped.jsonl", out / "proposed.jsonl"
-    for file in (stops, proposed):
-        rewind(file, math.inf, 0)  # all but a last line that a kill cut short, which the next one would be glued to
+    stops, proposed = out.record_file("stopped.jsonl"), out.record_file("proposed.jsonl")
     waiting: list[Trial] = []
     before = _stopped_after(stops) if sweep.stop_early is not None else {}  # else they are to run to their end
-    proposals = Studies(studies, sweep.search, proposed, before, waiting.append)
+    proposals = Studies(studies, sweep.search, proposed, before, waiting.append, out.append)
     scheduler = None
     if sweep.stop_early is not None:
         num_stages = {study.name: make_setting(study.trial(study.point(0)).config).num_stages for study in studies}
-        scheduler = Halving(sweep.stop_early, studies, num_stages, stops)
+        scheduler = Halving(sweep.stop_early, studies, num_stages, stops, out.append)
     runtimes = [study.trial(study.point(0)).config.runtime for study in studies]
     most_workers = max(runtime.num_workers for runtime in runtimes)
     pantry = (
@@ -69,12 +67,13 @@ def run_sweep(
         .options(num_cpus=0, max_concurrency=sweep.max_concurrent + 2)
         .remote(max(runtime.cache_mb for runtime in runtimes) * 2**20)
     )
-    with Crews(sweep.max_concurrent, most_workers, out / "logs") as crews:
+    with Crews(sweep.max_concurrent, most_workers, out.path / "logs") as crews:
         tuner = tune.Tuner(
             # The trial function only waits; crews and Ray Data reserve what they use. Tune refuses a plain 0.
             tune.with_resources(run_trial, {"CPU": 0.01}),
             param_space={
-                "out": str(out.resolve()),
+                "out": out.place,
+                "name": out.name,
                 "foreman": crews.foreman,
                 "pantry": pantry,
                 "stops_early": scheduler is not None,
@@ -88,7 +87,7 @@ def run_sweep(
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(
-                name="tune", storage_path=str((out / "logs").resolve()), verbose=0, stop=_Abandoned()
+                name="tune", storage_path=str((out.path / "logs").resolve()), verbose=0, stop=_Abandoned()
             ),
         )
         return _watch(tuner, waiting, out, stops if scheduler else None, on_result, on_stopped, crews)
@@ -97,7 +96,7 @@ def run_sweep(
 def _watch(
     tuner: tune.Tuner,
     waiting: list[Trial],
-    out: Path,
+    out: Out,
     stops: Path | None,
     on_result: Callable[[Trial, Mapping[str, Any]], None],
     on_stopped: Callable[[Trial, Stopped], None],
@@ -113,14 +112,16 @@ def _watch(
     stopped: dict[str, Stopped] = {}
     try:
         with watch_head() as head:
-            over = False
+            over, look_at = False, 0.0
             while not over:
                 head.check()
                 crews.hire()
                 over = fitting.done()
-                for trial in [trial for trial in list(waiting) if trial.folder not in told]:
-                    if RunFolder(out / trial.folder).finished:
-                        finished[trial.folder] = RunFolder(out / trial.folder).results()
+                look = over or time.monotonic() >= look_at
+                for trial in [trial for trial in list(waiting) if look and trial.folder not in told]:
+                    look_at = time.monotonic() + out.poll_s
+                    if out.has_now(f"{trial.folder}/results.json"):
+                        finished[trial.folder] = out.run(trial.folder).results()
                         told.add(trial.folder)
                         on_result(trial, finished[trial.folder])
                 for trial, stop in _stops(stops, waiting) if stops else ():

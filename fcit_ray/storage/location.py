@@ -70,6 +70,11 @@ def child_of(folder: str, name: str) -> str:
     return f"{base.rstrip('/')}/{name}{mark}{options}"
 
 
+def quoted(name: str) -> str:
+    """A name as it stands in a URI: what would end or change the path there is escaped."""
+    return name.replace("%", "%25").replace("?", "%3F").replace("#", "%23")
+
+
 def is_below(name: str, folder: str) -> bool:
     """Whether a path or URI, `..` resolved, lies in a folder, by the names alone."""
     if is_uri(name) != is_uri(folder):

@@ -91,6 +91,14 @@ class Mirror:
         start = len(self._base.strip("/")) + 1
         return {info.path.lstrip("/")[start:]: info for info in infos if info.is_file}
 
+    def exists(self, name: str) -> bool:
+        """Whether the store holds a file now.
+
+        Raises:
+            RunFolderError: it does not answer.
+        """
+        return bool(self._ask("be read", name, lambda: self._system.get_file_info(self._at(name)).is_file))
+
     def bring(self, *names: str) -> None:
         """Bring files of the working copy to the store, one after another; each appears there whole or not at all.
 

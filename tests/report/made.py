@@ -42,9 +42,13 @@ def make_run(
     root: Path | str = "/nowhere/data",
     finished: bool = True,
     wrong: str = "B",
+    failures: list[dict[str, Any]] | None = None,
     **values: Any,
 ) -> RunFolder:
-    """Two stages of two rounds: scores 75 | 50, 100 percent; or the first stage alone where it is not finished."""
+    """Two stages of two rounds: scores 75 | 50, 100 percent; or the first stage alone where it is not finished.
+
+    `failures` are those of the first round.
+    """
     benchmark = {"tasks": TASKS, "root": str(root), "num_rounds": 2, **values.pop("benchmark", {})}
     config = Config.model_validate({"name": name, "seed": seed, "benchmark": benchmark, **values})
     folder = open_run(path, config, resume=False, overwrite=False)
@@ -53,7 +57,8 @@ def make_run(
     folder.partition_file.write_text(json.dumps({"kind": "dirichlet", "beta": 1.0, "tasks": counts}))
     for stage, scores in enumerate(stages[: 2 if finished else 1]):
         for round in range(2):
-            folder.log(round_record(stage, round))
+            failed = {"failures": failures} if failures and stage == round == 0 else {}
+            folder.log(round_record(stage, round) | failed)
         for task, percent in scores.items():
             folder.write_predictions(f"stage_{stage:04d}", task, answers(percent, wrong))
         folder.log(evaluation_record(stage, scores))
@@ -70,6 +75,15 @@ def make_run(
         folder.write_results({**results, "config": config.model_dump(mode="json"), "adapters_sha256": f"{name}{seed}"})
     folder.release()
     return folder
+
+
+FAILURES = [
+    {"client": 7, "task": "ArxivQA", "dropped": True,
+     "attempts": [{"worker": 0, "node": "10.0.0.1", "reason": "its worker died"}] * 2},
+    {"client": 1, "task": "ArxivQA", "dropped": False,
+     "attempts": [{"worker": 1, "node": "10.0.0.1", "reason": "late"}]},
+]  # fmt: skip
+"""Of a round whose client 7 is missing, and client 1 came when it was tried again: of 9 updates in all 8 came."""
 
 
 def round_record(stage: int, round: int) -> dict[str, Any]:

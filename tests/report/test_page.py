@@ -5,7 +5,7 @@ import re
 import shutil
 
 import pytest
-from made import HOSTILE, TASKS, make_run, write_data
+from made import FAILURES, HOSTILE, TASKS, make_run, write_data
 from reader import read
 
 from fcit_ray.errors import UserError
@@ -325,3 +325,16 @@ def test_every_line_of_a_view_counts_once(tmp_path):
     page = page_of(tmp_path, run)
     assert len([1 for _, attrs in page.tags if attrs.get("class") == "card"]) == 1
     assert "client_0" in page.text
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_page_says_how_many_updates_are_missing_and_which(tmp_path, one, finished):
+    planned, so_far = (9, "") if finished else (5, " so far")
+    page = page_of(tmp_path, make_run(tmp_path / "run", failures=FAILURES, finished=finished))
+    assert f"1 of {planned} client updates are missing{so_far} (failures.then=drop)" in page.text
+    assert page.tables["Client updates that failed"][1:] == [
+        ["stage 1, round 1", "7", "ArxivQA", "missing", "2", "its worker died"],
+        ["stage 1, round 1", "1", "ArxivQA", "came when tried again", "1", "late"],
+    ]
+    assert "updates are missing" not in one.text
+    assert "Client updates that failed" not in one.tables

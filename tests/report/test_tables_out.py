@@ -4,7 +4,7 @@ import csv
 import io
 import re
 
-from made import make_run
+from made import FAILURES, make_run
 
 from fcit_ray.report.csv_table import csv_table
 from fcit_ray.report.latex import escape, latex_table
@@ -82,3 +82,20 @@ def test_csv_is_empty_where_a_run_has_no_such_figure(tmp_path):
     (row,) = csv.DictReader(io.StringIO(csv_table([one])))
     assert "avg" not in row  # no run has one
     assert "epsilon" not in row
+
+
+def test_where_updates_are_missing_the_tables_say_how_many_of_how_many_and_else_nothing(tmp_path):
+    runs = told(make_run(tmp_path / "holes", name="A_1", failures=FAILURES), make_run(tmp_path / "whole", name="B"))
+    text = latex_table([run.results for run in runs])
+    columns = len(re.search(r"\\begin\{tabular\}\{(lr+)\}", text)[1])
+    after = text.partition("\\bottomrule")[2].splitlines()
+    assert after[1] == (
+        rf"\multicolumn{{{columns}}}{{l}}{{\footnotesize A\_1: 1 of 9 updates missing, 1 tried again.}} \\"
+    )
+    assert after[2] == r"\end{tabular}"
+    rows = list(csv.DictReader(io.StringIO(csv_table(runs))))
+    names = ("failures.updates", "failures.missing", "failures.retried")
+    assert [[row[name] for name in names] for row in rows] == [["9", "1", "1"], ["", "0", "0"]]
+    whole = runs[1:]
+    assert "multicolumn" not in latex_table([run.results for run in whole])
+    assert "failures" not in csv_table(whole)

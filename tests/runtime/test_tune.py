@@ -15,6 +15,7 @@ from in_process import run
 from fcit_ray.config.schema import Config
 from fcit_ray.config.sweep import Sweep
 from fcit_ray.config.trials import Study, Trial, load_sweep
+from fcit_ray.results.out import Out
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.results.sweeps import Stopped
 from fcit_ray.runtime.tune import run_sweep
@@ -51,7 +52,7 @@ def test_a_sweep_goes_on_after_a_failed_trial_and_after_an_interrupt(configure: 
 
     out.mkdir()
     with pytest.raises(KeyboardInterrupt):
-        run_sweep(sweep, studies, out, on_result=interrupt)
+        run_sweep(sweep, studies, Out(out), on_result=interrupt)
     # Ctrl-C used to wait for Tune's last trial.
     assert time.monotonic() - raised[0] < 20.0
     assert finetune.finished  # though the trial before it failed
@@ -59,7 +60,7 @@ def test_a_sweep_goes_on_after_a_failed_trial_and_after_an_interrupt(configure: 
     kept = (finetune.path / "results.json").stat()
 
     seen: list[Mapping[str, Any]] = []
-    ended = run_sweep(sweep, studies, out, on_result=lambda trial, results: seen.append(results))
+    ended = run_sweep(sweep, studies, Out(out), on_result=lambda trial, results: seen.append(results))
     assert [results for _, results in ended.finished] == seen
     [(trial, why)] = ended.failed
     assert trial.folder == "broken-seed0"
@@ -86,7 +87,7 @@ def test_a_crew_serves_the_next_trial_and_a_bad_one_ends_at_a_stage_s_end(config
     out.mkdir()
     stops: list[tuple[str, Stopped]] = []
     ended = run_sweep(
-        sweep, studies, out, on_result=lambda trial, results: None,
+        sweep, studies, Out(out), on_result=lambda trial, results: None,
         on_stopped=lambda trial, stopped: stops.append((trial.folder, stopped)),
     )  # fmt: skip
     [(good, results)] = ended.finished
@@ -99,7 +100,7 @@ def test_a_crew_serves_the_next_trial_and_a_bad_one_ends_at_a_stage_s_end(config
     assert not bad.finished
     rounds = len(bad.records())
 
-    again = run_sweep(sweep, studies, out, on_result=lambda trial, results: None)
+    again = run_sweep(sweep, studies, Out(out), on_result=lambda trial, results: None)
     assert [(trial.folder, stopped) for trial, stopped in again.stopped] == stops
     assert [result["adapters_sha256"] for _, result in again.finished] == [results["adapters_sha256"]]
     assert len(bad.records()) == rounds  # nothing of it was run again

@@ -141,7 +141,8 @@ def set_aside(report: Report) -> int:
         unmeasured = [] if report.checked_tokens else [e for e in before.get(source, []) if e.kind == "tokens"]
         if source not in by_file and not unmeasured:
             continue
-        items = read_items(report.root, source, honour_quarantine=False)
+        most_mb = max(piece.collection.max_table_mb for piece in report.pieces)  # one for all
+        items = read_items(report.root, source, False, most_mb)
         entries = entries_of(items, by_file.get(source, []))
         known = {entry.index for entry in entries}
         files[source] = entries + quarantine.still_the_same(items, [e for e in unmeasured if e.index not in known])

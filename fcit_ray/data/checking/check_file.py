@@ -100,7 +100,7 @@ class FileFindings:
 def look_at_file(root: str, piece: Piece, honour_quarantine: bool) -> FileFindings:
     """Read a file and check all that needs neither its images nor a model."""
     try:
-        everything, items = _items(root, piece.source, honour_quarantine)
+        everything, items = _items(root, piece, honour_quarantine)
         records, faults = _parse(root, piece, items)
     except DataError as error:
         return FileFindings(piece, offences=(Offence(piece.source, -1, "", "file", str(error)),))
@@ -152,12 +152,13 @@ def entries_of(items: Items, offences: Sequence[Offence]) -> list[Entry]:
 @lru_cache(maxsize=1)
 def sound_records(root: str, piece: Piece, honour_quarantine: bool) -> list[Record]:
     """The records of a file that are none of `look_at_file`'s broken conversations; the last file's are kept."""
-    return _parse(root, piece, _items(root, piece.source, honour_quarantine)[1])[0]
+    return _parse(root, piece, _items(root, piece, honour_quarantine)[1])[0]
 
 
-def _items(root: str, source: str, honour_quarantine: bool) -> tuple[Items, Items]:
+def _items(root: str, piece: Piece, honour_quarantine: bool) -> tuple[Items, Items]:
     """All records of a file, and those that are not in quarantine."""
-    everything = layout.read_items(root, source, honour_quarantine=False)
+    source = piece.source
+    everything = layout.read_items(root, source, False, piece.collection.max_table_mb)
     if not honour_quarantine:
         return everything, everything
     away = quarantine.set_aside(source, everything, quarantine.read_quarantine(root).get(source, ()))

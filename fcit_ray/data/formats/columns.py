@@ -8,7 +8,7 @@ picture is wanted; then its row group is, and the last is kept, as records are m
 import errno
 import os
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from functools import lru_cache
@@ -23,66 +23,63 @@ from fcit_ray.data.formats.kinds import content_of, ending, first_bytes
 from fcit_ray.errors import DataError
 from fcit_ray.storage.location import file_in, is_uri, redact
 from fcit_ray.storage.remote import open_uri
+from fcit_ray.storage.tables import SMALLER, SPLIT, Room, parquet_file
 
-_ROWS = 64
-"""Rows in memory at a time, with their pictures where these must be read."""
 _OPEN_TABLES = 8
 _NOT_READ: Any = object()
 
 
-def read_table(place: str, name: str) -> list[Any]:
+def read_table(place: str, name: str, most_mb: int | None = None) -> list[Any]:
     """A table's rows as JSON would hold them; of a picture stands its reference, or its path where it has no bytes.
 
     Args:
         place: the file's path, or its URI.
         name: as records name the file.
+        most_mb: megabytes that its rows may take in memory, where a key says so.
 
     Raises:
-        DataError: it is no whole table.
+        DataError: it is no whole table, or takes more.
         OSError: it cannot be read.
     """
     try:
-        return list(_items(place, name))
+        return list(_items(place, name, most_mb))
     except pa.ArrowException as error:
         kind = "Parquet file" if ending(place) == ".parquet" else "Arrow table"
         raise DataError(f"{redact(place)}: is no whole {kind}: {str(error).splitlines()[0]}") from None
 
 
-def _items(place: str, name: str) -> Iterator[dict[str, Any]]:
-    number = 0
+def _items(place: str, name: str, most_mb: int | None) -> Iterator[dict[str, Any]]:
+    number, room = 0, Room(place, most_mb) if most_mb else Room(place, remedy=SPLIT)
     if ending(place) == ".parquet":
-        with _parquet(place) as file:
-            schema = file.schema_arrow
-            for group in range(file.num_row_groups):
-                leaves, unread = _leaves(file, group)
-                rows = file.metadata.row_group(group).num_rows
-                if not leaves:  # nothing but pictures
-                    for _ in range(rows):
-                        yield _item({}, schema, name, number, unread)
-                        number += 1
-                    continue
-                for batch in file.iter_batches(_ROWS, row_groups=[group], columns=leaves):
-                    for row in batch.to_pylist():
-                        yield _item(row, schema, name, number, unread)
-                        number += 1
-            assert number == file.metadata.num_rows, "a row of the table was passed over"
+        with _parquet(place, parquet_file) as file:
+            schema = file.metadata.schema.to_arrow_schema()  # the file's own has dictionaries in it
+            parts = [_leaves(file, schema, group) for group in range(file.num_row_groups)]
+            read = [(group, leaves) for group, (leaves, _) in enumerate(parts) if leaves]
+            rows = (row for batch in room.groups(file, read) for row in batch.to_pylist())
+            for group, (leaves, unread) in enumerate(parts):
+                for _ in range(file.metadata.row_group(group).num_rows):
+                    row = next(rows, None) if leaves else {}  # nothing but pictures
+                    if row is None:
+                        raise pa.ArrowInvalid("it holds fewer rows than its footer says")
+                    yield _item(row, schema, name, number, unread)
+                    number += 1
+            assert next(rows, None) is None, "a row of the table was passed over"
         return
-    table = _arrow(place)
-    for batch in table.to_batches(max_chunksize=_ROWS):
+    for batch in room.arrow(*_arrow(place)):
         for row in batch.to_pylist():
-            yield _item(row, table.schema, name, number, ())
+            yield _item(row, batch.schema, name, number, ())
             number += 1
 
 
-def _leaves(file: pq.ParquetFile, group: int) -> tuple[list[str], tuple[str, ...]]:
+def _leaves(file: pq.ParquetFile, schema: pa.Schema, group: int) -> tuple[list[str], tuple[str, ...]]:
     """The columns of a row group that say all but the pictures' bytes; and those that are bytes alone, all there."""
     metadata = file.metadata.row_group(group)
     columns = [metadata.column(number) for number in range(metadata.num_columns)]
     paths = {column.path_in_schema for column in columns}
-    if any("." in name for name in file.schema_arrow.names):
-        return file.schema_arrow.names, ()  # the way to a part of one would be ambiguous
+    if any("." in name for name in schema.names):
+        return schema.names, ()  # the way to a part of one would be ambiguous
     full = {column.path_in_schema for column in columns if _has_all(column)}
-    alone = tuple(field.name for field in file.schema_arrow if _is_binary(field.type) and field.name in full)
+    alone = tuple(field.name for field in schema if _is_binary(field.type) and field.name in full)
     beside = {
         path for path in full if path.endswith(".bytes") and f"{path.removesuffix('bytes')}path" in paths
     }  # their paths say which there are
@@ -133,17 +130,16 @@ def _is_picture(kind: pa.DataType) -> bool:
     return "bytes" in {field.name for field in kind} and _is_binary(kind.field("bytes").type)
 
 
-def _parquet(place: str) -> pq.ParquetFile:
+def _parquet(place: str, opened: Callable[..., pq.ParquetFile] = pq.ParquetFile) -> pq.ParquetFile:
     if is_uri(place):
-        return pq.ParquetFile(open_uri(place), pre_buffer=True)
-    return pq.ParquetFile(place)
+        return opened(open_uri(place), pre_buffer=True)
+    return opened(place)
 
 
-def _arrow(place: str) -> pa.Table:
-    """A stream, as the datasets library writes it, or a file of Arrow; of this machine mapped, not read."""
+def _arrow(place: str) -> tuple[pa.NativeFile, bool]:
+    """A file of Arrow (true), or a stream, as the datasets library writes it; of this machine mapped, not read."""
     in_file = first_bytes(place).startswith(b"ARROW1")
-    source = pa.BufferReader(content_of(place)) if is_uri(place) else pa.memory_map(place)
-    return (pa.ipc.open_file(source) if in_file else pa.ipc.open_stream(source)).read_all()
+    return (pa.BufferReader(content_of(place)) if is_uri(place) else pa.memory_map(place)), in_file
 
 
 class Table:
@@ -155,7 +151,8 @@ class Table:
 
     def __init__(self, place: str):
         self._parquet = _parquet(place) if ending(place) == ".parquet" else None
-        self._arrow = None if self._parquet else _arrow(place)
+        self._room = Room(place, remedy=SMALLER)
+        self._arrow = None if self._parquet else self._room.arrow_table(*_arrow(place))
         sizes = (
             [self._parquet.metadata.row_group(group).num_rows for group in range(self._parquet.num_row_groups)]
             if self._parquet
@@ -190,7 +187,7 @@ class Table:
 
     def _read_column(self, group: int, column: str) -> pa.ChunkedArray:
         if self._parquet:
-            return self._parquet.read_row_group(group, columns=[column])[column]
+            return self._room.column(self._parquet, column, group)
         assert self._arrow is not None, "one of the two is open"
         return self._arrow[column]
 

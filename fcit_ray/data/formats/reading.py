@@ -17,22 +17,23 @@ _LARGEST_CELL = 2**26
 _log = logging.getLogger(__name__)
 
 
-def read_file(place: str, name: str) -> list[Any]:
+def read_file(place: str, name: str, most_mb: int | None = None) -> list[Any]:
     """A file's records in their order.
 
     Args:
         place: the file's path, or its URI.
         name: as records name the file: pictures in its columns are named by it.
+        most_mb: megabytes that the rows of a table may take in memory, where a key says so.
 
     Raises:
-        DataError: no such file, not of the kind that its name says, or not to be read as that.
+        DataError: no such file, not of the kind that its name says, not to be read as that, or too large in memory.
     """
     try:
         kind = kind_of_file(place, first_bytes(place))
         if kind in ("parquet", "arrow"):
             from fcit_ray.data.formats.columns import read_table  # pyarrow's tables, which no other format needs
 
-            items = read_table(place, name)
+            items = read_table(place, name, most_mb)
         elif kind in ("csv", "tsv"):
             items = list(_rows(place, _text(place), "\t" if kind == "tsv" else ","))
         elif kind == "lines":

@@ -31,6 +31,7 @@ from fcit_ray.errors import DataError
 from fcit_ray.storage.files import NUM_BYTES, misfit_content, parse_json
 from fcit_ray.storage.location import file_in
 from fcit_ray.storage.object_store import Store
+from fcit_ray.storage.tables import MOST_MB, SMALLER, Room, parquet_file
 
 ROWS_PER_GROUP = 16
 """Images read together: fewer waste less, more keep the footers small."""
@@ -88,13 +89,17 @@ class ParquetRoot:
         """The files that a path of a declaration meant when they were converted."""
         return self.manifest.plan.parts.get(f"{split}:{path}", [path])
 
-    def items(self, source: str) -> Items:
+    def items(self, source: str, most_mb: int = MOST_MB) -> Items:
         """A file's records as JSON, with their positions in the file that they came from.
 
+        Args:
+            source: the file, as it was called when it was converted.
+            most_mb: megabytes that the rows of a table may take in memory.
+
         Raises:
-            DataError: it was not converted, or cannot be read.
+            DataError: it was not converted, cannot be read, or takes more.
         """
-        return [(row["index"], self._parsed(source, row)) for row in self._rows(source)]
+        return [(row["index"], self._parsed(source, row)) for row in self._rows(source, most_mb)]
 
     def json(self, source: str) -> dict[str, list[Any]]:
         """The lists of a file of references, COCO's or what people answered.
@@ -121,10 +126,9 @@ class ParquetRoot:
             groups = range(metadata.num_row_groups)
             group = bisect_left(groups, path, key=lambda g: metadata.row_group(g).column(0).statistics.max)
             if group < len(groups):
-                table = self._group(files[number].name, group)
-                paths = table["path"].to_pylist()
+                paths, contents = self._group(files[number].name, group)
                 if path in paths:
-                    return bytes(table["bytes"][paths.index(path)].as_buffer())
+                    return bytes(contents[paths.index(path)].as_py())
         raise FileNotFoundError(errno.ENOENT, "No such file in the image tables", path)
 
     def missing_images(self, paths: Iterable[str]) -> list[str]:
@@ -135,7 +139,7 @@ class ParquetRoot:
         """
         there: set[str] = set()
         for file in self.manifest.tables[IMAGES]:
-            there.update(self._column(file, ["path"])["path"].to_pylist())
+            there.update(row["path"] for row in self._column(file, ["path"]))
         return [path for path in paths if self._kept_as(path) not in there]
 
     def _kept_as(self, path: str) -> str:
@@ -148,26 +152,27 @@ class ParquetRoot:
         except ValueError as error:
             raise DataError(f"{file_in(self._store.location, source)}: record {row['index']} {error}") from None
 
-    def _rows(self, source: str) -> list[dict[str, Any]]:
+    def _rows(self, source: str, most_mb: int = MOST_MB) -> list[dict[str, Any]]:
         if source not in self.manifest.tables:
             known = ", ".join(name for name in self.manifest.tables if name != IMAGES)
             raise DataError(f"{file_in(self._store.location, source)}: not among the files converted ({known})")
-        tables = [self._column(file, ["index", "part", "record"]) for file in self.manifest.tables[source]]
-        return [row for table in tables for row in table.to_pylist()]
+        files = self.manifest.tables[source]
+        return [row for file in files for row in self._column(file, ["index", "part", "record"], most_mb)]
 
-    def _column(self, file: TableFile, columns: list[str]) -> pa.Table:
+    def _column(self, file: TableFile, columns: list[str], most_mb: int = MOST_MB) -> list[dict[str, Any]]:
         place = file_in(self._store.location, file.name)
         try:
-            table = self._table(file.name).read(columns=columns)
+            batches = Room(place, most_mb).table(self._table(file.name), columns)
+            rows = [row for batch in batches for row in batch.to_pylist()]
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"{place}: cannot be read: {error}") from error
-        if table.num_rows != file.rows:
-            raise DataError(f"{place}: holds {table.num_rows} rows, its manifest says {file.rows}; convert again")
-        return table
+        if len(rows) != file.rows:
+            raise DataError(f"{place}: holds {len(rows)} rows, its manifest says {file.rows}; convert again")
+        return rows
 
     def _open(self, name: str) -> pq.ParquetFile:
         try:
-            return pq.ParquetFile(self._store.open(name), pre_buffer=True)
+            return parquet_file(self._store.open(name), pre_buffer=True)
         except (OSError, pa.ArrowException) as error:
             place = file_in(self._store.location, name)
             try:
@@ -177,5 +182,6 @@ class ParquetRoot:
                 reason = f"cannot be read: {error}"
             raise DataError(f"{place}: {reason}") from error
 
-    def _read_group(self, name: str, group: int) -> pa.Table:
-        return self._table(name).read_row_group(group)
+    def _read_group(self, name: str, group: int) -> tuple[list[str], pa.ChunkedArray]:
+        file, room = self._table(name), Room(file_in(self._store.location, name), remedy=SMALLER)
+        return room.column(file, "path", group).to_pylist(), room.column(file, "bytes", group)

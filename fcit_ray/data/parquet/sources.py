@@ -78,7 +78,7 @@ def look_through(collection: Collection, datasets: Sequence[str]) -> Sources:
             sources += found
             parts |= everything.expanded(dataset, split)
             if dataset in collection.own:
-                names_root |= any(_mentions(collection.root, source) for source in found)
+                names_root |= any(_mentions(collection, source) for source in found)
             captions = everything.references(dataset, split)
             references += [captions] if captions else []
         if collection[dataset].held_out and (captions := collection.references(dataset, "validation")):
@@ -113,6 +113,7 @@ def _without_share(collection: Collection, name: str) -> Dataset:
     return dataset.model_copy(update={"validation": None}) if dataset.held_out else dataset
 
 
-def _mentions(root: str, source: str) -> bool:
-    start = f"{root.rstrip('/')}/"
-    return any(start in json.dumps(item, ensure_ascii=False) for _, item in layout.read_items(root, source))
+def _mentions(collection: Collection, source: str) -> bool:
+    start = f"{collection.root.rstrip('/')}/"
+    items = layout.read_items(collection.root, source, most_mb=collection.max_table_mb)
+    return any(start in json.dumps(item, ensure_ascii=False) for _, item in items)

@@ -81,7 +81,7 @@ def write_parquet(
         layout.check_images(root, found.images.values(), collection.opener)
     plan = _plan(root, found, images, rows_per_file)
     try:
-        manifest = _Conversion(root, store, plan, progress, collection.opener).write(found)
+        manifest = _Conversion(collection, store, plan, progress).write(found)
     except (OSError, pa.ArrowException) as error:
         reason = disk_reason(error, error.filename or out) if isinstance(error, OSError) else error
         raise DataError(f"{out}: cannot be written: {reason}") from error
@@ -106,9 +106,9 @@ def _plan(root: str, found: Sources, images: Literal["embed", "reference"], rows
 class _Conversion:
     """One conversion: what is there already, and what has been written."""
 
-    def __init__(self, root: str, store: Store, plan: Plan, progress: Progress, opener: OpenImage):
-        self._opener = opener
-        self._root, self._store, self._plan, self._progress = root, store, plan, progress
+    def __init__(self, collection: Collection, store: Store, plan: Plan, progress: Progress):
+        self._opener, self._most_mb = collection.opener, collection.max_table_mb
+        self._root, self._store, self._plan, self._progress = collection.root, store, plan, progress
         self._tables: dict[str, list[TableFile]] = {}
         self._done = 0
         self._total = 0
@@ -123,7 +123,7 @@ class _Conversion:
         sources, users, references = found.sources, found.images, found.references
         images = sorted(users)
         pieces = {
-            source: list(_pieces(list(_record_rows(self._root, source, source in references)), size))
+            source: list(_pieces(list(_record_rows(self._root, source, source in references, self._most_mb)), size))
             for source in sources
         }
         if self._plan.images == "embed":
@@ -186,10 +186,10 @@ def _rehearsed(fill: Callable[[HashingFile], None]) -> Written:
     return sink.written
 
 
-def _record_rows(root: str, source: str, references: bool) -> Iterator[Row]:
+def _record_rows(root: str, source: str, references: bool, most_mb: int) -> Iterator[Row]:
     """A file's rows; a file of references' lists one after the other."""
     if not references:
-        for index, item in layout.read_items(root, source):
+        for index, item in layout.read_items(root, source, most_mb=most_mb):
             identity = next(
                 (_text(item[key]) for key in ("question_id", "id") if item.get(key) not in (None, "")), None
             )

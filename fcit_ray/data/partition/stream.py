@@ -124,7 +124,8 @@ def _split(benchmark: Benchmark, task: Task, records: tuple[Record, ...], seed: 
             case "equal":
                 return tuple(equal_split(len(records), num_clients, least, seed))
             case "field":
-                groups = field_values(benchmark.root, records, str(benchmark.partition_field))
+                field = str(benchmark.partition_field)
+                groups = field_values(benchmark.root, records, field, benchmark.max_table_mb)
                 return tuple(group_split(groups, num_clients, least))
             case _:
                 return tuple(dirichlet_split(len(records), num_clients, beta, least, seed))

@@ -153,7 +153,11 @@ def _write(config: Config, stream: Stream, folder: Path, draw: Draw | None) -> d
         "missing": missing,
     }
     manifest = {"format": FORMAT, **counts, "checked": checked, "files": files, "sources": sources}
-    if away := {source: at for source in sources if (at := positions_set_aside(config.benchmark.root, source))}:
+    if away := {
+        source: at
+        for source in sources
+        if (at := positions_set_aside(config.benchmark.root, source, config.benchmark.max_table_mb))
+    }:
         manifest["set_aside"] = away
     if held_out := _held_out(config, collection):
         manifest["held_out"] = held_out
@@ -174,7 +178,7 @@ def _written(collection: Collection, dataset: str, source: str) -> dict[int, Any
     images = {each.name: each.images for each in collection.sources(dataset, "train")}[source]
     told = declared.image_folder is not None and images == declared.images
     written = {}
-    for index, item in read_items(collection.root, source):
+    for index, item in read_items(collection.root, source, most_mb=collection.max_table_mb):
         shaped = shape(index, item)
         as_it_stands = told and shaped is item
         written[index] = shaped if as_it_stands else marked(shaped, dataset, images, record_sha256(item))

@@ -4,16 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import pyarrow.parquet as pq
 from pydantic import Field, TypeAdapter
 
 from fcit_ray.data.questions.question import Question, ask_about, read_question
 from fcit_ray.data.records.layout import Record
 from fcit_ray.errors import DataError
 from fcit_ray.storage.files import misfit, parse_json
-
-_ROWS = 64
-"""Of a Parquet file in memory at a time."""
+from fcit_ray.storage.tables import SMALLER, Room, parquet_file
 
 
 @dataclass(frozen=True)
@@ -153,7 +150,7 @@ def _text_beside(picture: Path) -> str:
 def _rows(path: str, first: int, count: int, columns: tuple[str, ...]) -> list[dict[str, Any]]:
     """Some rows of a file, of which only the row groups that hold them are read, a few rows at a time."""
     rows: list[dict[str, Any]] = []
-    with pq.ParquetFile(path) as file:
+    with parquet_file(path) as file:
         groups, start, passed = [], 0, 0
         for number in range(file.num_row_groups):
             size = file.metadata.row_group(number).num_rows
@@ -163,10 +160,11 @@ def _rows(path: str, first: int, count: int, columns: tuple[str, ...]) -> list[d
                 groups.append(number)
             start += size
         skip = first - passed
-        for batch in file.iter_batches(batch_size=_ROWS, row_groups=groups, columns=list(columns)):
+        room = Room(path, remedy=SMALLER)
+        for batch in room.rows(file, columns, groups):
             wanted = batch.slice(min(skip, batch.num_rows), count - len(rows))
             skip = max(0, skip - batch.num_rows)
-            rows += wanted.to_pylist()
+            rows += room.take(wanted).to_pylist()
             if len(rows) >= count:
                 break
     return rows

@@ -21,6 +21,7 @@ from fcit_ray.errors import DataError
 from fcit_ray.storage.links import how_to_allow, led_out
 from fcit_ray.storage.location import file_in, is_uri, redact, spellings
 from fcit_ray.storage.remote import kind_of
+from fcit_ray.storage.tables import MOST_MB
 
 Split = Literal["train", "test", "validation"]
 
@@ -48,6 +49,7 @@ class Collection:
         seed: of the run; what is held out for validation is drawn by it.
         own: names of those that a catalog does not have.
         follow_links_to: folders outside of the root that symbolic links below it may lead to.
+        max_table_mb: megabytes that the rows of one table may take in memory.
     """
 
     root: str
@@ -55,6 +57,7 @@ class Collection:
     seed: int = 0
     own: frozenset[str] = field(default_factory=frozenset)
     follow_links_to: tuple[str, ...] = ()
+    max_table_mb: int = MOST_MB
     _answering: set[str] = field(default_factory=set, compare=False, repr=False)
     _trained: dict[str, tuple[str, ...]] = field(default_factory=dict, compare=False, repr=False)
 
@@ -62,7 +65,8 @@ class Collection:
     def of(cls, benchmark: Benchmark, seed: int = 0) -> Self:
         """All that a benchmark can name."""
         known = known_datasets(benchmark.catalog, benchmark.datasets, benchmark.validation)
-        return cls(benchmark.root, known, seed, frozenset(benchmark.datasets), benchmark.follow_links_to)
+        own, links = frozenset(benchmark.datasets), benchmark.follow_links_to
+        return cls(benchmark.root, known, seed, own, links, benchmark.max_table_mb)
 
     @classmethod
     def declared(cls, root: str, benchmark: Mapping[str, Any], seed: int) -> Self:
@@ -77,7 +81,8 @@ class Collection:
         except ValidationError as error:
             raise DataError(f"benchmark.datasets: {describe(error)}") from None
         known = known_datasets(benchmark.get("catalog", "fcit"), own, benchmark.get("validation"))
-        return cls(root, known, seed, frozenset(own), tuple(benchmark.get("follow_links_to") or ()))
+        links, most_mb = tuple(benchmark.get("follow_links_to") or ()), int(benchmark.get("max_table_mb") or MOST_MB)
+        return cls(root, known, seed, frozenset(own), links, most_mb)
 
     @classmethod
     def of_catalog(cls, root: str, name: str = "fcit") -> Self:

@@ -71,7 +71,7 @@ def load_train_files(collection: Collection, dataset: str) -> list[list[Record]]
     check_root(collection.root)
     parts: list[list[Record]] = []
     for number, source in enumerate(collection.sources(dataset, "train")):
-        items = read_items(collection.root, source.name)
+        items = read_items(collection.root, source.name, most_mb=collection.max_table_mb)
         away = set(held_out_of(collection, dataset, number, source.name, items))
         items = [(index, item) for index, item in items if index not in away]
         parts.append(_trained(collection, dataset, source, items))
@@ -106,7 +106,7 @@ def held_out_of(
     """
     if not (share := collection[dataset].held_out):
         return []
-    kept = read_items(collection.root, source) if items is None else items
+    kept = read_items(collection.root, source, most_mb=collection.max_table_mb) if items is None else items
     count = len(kept) + num_set_aside(collection.root, [source]).get(source, 0)
     chosen = min(max(1, round(share * count)), count - 1)
     draw = np.random.default_rng(derive_seed(collection.seed, "validation", dataset, number))
@@ -137,7 +137,7 @@ def training_records(
     return records
 
 
-def field_values(root: Path | str, records: Sequence[Record], field: str) -> list[str]:
+def field_values(root: Path | str, records: Sequence[Record], field: str, most_mb: int) -> list[str]:
     """What the files say under one key of each record; numbers as they print.
 
     Raises:
@@ -149,7 +149,7 @@ def field_values(root: Path | str, records: Sequence[Record], field: str) -> lis
     for record in records:  # those of one file follow each other
         if record.source != source:
             source = record.source
-            items = dict(read_items(root, source, honour_quarantine=False))
+            items = dict(read_items(root, source, False, most_mb))
         try:
             values.append(text_of(items[record.index], field))
         except DataError as error:
@@ -190,7 +190,7 @@ def load_test(
         return _load_held_out(collection, dataset, beside)[:limit]
     records: list[Record] = []
     for source in collection.sources(dataset, split):
-        items = read_items(root, source.name)
+        items = read_items(root, source.name, most_mb=collection.max_table_mb)
         place = collection.place(dataset, source.images, [source.name])
         shape = collection.shape(dataset, source.name, asked=True)
         path = file_in(root, source.name)
@@ -206,7 +206,7 @@ def _load_held_out(collection: Collection, dataset: str, beside: Captions | Vote
     """The training records that are held out, as questions."""
     records: list[Record] = []
     for number, source in enumerate(collection.sources(dataset, "train")):
-        everything = read_items(collection.root, source.name)
+        everything = read_items(collection.root, source.name, most_mb=collection.max_table_mb)
         away = set(held_out_of(collection, dataset, number, source.name, everything))
         items = [(index, item) for index, item in everything if index in away]
         faults = []

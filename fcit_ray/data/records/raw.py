@@ -14,24 +14,26 @@ from fcit_ray.data.records.references import Captions, Votes
 from fcit_ray.errors import DataError
 from fcit_ray.storage.files import parse_json
 from fcit_ray.storage.location import file_in, is_complete, is_folder, redact
+from fcit_ray.storage.tables import MOST_MB
 
 
-def read_items(root: Path | str, source: str, honour_quarantine: bool = True) -> Items:
+def read_items(root: Path | str, source: str, honour_quarantine: bool = True, most_mb: int = MOST_MB) -> Items:
     """A file's records as JSON would hold them, with their positions.
 
     Args:
         root: data root.
         source: the file of any format: relative to the root, absolute, or a URI.
         honour_quarantine: leave out what `quarantine.json` sets aside.
+        most_mb: megabytes that the rows of a table may take in memory (`benchmark.max_table_mb`).
 
     Raises:
         DataError: no such file, not of a format that is read, no record in it, or a quarantine that does not fit it.
     """
     if parquet := parquet_at(root):
-        return parquet.items(source)
+        return parquet.items(source, most_mb)
     if not is_complete(source):
         check_root(root)
-    numbered = list(enumerate(read_file(file_in(root, source), source)))
+    numbered = list(enumerate(read_file(file_in(root, source), source, most_mb)))
     return quarantine.keep(root, source, numbered) if honour_quarantine else numbered
 
 
@@ -60,7 +62,7 @@ def num_set_aside(root: Path | str, sources: Iterable[str]) -> dict[str, int]:
     return {source: counts[source] for source in sorted(set(sources)) if counts.get(source)}
 
 
-def positions_set_aside(root: Path | str, source: str) -> list[int]:
+def positions_set_aside(root: Path | str, source: str, most_mb: int = MOST_MB) -> list[int]:
     """Where a file's records in quarantine are, in order.
 
     Raises:
@@ -70,7 +72,7 @@ def positions_set_aside(root: Path | str, source: str) -> list[int]:
         return sorted(entry.index for entry in quarantine.read_quarantine(root).get(source, ()))
     if not (count := parquet.manifest.plan.set_aside.get(source, 0)):
         return []
-    there = {index for index, _ in parquet.items(source)}
+    there = {index for index, _ in parquet.items(source, most_mb)}
     return sorted(set(range(len(there) + count)) - there)
 
 
