@@ -74,7 +74,7 @@ def told_sweep(bench: Bench, name: str) -> Outcome:
         raise Wrong(f"the sweep was over before it was told: {run.last}")
     took = _tell(bench, run, name)
     row = bench.outcome(f"{name} in a sweep of two trials; over after {took:.1f} s", run, "", None)
-    again = start("sweep", resume=True)
+    again = start("sweep")  # which goes on, without being told to
     bench.over(again, code=0)
     if _digests(bench, "sweep") != wanted:
         raise Wrong(f"other bits: {_digests(bench, 'sweep')} instead of {wanted}")
@@ -87,7 +87,7 @@ def _tell(bench: Bench, run: Any, name: str) -> float:
 
     before = time.monotonic()
     run.send(getattr(signal, name))
-    bench.over(run, code=CODES[name], says="--resume", wait_s=90)
+    bench.over(run, code=CODES[name], says=" go", wait_s=90)
     if (took := run.began + run.took_s - before) > _GRACE_S + _SLACK_S:
         raise Wrong(f"it took {took:.0f} s to leave, the grace is {_GRACE_S:.0f} s")
     return took
