@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import FrameType
 from typing import Any
@@ -56,11 +56,12 @@ class RayDriver(Driver):
         self._ray_shards = RayShards(
             experiment, experiment.config.runtime.cache_mb * 2**20, prepare, ask, warn=self._warn
         )
-        watcher = RayGauges(run_tags(experiment.config))
-        super().__init__(experiment, folder, self._ray_shards, RayStore(), watcher)
+        self._gauges = RayGauges(run_tags(experiment.config))
+        super().__init__(experiment, folder, self._ray_shards, RayStore(), self._watch)
         self._presence = Presence(super().lost, self._tell_going, self._tell_alone, self._tell_come)
         self._shape = Shape.of(experiment.config.runtime)
         self._says_who_joins = False
+        self._node = ray.util.get_node_ip_address()
 
     def come(self, worker: int, actor: str, node: str) -> None:
         """A worker says where it is: ids of its actor and its node."""
@@ -77,9 +78,10 @@ class RayDriver(Driver):
         return begun
 
     def status(self) -> Status:
-        """As `Driver.status`, with the workers that are there; those of a crew come to the foreman instead."""
+        """As `Driver.status`, with where it is and the workers that are there; a crew's come to the foreman instead."""
         there = self._presence.num_there
-        return replace(super().status(), workers=(there, self._shape.num_workers) if there else (0, 0))
+        workers = (there, self._shape.num_workers) if there else (0, 0)
+        return replace(super().status(), workers=workers, node=self._node)
 
     def lost(self, workers: Sequence[int], serving: Sequence[int] | None = None) -> bool:
         """As `Driver.lost`, of those whose death is not known yet."""
@@ -98,6 +100,11 @@ class RayDriver(Driver):
         self._warn(
             f"no worker is left for {duration(seconds)}: waiting until one finds room in the cluster ({self._shape})"
         )
+
+    def _watch(self, record: Mapping[str, Any]) -> None:
+        """Every record goes to the gauges, with the workers that are there now."""
+        there = self._presence.num_there
+        self._gauges({**record, "workers_there": there, "workers_wanted": self._shape.num_workers} if there else record)
 
     def _tell_come(self, workers: Sequence[int]) -> None:
         first = self._shape.first_ranks

@@ -47,6 +47,7 @@ METRICS = {
         Metric("fcit_ray_drops", "counter", "clients that a round was closed without"),
         Metric("fcit_ray_bytes", "counter", "bytes to and from the clients", "direction"),
         Metric("fcit_ray_worker_seconds", "counter", "where the workers' time went, seconds", "cause"),
+        Metric("fcit_ray_workers", "gauge", "workers `there` as a round closes, and those `wanted`", "state"),
         Metric("fcit_ray_phase_seconds", "counter", "wall clock of rounds and evaluations, seconds", "phase"),
         Metric("fcit_ray_questions_answered", "counter", "test records answered"),
         Metric("fcit_ray_answer_tokens", "counter", "tokens generated in answers"),
@@ -110,6 +111,8 @@ def _of_round(record: Mapping[str, Any]) -> _Found:
     for direction in ("down", "up"):
         yield "fcit_ray_bytes", record.get(f"bytes_{direction}"), {"direction": direction}
     yield from _worker_seconds(record.get("workers", []))
+    for state in ("there", "wanted"):
+        yield "fcit_ray_workers", record.get(f"workers_{state}"), {"state": state}
     yield from _phases(record, "train")
     yield "fcit_ray_loss", record.get("loss"), {}
     yield "fcit_ray_delta_norm", record.get("global_delta_norm"), {}

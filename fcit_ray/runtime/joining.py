@@ -21,6 +21,7 @@ from fcit_ray.runtime.shape import ALONE, FIRST_RANK, SHARE, Shape
 from fcit_ray.runtime.train_group import TellLost
 
 _LOOK_S = 1.0
+_AGAIN_S = 5.0
 _ASK_S = 30.0
 _LEAVE_S = 3.0  # for who is there to leave at the end; who is in the middle of an update is not waited for
 _log = logging.getLogger("ray")
@@ -86,23 +87,37 @@ def let_join(loop: Loop, context: Mapping[str, Any], shape: Shape, leader: Leade
         over: set when the run's first workers have ended.
     """
     hired: dict[Any, _Hired] = {}
-    try:
-        while not over.is_set() and (begun := leader.begun(shape.first_ranks)) is not None:
-            if begun:
-                there = {one.rank for one in hired.values()}
-                for rank, part in may_join(shape, there, Room.here(), at_its_largest().get("CPU", math.inf)):
-                    serving, one = _hire(loop, context, rank, part)
-                    hired[serving] = one
-            ended = ray.wait(list(hired), num_returns=len(hired), timeout=_LOOK_S)[0] if hired else []
-            for serving in ended:
-                if not _told(hired.pop(serving).rank, serving, leader):
-                    return
-            if not hired or ended:
-                over.wait(_LOOK_S)
-    except Exception:  # of many types, where the head is gone: the run goes on with those it has, or has ended
-        _log.exception("no more workers can join")
-    finally:
-        _dismiss(hired)
+    while ray.is_initialized():
+        try:
+            _keep_hiring(hired, loop, context, shape, leader, over)
+            _dismiss(hired)
+            return
+        except Exception:  # of many types, while the head does not answer: the next look tells
+            _log.exception("workers that would join could not be looked after")
+            if over.wait(_AGAIN_S):
+                return
+
+
+def _keep_hiring(
+    hired: dict[Any, _Hired],
+    loop: Loop,
+    context: Mapping[str, Any],
+    shape: Shape,
+    leader: Leader,
+    over: threading.Event,
+) -> None:
+    while not over.is_set() and (begun := leader.begun(shape.first_ranks)) is not None:
+        if begun:
+            there = {one.rank for one in hired.values()}
+            for rank, part in may_join(shape, there, Room.here(), at_its_largest().get("CPU", math.inf)):
+                serving, one = _hire(loop, context, rank, part)
+                hired[serving] = one
+        ended = ray.wait(list(hired), num_returns=len(hired), timeout=_LOOK_S)[0] if hired else []
+        for serving in ended:
+            if not _told(hired.pop(serving).rank, serving, leader):
+                return
+        if not hired or ended:
+            over.wait(_LOOK_S)
 
 
 def _hire(loop: Loop, context: Mapping[str, Any], rank: int, part: Shape) -> tuple[Any, _Hired]:

@@ -129,7 +129,7 @@ def _launch(
     workers.start()
     lost, beside = False, Beside(folder)
     head = watch_head()
-    silence = DriverSilence(config.name, ray.util.get_node_ip_address())
+    silence = DriverSilence(config.name)
     try:
         _show_partition(experiment, folder)
         with head:
@@ -170,9 +170,10 @@ def _launch(
             raise
         if error.actor_init_failed:
             raise RunFailed(f"the driver could not start: {str(error).strip().splitlines()[-1]}") from None
-        raise RunFailed(
-            "the driver's process died (killed, or out of memory?); --resume goes on from the last checkpoint"
-        ) from None
+        died = "the driver's process died (killed, or out of memory?)"
+        if config.runtime.driver == "anywhere":
+            died = f"{silence.driver} died (killed, out of memory, or its node lost?)"
+        raise RunFailed(f"{died}; --resume goes on from the last checkpoint") from None
     finally:
         if not lost:  # there is nobody left to be asked
             ray.kill(driver)

@@ -43,12 +43,10 @@ class DriverSilence:
 
     Args:
         label: name of the run.
-        node: where the driver is.
         clock: seconds, monotonic.
     """
 
-    def __init__(self, label: str, node: str, clock: Callable[[], float] = time.monotonic):
-        self._node = node
+    def __init__(self, label: str, clock: Callable[[], float] = time.monotonic):
         self._clock = clock
         self._heard = clock()
         self._last = Status(label=label, phase="preparing")
@@ -56,6 +54,11 @@ class DriverSilence:
     def heard(self, status: Status) -> None:
         """It has answered."""
         self._heard, self._last = self._clock(), status
+
+    @property
+    def driver(self) -> str:
+        """Who it is, and where, if it has told."""
+        return f"the driver on node {self._last.node}" if self._last.node else "the driver"
 
     def status(self) -> Status | None:
         """What to show of a driver that did not answer in time; None as long as that may be chance.
@@ -67,10 +70,10 @@ class DriverSilence:
         at = f" ({', '.join(place_of(self._last))})" if place_of(self._last) else ""
         if silent >= GIVE_UP_S:
             raise RunFailed(
-                f"the driver on node {self._node} has not answered for {duration(silent)}{at}: stopped, or its machine "
+                f"{self.driver} has not answered for {duration(silent)}{at}: stopped, or its machine "
                 "overloaded; --resume goes on from the last checkpoint"
             )
         if silent < SAY_S:
             return None
         whole = silent - silent % SAY_S
-        return replace(self._last, message=f"the driver on node {self._node} has not answered for {duration(whole)}")
+        return replace(self._last, message=f"{self.driver} has not answered for {duration(whole)}")

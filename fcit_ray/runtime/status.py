@@ -40,6 +40,7 @@ class Status:
         answering: the stage whose questions are answered behind the rounds, from 0; None if there are none.
         answered: of these the records answered, and all.
         workers: that are there, and that are wanted; (0, 0) where nobody counts them.
+        node: of the driver; empty where it has not told.
         message: anything else, e.g. the reason of a failure.
         lines: what there has been to tell so far, the last of it; every line once it is known, none lost between looks.
         num_lines: how many there have been in all.
@@ -60,6 +61,7 @@ class Status:
     answering: int | None = None
     answered: tuple[int, int] = (0, 0)
     workers: tuple[int, int] = (0, 0)
+    node: str = ""
     message: str = ""
     lines: tuple["Line", ...] = ()
     num_lines: int = 0

@@ -28,6 +28,8 @@ ROUND: dict[str, Any] = {
         {"worker": 0, "compute_s": 3.0, "starved_s": 0.5, "idle_s": 0.0},
         {"worker": 1, "compute_s": 1.0, "starved_s": 0.25, "idle_s": 0.0},
     ],
+    "workers_there": 1,
+    "workers_wanted": 2,
     "seconds": {"prepare": 0.5, "train": 4.0},
 }
 EVALUATION: dict[str, Any] = {
@@ -57,6 +59,8 @@ def test_a_round_adds_what_its_record_says() -> None:
         ("fcit_ray_records_trained",): 42,
         ("fcit_ray_bytes", "down"): 700,
         ("fcit_ray_bytes", "up"): 300,
+        ("fcit_ray_workers", "there"): 1,
+        ("fcit_ray_workers", "wanted"): 2,
         ("fcit_ray_worker_seconds", "compute"): 4.0,
         ("fcit_ray_worker_seconds", "starved"): 0.75,
         ("fcit_ray_phase_seconds", "prepare to train"): 0.5,

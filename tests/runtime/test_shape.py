@@ -1,5 +1,7 @@
 """What workers take of a cluster: groups that differ, shares of a GPU, and what is refused where they find no room."""
 
+from types import SimpleNamespace
+
 import pytest
 from conftest import Configure
 from pydantic import ValidationError
@@ -7,8 +9,9 @@ from pydantic import ValidationError
 from fcit_ray.config.runtime import Runtime
 from fcit_ray.errors import ConfigError
 from fcit_ray.planning.memory import CONTEXT_BYTES as PLANNED_CONTEXT
+from fcit_ray.runtime import room as room_module
 from fcit_ray.runtime.gpu_share import CONTEXT_BYTES, memory_fraction
-from fcit_ray.runtime.room import Room, may_join, refuse_crowding
+from fcit_ray.runtime.room import Room, may_join, never_joining, refuse_crowding
 from fcit_ray.runtime.shape import Shape
 from fcit_ray.runtime.together import alike
 
@@ -106,6 +109,21 @@ def test_who_may_join_leaves_room_to_read_with(
 ) -> None:
     room = None if nodes is None else Room(nodes)
     assert [rank for rank, _ in may_join(Shape.of(Runtime.model_validate(keys)), there, room)] == ranks
+
+
+def test_workers_that_can_never_join_are_told_of_where_the_cluster_is_one_machine(
+    monkeypatch: pytest.MonkeyPatch, configure: Configure
+) -> None:
+    monkeypatch.setattr(Room, "here", lambda: Room([TWO]))
+    monkeypatch.setattr(room_module, "inside_ray", lambda *names: SimpleNamespace(head=True))
+    config = configure(runtime={"num_workers": 8, "min_workers": 1, "cpus_per_worker": 0.5})
+    assert never_joining(config) == (  # 3 x 0.5 CPUs, and 0.5 to read with
+        "runtime.num_workers: 3 of 8 workers find room, and no node can join a cluster that a command has for itself "
+        "(the cluster has 2 CPUs and 0 GPUs on 1 node(s)): the run goes on with 3. `ray start --head` begins one that "
+        "nodes join"
+    )
+    monkeypatch.setattr(room_module, "inside_ray", lambda *names: SimpleNamespace(head=False))
+    assert not never_joining(config)
 
 
 @pytest.mark.parametrize(

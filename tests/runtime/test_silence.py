@@ -11,10 +11,12 @@ from fcit_ray.runtime.status import Status
 
 def test_a_silent_driver_is_told_of_by_the_minute_and_given_up_with_its_place() -> None:
     now = 0.0
-    watch = DriverSilence("disco", "10.0.0.7", clock=lambda: now)
+    watch = DriverSilence("disco", clock=lambda: now)
     now = 59.0
     assert watch.status() is None
-    watch.heard(Status(label="disco", phase="training", stage=1, num_stages=8, task="IconQA", round=3, num_rounds=20))
+    assert watch.driver == "the driver"  # it has not said where it is
+    at = {"stage": 1, "num_stages": 8, "task": "IconQA", "round": 3, "num_rounds": 20, "node": "10.0.0.7"}
+    watch.heard(Status(label="disco", phase="training", **at))
     now = 100.0
     assert watch.status() is None, "silent for 41 s"
     now = 59.0 + 125.0
