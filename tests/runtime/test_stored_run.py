@@ -7,20 +7,24 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import yaml
 from conftest import Configure
 from s3_server import s3_server
 from test_launch import KillOnce, in_one_process
 
 from fcit_ray.cli.page import leave_report
 from fcit_ray.config.schema import Config
+from fcit_ray.config.trials import Trial, load_sweep
 from fcit_ray.errors import RunFailed
 from fcit_ray.results import lock
 from fcit_ray.results.finding import find_runs
 from fcit_ray.results.opening import open_run
+from fcit_ray.results.out import Out
 from fcit_ray.results.reading import open_results
 from fcit_ray.results.run_folder import RunFolder
 from fcit_ray.runtime.driver_place import file_system_of
 from fcit_ray.runtime.launch import launch
+from fcit_ray.runtime.tune import run_sweep
 from fcit_ray.serving.opening import open_trained
 from fcit_ray.storage import mirror, working_copies
 
@@ -83,6 +87,36 @@ def test_killed_with_its_disk_a_run_goes_on_from_the_store_with_the_bits_of_one_
     assert open_trained(uri).state.stage == 2
     above = uri.replace("/runs/x", "/runs")
     assert [folder.finished for folder in find_runs([above]).finished] == [True]
+
+
+def test_a_sweep_interrupted_with_its_disk_goes_on_from_the_store_with_the_same_bits(
+    configure: Configure, uri: str, tmp_path: Path
+) -> None:
+    base = configure(benchmark={"tasks": ["ArxivQA"], "num_rounds": 1}, runtime={"num_workers": 1})
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(base.model_dump(mode="json")))
+    (tmp_path / "finetune.yaml").write_text("name: Finetune\nmethod: {name: finetune}\n")
+    (tmp_path / "sweep.yaml").write_text(
+        f"config: [{tmp_path}/base.yaml]\nmethods: [{tmp_path}/finetune.yaml]\nseeds: [0, 1]\nmax_concurrent: 1\n"
+    )
+    sweep, studies = load_sweep(tmp_path / "sweep.yaml")
+
+    def interrupt(trial: Trial, results: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(sweep, studies, Out(uri), on_result=interrupt)
+    first = Out(uri).run("finetune-seed0").environment()["sessions"]
+    lose_all()
+    ended = run_sweep(sweep, studies, Out(uri), on_result=lambda trial, results: None)
+    assert not ended.failed
+    assert [results["adapters_sha256"] for _, results in ended.finished] == [
+        in_one_process(study.trial({}).config) for study in studies
+    ]
+    lose_all()
+    assert Out(uri).run("finetune-seed0").environment()["sessions"][: len(first)] == first
+    names = set(mirror.mirror_of(uri).list())
+    assert {"finetune-seed0/results.json", "finetune-seed1/logs/ray.log"} <= names
+    assert not {name for name in names if ".locks" in name}
 
 
 def test_what_is_told_names_the_store_and_no_working_copy(uri: str) -> None:
