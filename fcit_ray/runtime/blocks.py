@@ -15,19 +15,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-import numpy as np
-import pyarrow as pa
-import ray
-import ray.data
-import torch
-from pydantic import TypeAdapter
-
-from fcit_ray.errors import UserError
 from fcit_ray.importing import swift_imports
 
 with swift_imports():  # a task begins with it
+    import numpy as np
+    import pyarrow as pa
+    import ray
+    import ray.data
+    import torch
+    from pydantic import TypeAdapter
+
     from fcit_ray.data.loading.samples import Sample, SampleEncoder
     from fcit_ray.data.records.layout import Record
+    from fcit_ray.errors import UserError
 
 RECORD = TypeAdapter(Record)
 CPUS_PER_TASK = 0.5  # a read or decode task; small, so that it finds room beside the workers on a box of two cores

@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-import ray
+from fcit_ray.importing import swift_imports
 
-from fcit_ray.data.loading.samples import SampleEncoder
-from fcit_ray.runtime.blocks import Block, Prepare, Wanted, prepare_blocks, quiet
+with swift_imports():  # the actor begins with it
+    import ray
+
+    from fcit_ray.data.loading.samples import SampleEncoder
+    from fcit_ray.runtime.blocks import Block, Prepare, Wanted, prepare_blocks, quiet
 
 _AT_A_TIME = 1000
 """Records asked for in one call: what is needed first is not kept back by what is needed last."""

@@ -14,26 +14,29 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-import ray
-import ray.data
-import torch
+from fcit_ray.importing import swift_imports
 
-from fcit_ray.data.loading.samples import SampleEncoder
-from fcit_ray.data.questions.pieces import piece_from_json, piece_to_json
-from fcit_ray.data.questions.question import Question
-from fcit_ray.data.records.layout import Record
-from fcit_ray.errors import ClusterLost, ConfigError, RunFailed, UserError
-from fcit_ray.runtime.blocks import CPUS_PER_TASK, from_table, quiet, to_table
-from fcit_ray.runtime.errors import MENDABLE, origin
-from fcit_ray.runtime.gpu_share import keep_to_share
-from fcit_ray.runtime.head import HeadWatch, watch_head
-from fcit_ray.runtime.room import Room
-from fcit_ray.runtime.shape import Shape
-from fcit_ray.runtime.store import RayStore, share_tensors
-from fcit_ray.serving.asking import Answerer, Asked, answer_lines, encode_all, question_encoder
-from fcit_ray.serving.opening import views_of
-from fcit_ray.serving.trained import Trained
+with swift_imports():  # tasks and actors begin with it
+    import pyarrow as pa
+    import ray
+    import ray.data
+    import torch
+
+    from fcit_ray.data.loading.samples import SampleEncoder
+    from fcit_ray.data.questions.pieces import piece_from_json, piece_to_json
+    from fcit_ray.data.questions.question import Question
+    from fcit_ray.data.records.layout import Record
+    from fcit_ray.errors import ClusterLost, ConfigError, RunFailed, UserError
+    from fcit_ray.runtime.blocks import CPUS_PER_TASK, from_table, quiet, to_table
+    from fcit_ray.runtime.errors import MENDABLE, origin
+    from fcit_ray.runtime.gpu_share import keep_to_share
+    from fcit_ray.runtime.head import HeadWatch, watch_head
+    from fcit_ray.runtime.room import Room
+    from fcit_ray.runtime.shape import Shape
+    from fcit_ray.runtime.store import RayStore, share_tensors
+    from fcit_ray.serving.asking import Answerer, Asked, answer_lines, encode_all, question_encoder
+    from fcit_ray.serving.opening import views_of
+    from fcit_ray.serving.trained import Trained
 
 Lines = list[dict[str, Any]]
 """What is said of the questions of a block, as `asking.line_of` does."""

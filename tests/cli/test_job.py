@@ -64,6 +64,7 @@ def test_whatever_a_job_leaves_is_refused_there(job, words, place, monkeypatch, 
 
 
 def test_data_that_was_uploaded_is_taken_and_said(job: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("ray.init", lambda *a, **k: pytest.fail("Ray was started"))  # beside, for nothing
     Path("mine").mkdir()
     # Nothing is in it: that is what ends the run, behind the note.
     said = refused(monkeypatch, capsys, "run", "miniature", "disco", "benchmark.root=mine", "--out", "/nowhere/x")

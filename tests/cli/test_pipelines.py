@@ -139,6 +139,7 @@ def test_a_name_gives_a_folder_below_runs_whatever_it_holds(monkeypatch, capsys,
         raise RunFolderError(f"opened {path}")
 
     monkeypatch.setattr("fcit_ray.results.opening.open_run", stop)
+    monkeypatch.setattr("ray.init", lambda *a, **k: pytest.fail("Ray was started"))  # beside, for nothing
     with pytest.raises(SystemExit):
         call(monkeypatch, "run.py", *BASE, f"benchmark.root={data}", f"name={name}")
     message = capsys.readouterr().err

@@ -3,14 +3,18 @@
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from fcit_ray.config.schema import Config, parse_config
 from fcit_ray.data.miniature.writing import write_miniature
+
+if TYPE_CHECKING:
+    from fcit_ray.runtime.launch import Shared
 
 Configure = Callable[..., Config]
 NAMED = ("method", "server", "local", "lora", "robust", "privacy")  # sections that belong to the name in them
@@ -87,3 +91,30 @@ def cluster() -> Iterator[None]:
     start_ray(num_cpus=2, address="local")
     yield
     ray.shutdown()
+
+
+SERVED: dict[str, Any] = {"num_workers": 2, "cpus_per_worker": 0.05}
+"""Of a run that the crew of `served` serves; so little is held all the while from those that bring their own."""
+
+
+@pytest.fixture(scope="session")
+def served(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator["Shared"]:
+    """`shared` of launches to which the workers' processes are not the point: two that serve one run after another.
+
+    Most of a launch with workers of its own is their start.
+    """
+    from fcit_ray.runtime.crew import Crews, engage
+    from fcit_ray.runtime.launch import Shared
+
+    over = threading.Event()
+    with Crews(1, SERVED["num_workers"], tmp_path_factory.mktemp("crew")) as crews:
+
+        def hire() -> None:
+            while not over.wait(0.2):
+                crews.hire()
+
+        thread = threading.Thread(target=hire, daemon=True)
+        thread.start()
+        yield Shared(engage(crews.foreman), abandon_s=0.0)
+        over.set()
+        thread.join()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Configure
+from conftest import SERVED, Configure
 from in_process import run
 from PIL import Image
 from tiny_clip import write_tiny_clip
@@ -173,10 +173,9 @@ def test_a_cache_in_an_object_store_is_refused(configure: Configure):
         configure(runtime={"feature_cache": "s3://bucket/features"})
 
 
-@pytest.mark.usefixtures("cluster")
-def test_through_ray_the_bits_are_those_of_one_process(paper, tmp_path):
-    config = paper(num_workers=2, cache_mb=0)  # streamed, so that tasks look features up while workers train
-    results = launch(config, open_run(tmp_path / "ray", config, resume=False, overwrite=False))
+def test_through_ray_the_bits_are_those_of_one_process(paper, served, tmp_path):
+    config = paper(**SERVED, cache_mb=0)  # streamed, so that tasks look features up while workers train
+    results = launch(config, open_run(tmp_path / "ray", config, resume=False, overwrite=False), shared=served)
     assert results["features"]["text"]["computed"] > 10
     assert results["adapters_sha256"] == run(paper(cache=None), tmp_path / "here")["adapters_sha256"]
 

@@ -17,6 +17,7 @@ from authors_root import (
     TASK_RELATED,
     write_authors_root,
 )
+from conftest import SERVED
 from fcit_layout import FCIT
 from in_process import run
 from repository import ROOT
@@ -29,14 +30,13 @@ from fcit_ray.experiment.opening import open_experiment
 from fcit_ray.params import params_sha256
 from fcit_ray.results.opening import open_run
 from fcit_ray.results.run_folder import RunFolder
-from fcit_ray.runtime.launch import launch
+from fcit_ray.runtime.launch import Shared, launch
 
 CONFIGS = ROOT / "configs"
 SIZE = ("benchmark.num_rounds=1", "benchmark.num_clients=5", "benchmark.min_samples=1")
 MACHINE = (
     "runtime.gpu=false",
-    "runtime.num_workers=2",
-    "runtime.cpus_per_worker=0.5",
+    *(f"runtime.{key}={value}" for key, value in SERVED.items()),
     "runtime.feature_cache=null",
 )
 NUM_TRAIN, NUM_TEST = 6, 3
@@ -108,12 +108,11 @@ def check_whole(folder: RunFolder, results: dict[str, Any], stages: list[set[str
     assert len(state.params) == 6 * LAYERS * num_subspaces + 4
 
 
-@pytest.mark.usefixtures("cluster")
 def test_task_related_homogeneous(paper: Paper, tmp_path: Path) -> None:
     config = paper("task_homogeneous", "disco")
     assert (config.model.prompt, config.model.dtype, config.evaluation.max_new_tokens) == ("vicuna_v1", "bfloat16", 128)
-    folder = open_run(tmp_path / "run", config, resume=False, overwrite=False)
-    results = launch(config, folder)
+    results = run(config, tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
     assert results["tasks"] == list(TASK_RELATED)
     matrix = results["matrix"]
     assert [sum(score is not None for score in row) for row in matrix] == list(range(1, 9))
@@ -131,11 +130,11 @@ def test_task_related_homogeneous(paper: Paper, tmp_path: Path) -> None:
     assert state.knowledge["mass"].tolist() == [6.0] * 8
 
 
-@pytest.mark.usefixtures("cluster")
-def test_capability_related_heterogeneous(paper: Paper, tmp_path: Path) -> None:
+def test_capability_related_heterogeneous(paper: Paper, served: Shared, tmp_path: Path) -> None:
+    """On Ray."""
     config = paper("capability_heterogeneous", "disco")
     folder = open_run(tmp_path / "run", config, resume=False, overwrite=False)
-    results = launch(config, folder)
+    results = launch(config, folder, shared=served)
     assert results["tasks"] == ["General", "Chart", "Math", "Other"]
     assert [score is not None for score in results["matrix"][-1]] == [True] * 4
     # The schedule's first stage holds tasks 0, 1 and 3, from the second on all four have been seen.

@@ -67,8 +67,10 @@ def test_killed_with_its_disk_a_run_goes_on_from_the_store_with_the_bits_of_one_
     configure: Configure, uri: str
 ) -> None:
     config = configure(train={"lr": 5e-3, "epochs": 8}, runtime={"driver": "anywhere", "keep_checkpoints": 2})
-    with pytest.raises(RunFailed, match="--resume"):
-        carry_out(config, uri, on_status=KillOnce("RayDriver"))
+    kill = KillOnce("RayDriver")
+    with pytest.raises(RunFailed, match=r"the driver.* process died.*; --resume goes on"):
+        carry_out(config, uri, on_status=kill)
+    assert kill.killed is not None
     lose_all()
     seen = RunFolder.at(uri)
     done = len([record for record in seen.records() if record["kind"] == "round"])

@@ -65,8 +65,10 @@ def test_a_sweep_goes_on_after_a_failed_trial_and_after_an_interrupt(configure: 
     [(trial, why)] = ended.failed
     assert trial.folder == "broken-seed0"
     assert re.match(r"stage 0, round 0, client \d .*broken_method\.py, line 14, in report: ZeroDivisionError", why)
+    assert "\n" not in why
     assert why.endswith(f"; the traceback is in {broken.log_file}")
     assert "Traceback" in broken.log_file.read_text()
+    assert "return 1 // 0" in broken.log_file.read_text()
     assert (finetune.path / "results.json").stat() == kept
     # In one process, without Ray: the same bits, though the worker had another trial before.
     alone = run(studies[1].trial({}).config, tmp_path / "alone")
