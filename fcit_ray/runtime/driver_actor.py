@@ -19,6 +19,7 @@ with swift_imports():
     from fcit_ray.experiment.opening import Experiment
     from fcit_ray.results.run_folder import RunFolder
     from fcit_ray.runtime.blocks import Block, Prepare, quiet
+    from fcit_ray.runtime.controllers import Controllers
     from fcit_ray.runtime.data import RayShards
     from fcit_ray.runtime.driver import Driver
     from fcit_ray.runtime.driver_place import check_same
@@ -59,6 +60,7 @@ class RayDriver(Driver):
         self._gauges = RayGauges(run_tags(experiment.config))
         super().__init__(experiment, folder, self._ray_shards, RayStore(), self._watch)
         self._presence = Presence(super().lost, self._tell_going, self._tell_alone, self._tell_come)
+        self._controllers = Controllers()
         self._shape = Shape.of(experiment.config.runtime)
         self._says_who_joins = False
         self._node = ray.util.get_node_ip_address()
@@ -66,6 +68,10 @@ class RayDriver(Driver):
     def come(self, worker: int, actor: str, node: str) -> None:
         """A worker says where it is: ids of its actor and its node."""
         self._presence.come(worker, Seat(actor, node))
+
+    def led_by(self, first: int, controller: Any) -> None:
+        """Which actor replaces workers of a group that have died, by the rank of its first worker."""
+        self._controllers.come(first, controller)
 
     def begun(self, first: Sequence[int]) -> bool | None:
         """Whether the first workers have all come, so that others may join; None: the run is over."""
@@ -97,9 +103,10 @@ class RayDriver(Driver):
         return Over() if self._queue.over else None
 
     def _tell_alone(self, seconds: float) -> None:
-        self._warn(
-            f"no worker is left for {duration(seconds)}: waiting until one finds room in the cluster ({self._shape})"
-        )
+        what = f"waiting until one finds room in the cluster ({self._shape})"
+        if self._controllers.end(seconds):
+            what = "the actor of Ray Train's that replaces them may hang, so all of them are started anew"
+        self._warn(f"no worker is left for {duration(seconds)}: {what}")
 
     def _watch(self, record: Mapping[str, Any]) -> None:
         """Every record goes to the gauges, with the workers that are there now."""

@@ -3,7 +3,9 @@
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
+from fcit_ray.runtime.controllers import Controllers
 from fcit_ray.runtime.foreman import Dismissed, Engagement, Foreman
 from fcit_ray.runtime.head import leave_with_the_head
 from fcit_ray.runtime.presence import GOING_S, Presence, Seat
@@ -19,7 +21,8 @@ class RayForeman(Foreman):
     def __init__(self, most: int):
         super().__init__(most)
         leave_with_the_head()
-        self._presence = Presence(self._lost_seats)
+        self._controllers = Controllers()
+        self._presence = Presence(self._lost_seats, alone=self._controllers.end)
         self._presence.watch()
 
     def come(self, crew: int, rank: int, actor: str, node: str) -> None:
@@ -29,6 +32,10 @@ class RayForeman(Foreman):
     def begun(self, crew: int, first: Sequence[int]) -> bool | None:
         """Whether a crew's first workers have all come, so that others may join; None: it is dismissed."""
         return None if self.is_dismissed(crew) else self._presence.have_come([(crew, rank) for rank in first])
+
+    def led_by(self, crew: int, first: int, controller: Any) -> None:
+        """Which actor replaces the workers of a crew's group that have died, by the rank of its first worker."""
+        self._controllers.come((crew, first), controller)
 
     def next(self, crew: int, rank: int, timeout_s: float) -> Engagement | Dismissed | None:
         """As `Foreman.next`; a worker whose node is draining is sent to no run, and ends with its node or its crew."""

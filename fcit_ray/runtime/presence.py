@@ -62,7 +62,7 @@ class Presence:
         self,
         lost: Callable[[Sequence[Any]], Any],
         going: Callable[[Sequence[Any]], None] = lambda workers: None,
-        alone: Callable[[float], None] = lambda seconds: None,
+        alone: Callable[[float], Any] = lambda seconds: None,
         came: Callable[[Sequence[Any]], None] = lambda workers: None,
         dead: Callable[[str], bool] = is_dead,
         draining: Callable[[], Collection[str]] = draining_nodes,

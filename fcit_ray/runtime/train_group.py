@@ -74,8 +74,9 @@ class TellLost(ray.train.UserCallback):
     """Called in the controller when workers have died.
 
     Args:
-        actor: whose method `lost` is told of their ranks; it answers False where no others are wanted.
-        before: further arguments of that method, in front of the ranks.
+        actor: whose method `lost` is told of their ranks; it answers False where no others are wanted. `led_by` is told
+            which controller replaces them.
+        before: further arguments of these methods, in front of the ranks, or of the group's first one.
         first: rank of the group's first worker among all.
     """
 
@@ -85,6 +86,7 @@ class TellLost(ray.train.UserCallback):
         self._first = first
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        opened(self._actor).led_by.remote(*self._before, self._first, ray.get_runtime_context().current_actor)
         if not self._lost(list(worker_exceptions)):
             # Raised here it ends the group, which would put others in their place for ever.
             raise RuntimeError("the run is over: nobody takes the place of workers that have died")

@@ -52,6 +52,27 @@ def worker_sigkill(bench: Bench, times: int) -> Outcome:
 
 
 @row(GROUP)
+def controller_frozen(bench: Bench) -> Outcome:
+    """Ray Train's controller, which replaces workers, is stopped (SIGSTOP), and then all workers are killed."""
+    keys = ("runtime.max_worker_failures=100", "train.epochs=12", "benchmark.num_rounds=4")
+    run = bench.start(*keys)
+    run.line(r"training  stage 1/2")
+    first = run.some("RayTrainWorker")[0]
+    kill(first)
+    run.line(r"its worker died")  # the controller has told of it, or soon will
+    until(lambda: [p for p in run.titled("RayTrainWorker") if p.pid != first.pid][1:], "another in its place")
+    run.some("TrainController")[0].send_signal(signal.SIGSTOP)
+    for worker in run.titled("RayTrainWorker"):
+        kill(worker)
+    bench.over(run, code=0, wait_s=600)
+    if "all of them are started anew" not in run.said:
+        raise Wrong("nobody was started anew")
+    return bench.outcome(
+        "SIGSTOP of Ray Train's controller, SIGKILL of all workers", run, bench.same(*keys), bench.lost(*keys)
+    )
+
+
+@row(GROUP)
 def data_task_sigkill(bench: Bench) -> Outcome:
     """A task of Ray Data that prepares records."""
     by_tasks = "model.identity=image"  # so few records, by their texts alone, the driver prepares itself
