@@ -5,26 +5,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fcit_ray.importing import swift_imports
+from ray import tune
 
-with swift_imports():  # the trial's process begins with it
-    from ray import tune
-
-    from fcit_ray.config.schema import parse_config
-    from fcit_ray.errors import RunFailed
-    from fcit_ray.experiment.opening import open_experiment
-    from fcit_ray.results.opening import open_run
-    from fcit_ray.results.run_folder import RunFolder
-    from fcit_ray.runtime.blocks import quiet
-    from fcit_ray.runtime.cluster import redirect_logs
-    from fcit_ray.runtime.crew import engage
-    from fcit_ray.runtime.errors import failure
-    from fcit_ray.runtime.launch import Shared, launch
-    from fcit_ray.runtime.pantry import FromPantry
-    from fcit_ray.runtime.status import Status
-    from fcit_ray.runtime.store import share_tensors
-    from fcit_ray.runtime.studies import SCORE, STAGES
-    from fcit_ray.tracking.following import Following
+from fcit_ray.config.schema import parse_config
+from fcit_ray.errors import RunFailed
+from fcit_ray.experiment.opening import open_experiment
+from fcit_ray.results.opening import open_run
+from fcit_ray.results.run_folder import RunFolder
+from fcit_ray.runtime.blocks import quiet
+from fcit_ray.runtime.cluster import redirect_logs
+from fcit_ray.runtime.crew import engage
+from fcit_ray.runtime.errors import failure
+from fcit_ray.runtime.launch import Shared, launch
+from fcit_ray.runtime.pantry import FromPantry
+from fcit_ray.runtime.status import Status
+from fcit_ray.runtime.store import share_tensors
+from fcit_ray.runtime.studies import SCORE, STAGES
+from fcit_ray.tracking.following import Following
 
 
 def run_trial(space: Mapping[str, Any]) -> None:
