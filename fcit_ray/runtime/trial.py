@@ -5,28 +5,25 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from fcit_ray.importing import swift_imports
+from ray import tune
 
-with swift_imports():  # the trial's process begins with it
-    from ray import tune
-
-    from fcit_ray.config.schema import parse_config
-    from fcit_ray.errors import RunFailed
-    from fcit_ray.experiment.opening import open_experiment
-    from fcit_ray.results.opening import open_run
-    from fcit_ray.results.run_folder import RunFolder
-    from fcit_ray.runtime.blocks import quiet
-    from fcit_ray.runtime.cluster import redirect_logs
-    from fcit_ray.runtime.crew import engage
-    from fcit_ray.runtime.errors import failure
-    from fcit_ray.runtime.launch import Shared, launch
-    from fcit_ray.runtime.pantry import FromPantry
-    from fcit_ray.runtime.status import Status
-    from fcit_ray.runtime.store import share_tensors
-    from fcit_ray.runtime.studies import SCORE, STAGES
-    from fcit_ray.storage.location import child_of, is_uri, quoted
-    from fcit_ray.storage.working_copies import told
-    from fcit_ray.tracking.following import Following
+from fcit_ray.config.schema import parse_config
+from fcit_ray.errors import RunFailed
+from fcit_ray.experiment.opening import open_experiment
+from fcit_ray.results.opening import open_run
+from fcit_ray.results.run_folder import RunFolder
+from fcit_ray.runtime.blocks import quiet
+from fcit_ray.runtime.cluster import redirect_logs
+from fcit_ray.runtime.crew import engage
+from fcit_ray.runtime.errors import failure
+from fcit_ray.runtime.launch import Shared, launch
+from fcit_ray.runtime.pantry import FromPantry
+from fcit_ray.runtime.status import Status
+from fcit_ray.runtime.store import share_tensors
+from fcit_ray.runtime.studies import SCORE, STAGES
+from fcit_ray.storage.location import child_of, is_uri, quoted
+from fcit_ray.storage.working_copies import told
+from fcit_ray.tracking.following import Following
 
 _STORE_POLL_S = 5.0  # between two looks at a trial's records where they are in a store: each is a request
 

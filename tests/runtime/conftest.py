@@ -93,7 +93,7 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-SERVED: dict[str, Any] = {"num_workers": 2, "cpus_per_worker": 0.05}
+SERVED: dict[str, Any] = {"num_workers": 2, "cpus_per_worker": 0.01}
 """Of a run that the crew of `served` serves; so little is held all the while from those that bring their own."""
 
 

@@ -13,6 +13,7 @@ import psutil
 import pytest
 import ray
 from conftest import SERVED, Configure
+from in_process import run
 
 from fcit_ray.config.schema import Config, parse_config
 from fcit_ray.data.loading.shards import LocalShards
@@ -164,10 +165,15 @@ def test_a_run_begins_with_one_worker_and_another_joins_dies_and_is_replaced_to_
     assert not processes("JoiningWorker")
 
 
-def test_a_client_that_fails_once_is_tried_elsewhere_to_the_same_bits(configure: Configure, tmp_path: Path) -> None:
+def test_a_client_that_fails_once_is_tried_elsewhere_to_the_same_bits_and_the_terminal_gets_nothing(
+    configure: Configure, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     config = configure(method={"name": "troubled_clients:Troubled", "marker": str(tmp_path / "failed")})
     told: list[str] = []
+    capfd.readouterr()
     results = start(config, tmp_path / "run", on_status=lambda status: told.extend(line.text for line in status.lines))
+    said = capfd.readouterr()
+    assert (said.out, said.err) == ("", "")
     records = [record for record in RunFolder(tmp_path / "run").records() if record["kind"] == "round"]
     [failed] = [failed for record in records for failed in record.get("failures", [])]
     [attempt] = failed["attempts"]
@@ -179,6 +185,11 @@ def test_a_client_that_fails_once_is_tried_elsewhere_to_the_same_bits(configure:
     assert len(records[0]["clients"]) == 2
     assert results["failures"] == {"updates": 8, "missing": 0, "retried": 1}
     assert results["adapters_sha256"] == in_one_process(config)
+    # Every run says who holds what: 24 records of each of two tasks over three clients.
+    counts = json.loads((tmp_path / "run/partition.json").read_text())
+    assert (counts["kind"], counts["num_clients"]) == ("dirichlet", 3)
+    assert [sum(task["counts"]) for task in counts["tasks"]] == [24, 24]
+    assert (tmp_path / "run/partition.png").is_file()
 
 
 def test_a_client_that_sleeps_for_ever_is_left_out_and_its_worker_replaced(
@@ -228,23 +239,7 @@ def test_a_driver_told_to_terminate_and_an_interrupt_end_the_run_which_resumes_w
     with pytest.raises(KeyboardInterrupt):
         start(slower, tmp_path / "run", resume=True, on_status=interrupt)
     assert time.monotonic() - raised[0] < 10.0
-    assert start(slower, tmp_path / "run", resume=True)["adapters_sha256"] == expected
-
-
-def test_one_worker_that_streams_gives_the_same_bits_and_the_terminal_nothing(
-    configure: Configure, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    small = {"num_rounds": 1, "tasks": ["ArxivQA"], "num_clients": 2}
-    config = configure(benchmark=small, runtime={"cache_mb": 0, "num_workers": 1})
-    capfd.readouterr()
-    results = start(config, tmp_path / "run")
-    said = capfd.readouterr()
-    assert (said.out, said.err) == ("", "")
-    assert results["adapters_sha256"] == in_one_process(config)
-    # Every run says who holds what: 24 records of one task over two clients.
-    counts = json.loads((tmp_path / "run/partition.json").read_text())
-    assert (counts["kind"], counts["num_clients"], sum(counts["tasks"][0]["counts"])) == ("dirichlet", 2, 24)
-    assert (tmp_path / "run/partition.png").is_file()
+    assert run(slower, tmp_path / "run", resume=True)["adapters_sha256"] == expected
 
 
 @pytest.mark.parametrize("cache_mb", [100, 0])
