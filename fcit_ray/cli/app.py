@@ -71,6 +71,9 @@ def main(command: str = "") -> None:
         number = getattr(interrupt, "number", signals.came() or signal.SIGINT)
         signals.say(number)
         status = signals.exit_code(number)
+    if signals.came():  # Ray's end is not waited for: see `stop_ray`
+        sys.stdout.flush()
+        signals.leave_at_once(status or 0)
     sys.exit(status or 0)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from fcit_ray import signals
 from fcit_ray.errors import RunFailed
 from fcit_ray.importing import swift_imports
 
@@ -119,6 +120,10 @@ def stop_ray() -> None:
 
 def _stop() -> None:
     if not _ours.is_set() or not ray.is_initialized():
+        return
+    if signals.came():
+        # Threads of runs that were given up may be asking Ray, which ends a process that asks after the shutdown: at
+        # once, with 1 and without a word. The end of the process is near, and what Ray has here ends with it.
         return
     _ours.clear()
     # It takes no notice of SIGTERM, and Ray waits a second before it kills it.

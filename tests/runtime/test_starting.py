@@ -63,6 +63,17 @@ def test_the_end_of_the_process_does_not_wait_for_a_start_that_nobody_wants(ray:
     ray.may_start.set()
 
 
+def test_at_a_signal_ray_is_not_shut_down_under_threads_that_ask_it(
+    ray: StandInRay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray.may_start.set()
+    with pytest.raises(KeyboardInterrupt), RayBeside() as beside:
+        assert beside._done.wait(10.0)
+        monkeypatch.setattr(starting.signals, "came", lambda: 15)
+        raise KeyboardInterrupt
+    assert ray.ended == 0
+
+
 def test_a_cluster_that_was_there_stays(ray: StandInRay) -> None:
     ray.there.set()
     with RayBeside() as beside:
