@@ -22,9 +22,9 @@ with exit_on_error("start it again"):
 """
 
 
-def start(last: str = "pass", **options: object) -> subprocess.Popen[str]:
+def start(last: str = "pass", program: str = PROGRAM, **options: object) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM.format(last=last)],
+        [sys.executable, "-c", program.format(last=last)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
     )  # type: ignore[call-overload]  # fmt: skip
     assert process.stdout.readline() == "there\n"
@@ -62,6 +62,21 @@ def test_a_second_signal_ends_at_once() -> None:
     assert time.monotonic() - began < 0.9
     assert process.returncode == 129
     assert said.endswith("SIGHUP again: left at once\n")
+
+
+def test_what_the_interpreter_would_do_at_its_end_does_not_change_the_exit_code() -> None:
+    """Ray ends a process that asks it for something after its own end: at once, with 1."""
+    program = """
+import atexit, os, time
+from fcit_ray.cli import app
+atexit.register(os._exit, 1)
+app._run = lambda command: (print("there", flush=True), time.sleep(30))
+app.main()
+"""
+    process = start(program=program)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=10)
+    assert (process.returncode, said) == (143, "interrupted (SIGTERM); nothing was begun\n")
 
 
 def test_a_signal_that_is_ignored_stays_ignored() -> None:

@@ -73,7 +73,7 @@ def main(command: str = "") -> None:
         signals.say(number)
         status = signals.exit_code(number)
         left = _leave()
-    if not left:
+    if signals.came() or not left:  # what the interpreter does at its end is not waited for
         sys.stdout.flush()
         signals.leave_at_once(status or 0)
     sys.exit(status or 0)

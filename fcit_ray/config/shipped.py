@@ -4,9 +4,11 @@ import os
 from importlib import resources
 from pathlib import Path
 from typing import Literal
+from urllib.parse import unquote
 
 from fcit_ray.config.mistakes import nearest
 from fcit_ray.errors import ConfigError
+from fcit_ray.storage.location import is_uri, redact
 
 Kind = Literal["", "methods", "sweeps"]
 """A folder of the shipped configurations; the empty one is that of the benchmarks."""
@@ -43,16 +45,19 @@ def find_config(name: str | Path, kind: Kind = "") -> Path:
     """The file of a configuration that is named by a user.
 
     Args:
-        name: a path, or the name of a shipped configuration; methods are known by their bare name too. A file counts
-            only where it is written as one, with a suffix or a slash, so that no file in the working directory changes
-            what a name means.
+        name: a path, a URI, or the name of a shipped configuration; methods are known by their bare name too. A file
+            counts only where it is written as one, with a suffix or a slash, so that no file in the working directory
+            changes what a name means.
         kind: where a bare name is looked up first.
 
     Raises:
+        RunFolderError: the store that a URI names does not answer.
         ConfigError: no such name; says which is like it. A path that leads nowhere is told by who reads it, unless
             it is that of a shipped configuration.
     """
     text = str(name)
+    if is_uri(text):
+        return _fetched(text)
     path = Path(text)
     written_as_file = isinstance(name, Path) or "/" in text or bool(path.suffix)
     if written_as_file and os.path.isfile(path):
@@ -77,3 +82,15 @@ def find_config(name: str | Path, kind: Kind = "") -> Path:
         f"{text}: no shipped configuration (`fcit-ray list` names them, a file of your own is written with its suffix, "
         f"an override reads key.path=value){nearest(text, choices)}"
     )
+
+
+def _fetched(uri: str) -> Path:
+    """This process's copy of a file in a store."""
+    from fcit_ray.storage.mirror import mirror_of  # pyarrow, which no other configuration needs
+
+    base, mark, options = uri.partition("?")
+    folder, _, name = base.rpartition("/")
+    mirror = mirror_of(f"{folder}{mark}{options}")
+    if not mirror.fetch(unquote(name)):
+        raise ConfigError(f"{redact(uri)}: no such file there")
+    return mirror.path / unquote(name)

@@ -24,6 +24,7 @@ from fcit_ray.report.blocks import (
 from fcit_ray.report.markdown import NO_MATTER_OF_BEST, figures_of
 from fcit_ray.report.reading import Told
 from fcit_ray.results.tables import UNDEFINED
+from fcit_ray.storage.location import child_of
 
 
 def headline(run: Told) -> list[Block]:
@@ -64,8 +65,8 @@ def unfinished(run: Told) -> str:
     evaluated = f"{len(run.evaluations)} of {max(run.num_stages, 1)} evaluations"
     return (
         f"This run is not finished: {done} and {evaluated} are done. What follows is what is there so far; final "
-        f"figures there are none yet. `fcit-ray run {run.folder.path}/config.yaml --out {run.folder.shown} --resume` "
-        "goes on with it."
+        f"figures there are none yet. `fcit-ray run {child_of(run.folder.shown, 'config.yaml')} --out "
+        f"{run.folder.shown} --resume` goes on with it."
     )
 
 

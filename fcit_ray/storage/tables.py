@@ -23,7 +23,8 @@ KEY: Final = "benchmark.max_table_mb allows more, if you trust the file and have
 SPLIT: Final = "split it into several files"
 SMALLER: Final = "write the table anew with smaller row groups"
 ROWS: Final = 64
-"""In memory at a time, with their pictures where these must be read."""
+"""Unfolded at a time, with their pictures where these must be read."""
+_KEPT_ROWS: Final = 4096  # read at a time, as they are kept, where there are no pictures among them
 _MB: Final = 2**20
 ROW: Final = 64
 """Bytes that a row takes as a mapping, at the least."""
@@ -95,9 +96,11 @@ class Room:
 
     def rows(self, file: pq.ParquetFile, columns: Sequence[str], groups: Sequence[int]) -> Iterator[pa.RecordBatch]:
         """Rows of a Parquet file of `parquet_file`, a few at a time: those that the caller wants he is to `take`."""
-        leaves = [leaf for _, leaf in _leaves(file, columns, groups) if _unfolds(leaf)]
-        size = self._most // max([1, *(leaf.total_uncompressed_size for leaf in leaves)])
-        return iter(file.iter_batches(max(1, min(ROWS, size)), row_groups=list(groups), columns=list(columns)))
+        leaves = [*_leaves(file, columns, groups)]
+        most = ROWS if any(_holds_pictures(kind, leaf) for kind, leaf in leaves) else _KEPT_ROWS
+        kept = [leaf.total_uncompressed_size for _, leaf in leaves if _PREFIXED in leaf.encodings]
+        size = self._most // max([1, *kept])
+        return iter(file.iter_batches(max(1, min(most, size)), row_groups=list(groups), columns=list(columns)))
 
     def table(self, file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """All rows of a Parquet file of `parquet_file`, a few at a time, taken; all but bytes (pictures) is to stay.
@@ -112,7 +115,7 @@ class Room:
         total, unclear = file.metadata.num_rows * ROW, dict[int, list[str]]()
         for number, columns in parts:
             for kind, leaf in _leaves(file, columns, [number]):
-                if kind != "NONE" or leaf.physical_type != "BYTE_ARRAY":
+                if not _holds_pictures(kind, leaf):
                     total += leaf.total_uncompressed_size + leaf.num_values * _VALUE
                     if _unfolds(leaf):
                         unclear.setdefault(number, []).append(leaf.path_in_schema)
@@ -123,7 +126,8 @@ class Room:
         self.need(told)
         for number, columns in parts:
             for batch in self.rows(file, columns, [number]):
-                yield self.take(batch, pictures=False)
+                self.take(batch, pictures=False)
+                yield from (batch.slice(start, ROWS) for start in range(0, batch.num_rows, ROWS))
 
     def column(self, file: pq.ParquetFile, column: str, group: int) -> pa.ChunkedArray:
         """A column of a row group; nothing is added up, as one alone is held.
@@ -213,6 +217,11 @@ def _is_text(kind: pa.DataType) -> bool:
         pa.types.is_string(kind) or pa.types.is_large_string(kind)
         or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
     )  # fmt: skip
+
+
+def _holds_pictures(kind: str, column: Any) -> bool:
+    """Whether a column of Parquet is bytes, by its logical type."""
+    return kind == "NONE" and bool(column.physical_type == "BYTE_ARRAY")
 
 
 def _unfolds(column: Any) -> bool:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from fcit_ray.errors import RunFolderError
+from fcit_ray.errors import RunFolderError, UserError
+from fcit_ray.experiment.loading import load_config
 from fcit_ray.results import lock
 from fcit_ray.results.finding import find_runs
 from fcit_ray.results.out import Out
@@ -57,6 +58,16 @@ def test_a_run_is_found_whatever_its_name(place: str) -> None:
     assert Out(place).has_now(f"{name}/environment.json")
     [found] = find_runs([place if "://" in place else Path(place)]).unfinished
     assert found.place == out.run(name).place
+
+
+def test_a_configuration_is_read_from_where_a_run_left_it(place: str) -> None:
+    out = Out(place)
+    write_text(out.path / "tuned.yaml", "tuned: {Finetune: {train: {lr: 0.25}}}\n")
+    out.bring()
+    elsewhere()
+    assert load_config("miniature", "finetune", out.child("tuned.yaml")).train.lr == 0.25
+    with pytest.raises(UserError, match=r"other\.yaml: no such file"):
+        load_config("miniature", out.child("other.yaml"))
 
 
 def test_two_at_once_are_not_let_in(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
