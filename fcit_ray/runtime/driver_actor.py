@@ -59,7 +59,7 @@ class RayDriver(Driver):
         )
         self._gauges = RayGauges(run_tags(experiment.config))
         super().__init__(experiment, folder, self._ray_shards, RayStore(), self._watch)
-        self._presence = Presence(super().lost, self._tell_going, self._tell_alone, self._tell_come)
+        self._presence = Presence(super().lost, self._tell_going, self._tell_alone)
         self._controllers = Controllers()
         self._shape = Shape.of(experiment.config.runtime)
         self._says_who_joins = False
@@ -68,6 +68,8 @@ class RayDriver(Driver):
     def come(self, worker: int, actor: str, node: str) -> None:
         """A worker says where it is: ids of its actor and its node."""
         self._presence.come(worker, Seat(actor, node))
+        if worker not in self._shape.first_ranks:
+            self._standing.note(f"worker {worker} has joined: {self._num_there()} are there")
 
     def led_by(self, first: int, controller: Any) -> None:
         """Which actor replaces workers of a group that have died, by the rank of its first worker."""
@@ -112,12 +114,6 @@ class RayDriver(Driver):
         """Every record goes to the gauges, with the workers that are there now."""
         there = self._presence.num_there
         self._gauges({**record, "workers_there": there, "workers_wanted": self._shape.num_workers} if there else record)
-
-    def _tell_come(self, workers: Sequence[int]) -> None:
-        first = self._shape.first_ranks
-        if joined := [str(worker) for worker in sorted(workers) if worker not in first]:
-            who = f"workers {', '.join(joined)} have" if len(joined) > 1 else f"worker {joined[0]} has"
-            self._warn(f"{who} joined: {self._num_there()} are there")
 
     def _num_there(self) -> str:
         return f"{self._presence.num_there} of {self._shape.num_workers}"

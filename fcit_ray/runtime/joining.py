@@ -114,7 +114,9 @@ def _keep_hiring(
                 hired[serving] = one
         ended = ray.wait(list(hired), num_returns=len(hired), timeout=_LOOK_S)[0] if hired else []
         for serving in ended:
-            if not _told(hired.pop(serving).rank, serving, leader):
+            one = hired.pop(serving)
+            ray.kill(one.actor)  # one that has left by itself would keep its place as long as somebody has its handle
+            if not _told(one.rank, serving, leader):
                 return
         if not hired or ended:
             over.wait(_LOOK_S)

@@ -52,7 +52,6 @@ class Presence:
         lost: called with those that have died.
         going: called with the workers of nodes that have begun to drain.
         alone: called every minute that nobody is there any more, with the seconds.
-        came: called with those that have come since the look before.
         dead: whether an actor is dead, by its id.
         draining: nodes that are going.
         clock: seconds, monotonic.
@@ -63,16 +62,14 @@ class Presence:
         lost: Callable[[Sequence[Any]], Any],
         going: Callable[[Sequence[Any]], None] = lambda workers: None,
         alone: Callable[[float], Any] = lambda seconds: None,
-        came: Callable[[Sequence[Any]], None] = lambda workers: None,
         dead: Callable[[str], bool] = is_dead,
         draining: Callable[[], Collection[str]] = draining_nodes,
         clock: Callable[[], float] = time.monotonic,
     ):
-        self._lost, self._begin_to_go, self._alone, self._came = lost, going, alone, came
+        self._lost, self._begin_to_go, self._alone = lost, going, alone
         self._dead, self._draining, self._clock = dead, draining, clock
         self._lock = threading.Lock()
         self._seats: dict[Hashable, Seat] = {}
-        self._new: set[Hashable] = set()
         self._known: set[Hashable] = set()  # whoever has come once
         self._told: set[Hashable] = set()
         self._going: frozenset[str] = frozenset()
@@ -93,7 +90,6 @@ class Presence:
         with self._lock:
             self._seats[worker] = seat
             self._known.add(worker)
-            self._new.add(worker)
             self._empty_since, self._minutes = None, 0
 
     def have_come(self, workers: Collection[Hashable]) -> bool:
@@ -120,10 +116,9 @@ class Presence:
             return worker in self._seats and self._seats[worker].node in self._going
 
     def look(self) -> None:
-        """Look once; calls `lost`, `going`, `came` and `alone`."""
+        """Look once; calls `lost`, `going` and `alone`."""
         draining = frozenset(self._draining())
         with self._lock:
-            came, self._new = [worker for worker in self._new if worker in self._seats], set()
             seats = dict(self._seats)
             going = [worker for worker, seat in seats.items() if seat.node in draining - self._going]
             self._going = draining
@@ -137,8 +132,6 @@ class Presence:
             self._lost(dead)
         if going := [worker for worker in going if worker not in dead]:
             self._begin_to_go(going)
-        if came := [worker for worker in came if worker not in dead]:
-            self._came(came)
         empty = None if self._empty_since is None else self._clock() - self._empty_since
         if empty is not None and empty >= _SAY_S * (self._minutes + 1):
             self._minutes = int(empty // _SAY_S)

@@ -58,10 +58,14 @@ class Standing:
         """Say something that is true whatever comes next."""
         self._tell(f"{self._status.label}  {text}", lasting=True)
 
+    def note(self, text: str) -> None:
+        """Say something that the figures of a terminal tell as well."""
+        self._tell(f"{self._status.label}  {text}")
+
     def behind(self, stage: int, count: int) -> None:
         """So many questions of a stage are answered behind the rounds that follow."""
         place = f"stage {stage + 1}/{self._status.num_stages}"
-        self._tell(f"{self._status.label}  answering {place} behind the next rounds: {count} records")
+        self.note(f"answering {place} behind the next rounds: {count} records")
 
     def took(self, kind: str, seconds: float, units: float) -> None:
         """So many units of a kind of work have taken so long."""

@@ -128,41 +128,54 @@ class Another:
     """Somebody else's actor, on the same cluster."""
 
 
-class NodeThatComesLate:
-    """So much of two CPUs is somebody else's until the first round has begun: as if a node came then."""
+class RoomThatComesLate:
+    """So much of two CPUs is somebody else's until a round has begun, as if a node came then; who joins is killed once.
 
-    def __init__(self, cpus: float) -> None:
+    Args:
+        cpus: that are taken.
+        twice: a file to be there once a worker has joined twice.
+    """
+
+    def __init__(self, cpus: float, twice: Path):
         self._other: Any = ray.remote(Another).options(num_cpus=cpus).remote()
-        self.lines: dict[str, None] = {}
+        self._twice = twice
+        self.killed = False
+        self.said: list[str] = []
 
     def __call__(self, status: Status) -> None:
-        self.lines |= dict.fromkeys(line.text for line in status.lines)
-        if self._other is not None and status.phase == "training":
+        self.said = [line.text.removeprefix("small  ") for line in status.lines if " of 2 " in line.text]
+        if status.phase == "training" and self._other is not None:
             ray.kill(self._other)
             self._other = None
+        joined = sum("has joined" in line for line in self.said)
+        if joined == 1 and not self.killed:
+            [worker] = processes("JoiningWorker.serve")
+            worker.kill()
+            self.killed = True
+        elif joined == 2:
+            self._twice.touch()
 
 
 def test_a_run_begins_with_one_worker_and_another_joins_dies_and_is_replaced_to_the_bits_of_one_process(
-    slower: Config, expected: str, tmp_path: Path
+    configure: Configure, tmp_path: Path
 ) -> None:
-    keys = {"num_workers": 2, "min_workers": 1, "cpus_per_worker": 0.75}  # 0.5 of two CPUs are left to read with
-    config = parse_config({**slower.model_dump(mode="json"), "runtime": keys})
-    kill, node = KillOnce("JoiningWorker"), NodeThatComesLate(0.75)
-
-    def look(status: Status) -> None:
-        node(status)
-        if processes("JoiningWorker.serve"):
-            kill(status)
-
-    results = start(config, tmp_path / "run", on_status=look)
-    assert results["adapters_sha256"] == expected
-    assert kill.killed is not None
-    said = [line.removeprefix("small  ") for line in node.lines if "of 2 " in line]
-    assert said[:2] == [
+    twice = tmp_path / "twice"
+    config = configure(
+        method={"name": "troubled_clients:Troubled", "awaits": str(twice)},
+        benchmark={"num_rounds": 1},
+        runtime={"num_workers": 2, "min_workers": 1, "cpus_per_worker": 0.75},  # 0.5 of two CPUs are left to read with
+    )
+    room = RoomThatComesLate(0.75, twice)
+    results = start(config, tmp_path / "run", on_status=room)
+    assert room.said == [
         "1 of 2 workers are there; each of the others joins when it finds room",
-        "worker 1 has joined: 2 of 2 are there",
+        *["worker 1 has joined: 2 of 2 are there"] * 2,
     ]
-    assert not processes("JoiningWorker")
+    deadline = time.monotonic() + 5.0
+    while processes("JoiningWorker") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not processes("JoiningWorker"), "left behind"
+    assert results["adapters_sha256"] == in_one_process(config)  # nobody waits any more
 
 
 def test_a_client_that_fails_once_is_tried_elsewhere_to_the_same_bits_and_the_terminal_gets_nothing(

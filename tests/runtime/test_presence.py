@@ -24,7 +24,6 @@ class Books:
             lambda workers: self.told.append(("lost", list(workers))),
             lambda workers: self.told.append(("going", list(workers))),
             lambda seconds: self.told.append(("alone", seconds)),
-            lambda workers: self.told.append(("came", sorted(workers))),
             dead=self.dead.__contains__,
             draining=lambda: self.draining,
             clock=lambda: self.now,
@@ -41,22 +40,17 @@ def books() -> Books:
     books = Books()
     for worker, actor, node in ((0, "a", "x"), (1, "b", "y")):
         books.presence.come(worker, Seat(actor, node))
-    books.look()
     return books
 
 
-def test_who_has_come_is_told_once_and_known_after_his_death(books: Books) -> None:
+def test_who_has_come_is_known_after_his_death(books: Books) -> None:
     assert not books.presence.have_come([0, 2])
     books.presence.come(2, Seat("e", "z"))
-    books.presence.come(3, Seat("f", "z"))
-    books.dead.add("f")  # before the first look
-    assert books.look() == [("lost", [3]), ("came", [2])]
-    assert books.look() == []
     assert books.presence.num_there == 3
     books.dead |= {"a", "e"}
     books.look()
     assert books.presence.num_there == 1
-    assert books.presence.have_come([0, 2, 3])
+    assert books.presence.have_come([0, 2])
 
 
 def test_a_death_is_told_once_whoever_sees_it_first(books: Books) -> None:
@@ -66,7 +60,7 @@ def test_a_death_is_told_once_whoever_sees_it_first(books: Books) -> None:
     assert books.look() == []
     assert not books.presence.leave(0), "Ray Train tells of the same death later"
     books.presence.come(0, Seat("c", "x"))
-    assert books.look() == [("came", [0])]
+    assert books.look() == []
     assert books.presence.leave(0), "of the next one it tells first"
     books.dead.add("c")
     assert books.look() == []
@@ -75,7 +69,7 @@ def test_a_death_is_told_once_whoever_sees_it_first(books: Books) -> None:
 def test_a_worker_that_has_been_replaced_is_not_lost(books: Books) -> None:
     books.dead.add("a")
     books.presence.come(0, Seat("c", "x"))
-    assert books.look() == [("came", [0])]
+    assert books.look() == []
 
 
 def test_a_draining_node_is_told_once_and_its_worker_is_going_until_another_takes_its_place(books: Books) -> None:
@@ -98,7 +92,7 @@ def test_that_nobody_is_left_is_told_every_minute_and_not_before_the_first_has_c
         assert books.look() == told
     books.presence.come(0, Seat("e", "x"))
     books.now = 500.0
-    assert books.look() == [("came", [0])]
+    assert books.look() == []
 
 
 def test_a_ray_that_keeps_its_books_elsewhere_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:

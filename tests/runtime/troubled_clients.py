@@ -15,10 +15,12 @@ class Troubled(Finetune):
     Attributes:
         marker: a file that is there once a client has failed; empty: none fails once.
         sleeps: index of the client that never comes back; -1: none.
+        awaits: a file that every client waits for; empty: none does.
     """
 
     marker: str = ""
     sleeps: int = -1
+    awaits: str = ""
 
     def report(self, run: Any) -> Any:
         if self.marker and not Path(self.marker).exists():
@@ -26,4 +28,6 @@ class Troubled(Finetune):
             raise OSError("a cosmic ray")
         while run.job.client.index == self.sleeps:
             time.sleep(60.0)
+        while self.awaits and not Path(self.awaits).exists():
+            time.sleep(0.1)
         return super().report(run)
