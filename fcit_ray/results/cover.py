@@ -7,6 +7,7 @@ data; results.json says the same of the end. What is appended after a checkpoint
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,12 @@ def metrics_fault(metrics: Path, said: Mapping[str, Any]) -> str:
 def config_sha256(config: Path) -> str | None:
     """Of what a configuration file says that decides bits, however it is laid out; None if there is no such file."""
     content = _read(config)
-    return None if content is None else values_sha256(read_yaml(content))
+    return None if content is None else _yaml_sha256(content)
+
+
+@lru_cache(maxsize=8)  # every checkpoint asks, of a file that stays as it is
+def _yaml_sha256(content: bytes) -> str:
+    return values_sha256(read_yaml(content))
 
 
 def values_sha256(values: Any) -> str:

@@ -2,13 +2,16 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from fcit_ray.config.schema import Config
 from fcit_ray.data.loading.shards import LocalShards
 from fcit_ray.experiment.opening import open_experiment
 from fcit_ray.results.opening import open_run
+from fcit_ray.results.so_far import SoFar
 from fcit_ray.runtime.data import sample_encoder
 from fcit_ray.runtime.driver import Driver
 from fcit_ray.runtime.errors import failure
@@ -31,8 +34,12 @@ def run(
     resume: bool = False,
     perform: Perform = Worker.perform,
     watch: Callable[[Driver], None] = lambda driver: None,
+    draws: bool = False,
 ) -> dict[str, Any]:
-    """Launch without Ray: the driver here, each worker in a thread; `watch` is called when work has been handed in."""
+    """Launch without Ray: the driver here, each worker in a thread; `watch` is called when work has been handed in.
+
+    Unless it `draws`, there are no pictures of the scores, which take longer than a round.
+    """
     experiment = open_experiment(config)
     folder = open_run(path, config, resume=resume, overwrite=False)
     shards = LocalShards(experiment.stream, experiment.tests, sample_encoder(experiment))
@@ -61,7 +68,8 @@ def run(
     for thread in threads:
         thread.start()
     try:
-        return driver.run()
+        with nullcontext() if draws else patch.object(SoFar, "draw"):
+            return driver.run()
     finally:
         for thread in threads:
             thread.join(timeout=60.0)

@@ -76,7 +76,7 @@ def test_a_run_shows_its_first_stage_while_the_second_trains(configure: Any, tmp
         status = driver.status()
         seen[status.stage, status.round] = (tmp_path / "run/scores.json").exists()
 
-    results = run(configure(), tmp_path / "run", watch=look)
+    results = run(configure(), tmp_path / "run", watch=look, draws=True)
     assert not seen[0, 1]
     assert seen[1, 1]
     folder = RunFolder(tmp_path / "run")
