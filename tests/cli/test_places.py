@@ -42,15 +42,15 @@ def test_a_uri_that_was_made_a_path_is_refused() -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        "report . --csv URI", "report . --html URI", "export . URI", "evaluate . --out URI",
-        "evaluate . --from-predictions --out URI", "copy miniature URI.yaml",
+        "report RUN --csv URI", "report RUN --html URI", "export RUN URI", "evaluate RUN --out URI",
+        "evaluate RUN --from-predictions --out URI", "copy miniature URI.yaml",
     ],
 )  # fmt: skip
 def test_what_goes_to_a_disk_alone_makes_no_folder_of_a_scheme_s_name(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(app, command.replace(".", "run").replace("URI", "s3://bucket/a").split())
+    result = CliRunner().invoke(app, command.replace("RUN", "run").replace("URI", "s3://bucket/a").split())
     assert result.exit_code == 2
     assert re.search(
         r"s3://bucket/a(\.yaml)?: this is written to a disk alone; name a file or folder there", result.output
