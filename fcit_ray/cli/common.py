@@ -14,7 +14,7 @@ from rich.console import Console
 from fcit_ray import signals
 from fcit_ray.errors import FULL, ClusterLost, JavaError, RunFailed, UserError, disk_reason
 from fcit_ray.storage.durable import write_text
-from fcit_ray.storage.location import is_uri, redact
+from fcit_ray.storage.location import is_uri, redact, refuse_uri
 from fcit_ray.storage.working_copies import told
 
 _terminal = Console()
@@ -48,6 +48,7 @@ def write_out(path: Path, text: str) -> None:
     Raises:
         UserError: it cannot be written; says why.
     """
+    refuse_uri(path)
     try:
         write_text(path, text)
     except OSError as error:

@@ -109,6 +109,8 @@ def _answer(exam: "Exam", out: Path, workers: int, overwrite: bool) -> None:
 
 
 def _score_predictions(model: str, words: list[str], out: Path | None, overwrite: bool) -> None:
+    if out is not None:
+        refuse_passing(out)
     tell(f"reading {model} ...")
     from fcit_ray.config.reading import with_overrides
     from fcit_ray.errors import RunFolderError

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from fcit_ray.cli.common import tell
 from fcit_ray.errors import UserError
-from fcit_ray.storage.location import is_uri
+from fcit_ray.storage.location import is_uri, refuse_uri
 
 if TYPE_CHECKING:
     from fcit_ray.config.schema import Config
@@ -28,7 +28,7 @@ def copy_of_upload(place: Path | str) -> Path | None:
 
 
 def refuse_passing(out: Path | str, given: str = "--out") -> None:
-    """Refuse to leave results where Ray deletes them after the job.
+    """Refuse to leave results where Ray deletes them after the job, or in a store, where these are not written.
 
     Args:
         out: file or folder.
@@ -37,6 +37,7 @@ def refuse_passing(out: Path | str, given: str = "--out") -> None:
     Raises:
         UserError: says what to add to the command.
     """
+    refuse_uri(Path(out))
     if said := _passing(out, given):
         raise UserError(said)
 

@@ -7,6 +7,7 @@ import typer
 
 from fcit_ray.cli.common import as_place, console, exit_on_error, tell, write_out
 from fcit_ray.errors import UserError
+from fcit_ray.storage.location import refuse_uri
 
 if TYPE_CHECKING:
     from fcit_ray.results.finding import Found
@@ -37,6 +38,8 @@ def report(
     fcit-ray report runs/*      # the run folders in these folders too
     """
     with exit_on_error("the run folders were only read"):
+        for file in filter(None, (markdown, latex, csv, html)):
+            refuse_uri(file)
         tell(f"reading {', '.join(map(str, runs))} ...")
         from fcit_ray.results.diagnostics import diagnostics_markdown, diagnostics_table
         from fcit_ray.results.finding import find_runs

@@ -10,7 +10,7 @@ from fcit_ray.report.page import make_page
 from fcit_ray.report.reading import read_runs
 from fcit_ray.results.finding import find_runs
 from fcit_ray.storage.durable import write_text
-from fcit_ray.storage.location import is_uri
+from fcit_ray.storage.location import is_uri, refuse_uri
 
 REPORT = "report.html"
 """What the commands call the page that they leave in their folder."""
@@ -39,6 +39,7 @@ def write_report(
     Raises:
         UserError: there is no run, a run's files were edited, or the file cannot be written.
     """
+    refuse_uri(Path(file))
     given = [runs] if isinstance(runs, str | os.PathLike) else list(runs)
     places = [str(place) if is_uri(str(place)) else Path(place) for place in given]
     found = find_runs(places)

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from fcit_ray.results.records import append_record, in_order, read_records, rewi
 from fcit_ray.results.results_file import read_results, write_results
 from fcit_ray.results.states import States
 from fcit_ray.storage import durable
-from fcit_ray.storage.location import is_uri, redact
+from fcit_ray.storage.location import is_uri, uri_made_path
 from fcit_ray.storage.mirror import mirror_of
 from fcit_ray.storage.strict_json import dump_json, finite
 
@@ -31,7 +30,6 @@ FORMAT: Final = "fcit_ray run"
 LOCK: Final = ".run.lock"  # of whoever started the run
 WRITER_LOCK: Final = ".writer.lock"  # of the process that writes, which may outlive the former by a moment
 _WRITER_WAIT_S: Final = 60.0
-_WAS_URI: Final = re.compile(r"(s3|gs|gcs|abfss?|hdfs|memory|file):/[^/]")
 
 _log = logging.getLogger(__name__)
 
@@ -61,8 +59,7 @@ class RunFolder(States):
             RunFolderError: no such kind of place, or none that answers.
         """
         if not is_uri(place):
-            if isinstance(place, Path) and _WAS_URI.match(str(place)):
-                said = redact(str(place).replace(":/", "://", 1))
+            if said := uri_made_path(place):
                 raise RunFolderError(f"{said}: a URI that was made a pathlib.Path, which cannot hold one; give text")
             return cls(Path(place))
         if str(place).startswith("file://"):

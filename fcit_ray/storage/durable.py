@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fcit_ray.storage.location import refuse_uri
+
 PARTIAL = ".partial"
 """Ends the (hidden) name of what is still being written; whoever finds one may delete it."""
 
@@ -52,7 +54,9 @@ def whole_folder(target: Path) -> Iterator[Path]:
 
     Raises:
         OSError: the disk is full, or the like.
+        UserError: it was a URI.
     """
+    refuse_uri(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary, old = partial(target), target.with_name(f"{partial(target).name}-old")
     for left in (temporary, old):

@@ -5,10 +5,11 @@ import posixpath
 import re
 from pathlib import Path
 
-from fcit_ray.errors import DataError
+from fcit_ray.errors import DataError, UserError
 
 # A secret may hold a slash; outside of buckets, what follows a colon up to the first slash may also be a port.
 _LOGIN = re.compile(r"((?:s3|gs|gcs)://|\w+://(?![^/@:\s]+:\d+/))[^@\s'\"]*:[^@\s'\"]*@")
+_MADE_PATH = re.compile(r"(s3|gs|gcs|abfss?|hdfs|memory|file):/[^/]")
 _SECRET = "secret|token|passw|pwd|credential|signature|access_?key|account_?key|api_?key|(?<![a-z])sig(?![a-z])"
 _PARAMETER = re.compile(rf"([?&;](?:[^=&\s]*(?:{_SECRET})[^=&\s]*)=)[^&\s'\"]+", re.IGNORECASE)
 
@@ -45,6 +46,21 @@ def absolute(root: str) -> str:
 def spellings(path: Path) -> tuple[Path, Path]:
     """A path from any working directory and without `..`: with its links as they are, and followed."""
     return Path(os.path.abspath(path)), path.resolve()
+
+
+def uri_made_path(path: Path | str) -> str:
+    """The URI, without credentials, that was made a `pathlib.Path`, which drops a slash; empty if none was."""
+    return redact(str(path).replace(":/", "://", 1)) if isinstance(path, Path) and _MADE_PATH.match(str(path)) else ""
+
+
+def refuse_uri(path: Path) -> None:
+    """Refuse to write to a URI what is written to disks alone.
+
+    Raises:
+        UserError: it was one; a folder of its scheme's name would be made.
+    """
+    if uri := uri_made_path(path):
+        raise UserError(f"{uri}: this is written to a disk alone; name a file or folder there, and copy it")
 
 
 def is_folder(root: Path | str) -> bool:

@@ -7,7 +7,7 @@ added up too.
 """
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import pyarrow as pa
@@ -129,13 +129,16 @@ class Room:
                 self.take(batch, pictures=False)
                 yield from (batch.slice(start, ROWS) for start in range(0, batch.num_rows, ROWS))
 
-    def column(self, file: pq.ParquetFile, column: str, group: int) -> pa.ChunkedArray:
+    def column(
+        self, file: pq.ParquetFile, column: str, group: int, as_kept: Callable[[], pq.ParquetFile]
+    ) -> pa.ChunkedArray:
         """A column of a row group; nothing is added up, as one alone is held.
 
         Args:
-            file: opened as it is, or by `parquet_file`.
+            file: that is read.
             column: its name.
             group: number of the row group.
+            as_kept: opens the same by `parquet_file`, which is slower for pictures that all differ.
 
         Raises:
             DataError: it takes more than there is room for.
@@ -144,9 +147,11 @@ class Room:
         kept = sum(leaf.total_uncompressed_size for leaf in leaves)
         values = max((leaf.num_values for leaf in leaves), default=0)
         self.need(kept + values * _VALUE)
-        if any(map(_unfolds, leaves)) and kept * values > self._most:
-            self.need(sum(unfolded(batch) for batch in self.rows(file, [column], [group])))
-            return pa.Table.from_batches(self.rows(file, [column], [group]))[column]
+        if kept * values > self._most and any(map(_unfolds, leaves)):
+            file = as_kept()
+            if any(_PREFIXED in leaf.encodings for leaf in leaves):  # which are kept in no dictionary
+                self.need(sum(unfolded(batch) for batch in self.rows(file, [column], [group])))
+                return pa.Table.from_batches(self.rows(file, [column], [group]))[column]
         return file.read_row_group(group, columns=[column])[column]
 
     def arrow(self, source: pa.NativeFile, in_file: bool) -> Iterator[pa.RecordBatch]:

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fcit_ray.data.formats.columns import Table
 from fcit_ray.data.formats.reading import read_file
 from fcit_ray.data.parquet.manifest import Manifest, Plan, TableFile
 from fcit_ray.data.parquet.reading import RECORD_SCHEMA, open_parquet
@@ -81,13 +82,25 @@ def test_pictures_pass_and_are_no_part_of_what_a_table_takes(tmp_path: Path) -> 
         read_file(str(path), path.name, 1)  # 64 rows of 50 kB stand in memory at a time
 
 
-def test_a_column_of_a_row_group_is_read_as_it_is_kept_or_refused(tmp_path: Path) -> None:
+def test_a_picture_of_a_table_costs_no_more_than_the_table_keeps(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
-    of_dictionary(path)
-    room = Room(str(path), 80, remedy="do something")
+    picture = TEXT.encode()
+    same = pa.DictionaryArray.from_arrays(pa.array([0] * ROWS, pa.int32()), pa.array([picture]))
+    pq.write_table(pa.table({"image": same}), path, store_schema=False)
+    before = pa.default_memory_pool().bytes_allocated()
+    table = Table(str(path))
+    table._room = Room(str(path), 80, "do something")  # unfolded they are 95 MB
+    assert table.picture(ROWS - 1, ("image",)) == picture
+    assert pa.default_memory_pool().bytes_allocated() - before < 2**20
+    pictures = [picture + str(number).encode() for number in range(ROWS)]
+    pq.write_table(pa.table({"image": pictures}), path, use_dictionary=False,
+                   column_encoding={"image": "DELTA_BYTE_ARRAY"})  # fmt: skip
+    table = Table(str(path))
+    assert table.picture(7, ("image",)) == pictures[7]
+    table = Table(str(path))
+    table._room = Room(str(path), 80, "do something")
     with pytest.raises(DataError, match="would unfold to 95 MB in memory, and the limit is 80 MB; do something"):
-        room.column(pq.ParquetFile(path), "question", 0)
-    assert Room(str(path), 200).column(pq.ParquetFile(path), "question", 0)[ROWS - 1].as_py() == TEXT
+        table.picture(7, ("image",))
 
 
 def test_a_converted_root_and_questions_are_held_to_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

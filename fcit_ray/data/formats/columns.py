@@ -160,34 +160,40 @@ class Table:
         )
         self._ends = list(accumulate(sizes))
         self._column = lru_cache(maxsize=1)(self._read_column)
+        self._as_kept = lru_cache(maxsize=1)(lambda: _parquet(place, parquet_file))
 
     def picture(self, row: int, at: tuple[str, ...]) -> bytes:
         """A picture's bytes.
 
         Raises:
             OSError: there is none, or it cannot be read.
+        DataError: its column takes more memory than there is room for.
         """
         group = bisect_right(self._ends, row)
         if group == len(self._ends):
             raise FileNotFoundError(errno.ENOENT, f"No row {row} in the table of {self._ends[-1]} rows")
         first = self._ends[group - 1] if group else 0
         try:
-            value = self._column(group, at[0])[row - first].as_py()
+            column = self._column(group, at[0])
+        except KeyError:
+            raise FileNotFoundError(errno.ENOENT, f"No column {at[0]} in the table") from None
+        except pa.ArrowException as error:
+            raise OSError(errno.EIO, f"cannot be read: {error}") from error
+        try:
+            value = column[row - first].as_py()
             for part in at[1:]:
                 value = value[int(part)] if isinstance(value, list) else value[part]
             if isinstance(value, dict):
                 value = value["bytes"]
         except (KeyError, IndexError, ValueError, TypeError):
             value = None
-        except pa.ArrowException as error:
-            raise OSError(errno.EIO, f"cannot be read: {error}") from error
         if not isinstance(value, bytes):
             raise FileNotFoundError(errno.ENOENT, f"No picture at {'/'.join(at)} of row {row}")
         return value
 
     def _read_column(self, group: int, column: str) -> pa.ChunkedArray:
         if self._parquet:
-            return self._room.column(self._parquet, column, group)
+            return self._room.column(self._parquet, column, group, self._as_kept)
         assert self._arrow is not None, "one of the two is open"
         return self._arrow[column]
 

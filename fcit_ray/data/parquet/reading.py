@@ -184,4 +184,5 @@ class ParquetRoot:
 
     def _read_group(self, name: str, group: int) -> tuple[list[str], pa.ChunkedArray]:
         file, room = self._table(name), Room(file_in(self._store.location, name), remedy=SMALLER)
-        return room.column(file, "path", group).to_pylist(), room.column(file, "bytes", group)
+        paths, contents = (room.column(file, name, group, lambda: file) for name in ("path", "bytes"))
+        return paths.to_pylist(), contents
