@@ -77,7 +77,7 @@ class Nodes:
         return node.all_processes[name][0].process
 
 
-_ACTORS = ("RayTrainWorker", "RayDriver", "TrainController")
+_ACTORS = ("RayTrainWorker", "JoiningWorker", "RayDriver", "TrainController")
 
 
 def _over(
