@@ -66,7 +66,9 @@ def carry_out(config: Config, uri: str, resume: bool = False, **options: Any) ->
 def test_killed_with_its_disk_a_run_goes_on_from_the_store_with_the_bits_of_one_process(
     configure: Configure, uri: str
 ) -> None:
-    config = configure(train={"lr": 5e-3, "epochs": 8}, runtime={"driver": "anywhere", "keep_checkpoints": 2})
+    config = configure(
+        train={"lr": 5e-3, "epochs": 8}, runtime={"driver": "anywhere", "keep_checkpoints": 2, "num_workers": 1}
+    )
     kill = KillOnce("RayDriver")
     with pytest.raises(RunFailed, match=r"the driver.* process died.*; --resume goes on"):
         carry_out(config, uri, on_status=kill)
