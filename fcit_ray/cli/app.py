@@ -71,6 +71,10 @@ def main(command: str = "") -> None:
         number = getattr(interrupt, "number", signals.came() or signal.SIGINT)
         signals.say(number)
         status = signals.exit_code(number)
+    except SystemExit:  # of a command that was told to leave, has said so, and is out
+        if not signals.came():
+            raise
+        status = signals.exit_code(signals.came())
     if signals.came():  # Ray's end is not waited for: see `stop_ray`
         sys.stdout.flush()
         signals.leave_at_once(status or 0)
