@@ -64,19 +64,28 @@ def test_a_second_signal_ends_at_once() -> None:
     assert said.endswith("SIGHUP again: left at once\n")
 
 
-def test_what_the_interpreter_would_do_at_its_end_does_not_change_the_exit_code() -> None:
+@pytest.mark.parametrize(
+    ("within", "said"), [("exit_on_error('go on')", "go on"), ("nullcontext()", "nothing was begun")]
+)
+def test_what_the_interpreter_would_do_at_its_end_does_not_change_the_exit_code(within: str, said: str) -> None:
     """Ray ends a process that asks it for something after its own end: at once, with 1."""
-    program = """
+    program = f"""
 import atexit, os, time
+from contextlib import nullcontext
 from fcit_ray.cli import app
+from fcit_ray.cli.common import exit_on_error
 atexit.register(os._exit, 1)
-app._run = lambda command: (print("there", flush=True), time.sleep(30))
+def run(command):
+    with {within}:
+        print("there", flush=True)
+        time.sleep(30)
+app._run = run
 app.main()
 """
     process = start(program=program)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=10)
-    assert (process.returncode, said) == (143, "interrupted (SIGTERM); nothing was begun\n")
+    _, heard = process.communicate(timeout=10)
+    assert (process.returncode, heard) == (143, f"interrupted (SIGTERM); {said}\n")
 
 
 def test_a_signal_that_is_ignored_stays_ignored() -> None:

@@ -73,6 +73,10 @@ def main(command: str = "") -> None:
         signals.say(number)
         status = signals.exit_code(number)
         left = _leave()
+    except SystemExit:  # of a command that was told to leave, has said so, and is out
+        if not signals.came():
+            raise
+        status, left = signals.exit_code(signals.came()), False
     if signals.came() or not left:  # what the interpreter does at its end is not waited for
         sys.stdout.flush()
         signals.leave_at_once(status or 0)

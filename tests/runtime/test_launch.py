@@ -171,9 +171,9 @@ def test_a_run_begins_with_one_worker_and_another_joins_dies_and_is_replaced_to_
     config = configure(
         method={"name": "troubled_clients:Troubled", "awaits": str(twice)},
         benchmark={"num_rounds": 1},
-        runtime={"num_workers": 2, "min_workers": 1, "cpus_per_worker": 0.75},  # 0.5 of two CPUs are left to read with
+        runtime={"num_workers": 2, "min_workers": 1, "cpus_per_worker": 0.7},  # 0.5 of two CPUs are left to read with
     )
-    room = RoomThatComesLate(0.75, twice)
+    room = RoomThatComesLate(0.7, twice)
     results = start(config, tmp_path / "run", on_status=room)
     assert room.said == [
         "1 of 2 workers are there; each of the others joins when it finds room",
