@@ -37,7 +37,7 @@ class Row:
         captions: rule of the captions' scores; empty where the runs have none.
         failures: for each seed what failed, as `figures.failures_from` says; {} where nothing did.
         competes: whether it is a method of a federation; else a reference: majority answer, zero-shot, centralised.
-        contest: what rows must share to compete with each other: the whole benchmark and the frozen base.
+        contest: what rows must share to compete with each other: the whole benchmark, but for what its files may be, and the frozen base.
     """
 
     label: str
@@ -94,6 +94,10 @@ class Row:
         return self.unseen.get(dataset, ())
 
 
+_HOW_READ = ("follow_links_to", "max_table_mb")
+"""Keys of `benchmark` that say what may be opened, not what is learned."""
+
+
 def row_from_results(results: Mapping[str, Any]) -> Row:
     """The row of one run.
 
@@ -120,9 +124,14 @@ def row_from_results(results: Mapping[str, Any]) -> Row:
         learned=(learned["mean"] if learned else math.nan,),
         failures=(results.get("failures", {}),),
         competes=federated,
-        contest=json.dumps([config.get("benchmark"), config.get("model", {}).get("path")], sort_keys=True),
+        contest=_contest(config),
         **figures,
     )
+
+
+def _contest(config: Mapping[str, Any]) -> str:
+    benchmark = {key: value for key, value in (config.get("benchmark") or {}).items() if key not in _HOW_READ}
+    return json.dumps([benchmark, config.get("model", {}).get("path")], sort_keys=True)
 
 
 def merge_seeds(rows: Iterable[Row]) -> list[Row]:

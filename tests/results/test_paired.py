@@ -98,6 +98,15 @@ def test_a_method_of_a_federation_competes(regime: str | None, num_stages: int, 
     assert row_from_results(make_results(regime, num_stages)).competes is competes
 
 
+def test_what_may_be_opened_makes_no_other_benchmark() -> None:
+    """Of runs of two releases, or on two machines, one may lack such a key."""
+    other = make_results("federated", 2)
+    other["config"]["benchmark"] |= {"max_table_mb": 1, "follow_links_to": ["/mnt"]}
+    assert row_from_results(other).contest == row_from_results(make_results("federated", 2)).contest
+    other["config"]["benchmark"]["beta"] = 5.0
+    assert row_from_results(other).contest != row_from_results(make_results("federated", 2)).contest
+
+
 def test_rows_of_other_benchmarks_and_rules_do_not_compete_with_each_other() -> None:
     rows = [
         make_row(f"{method} {contest}", {0: 50.0 + level, 1: 51.0 + 2 * level}, **values)
