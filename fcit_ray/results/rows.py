@@ -37,7 +37,8 @@ class Row:
         captions: rule of the captions' scores; empty where the runs have none.
         failures: for each seed what failed, as `figures.failures_from` says; {} where nothing did.
         competes: whether it is a method of a federation; else a reference: majority answer, zero-shot, centralised.
-        contest: what rows must share to compete with each other: the whole benchmark, but for what its files may be, and the frozen base.
+        contest: what rows must share to compete with each other: the benchmark, but for what may be opened, and the
+            frozen base.
     """
 
     label: str
