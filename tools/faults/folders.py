@@ -143,7 +143,7 @@ def remount(place: Path, option: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{option}", str(place)], check=True)
 
 
-_SIZES_KB = (16, 64, 200, 400, 700, 1000, 1300, 1600, 1900, 2200)
+_SIZES_KB = (16, 64, 200, 400, 550, 700, 850, 1000, 1150, 1300)
 
 
 @row("Disk full", **{f"{size}_kb": {"size": size} for size in _SIZES_KB})
