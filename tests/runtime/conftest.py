@@ -81,6 +81,8 @@ def configure(miniature: Path) -> Configure:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
     """A cluster of this process's own, on two CPUs; its processes find the modules beside the tests."""
+    if "PYTEST_XDIST_WORKER" in os.environ:  # a cluster in each process, on two CPUs each, would be slow and brittle
+        assert os.environ["PYTEST_CURRENT_TEST"].partition(" ")[0].endswith("@cluster"), "tests are not held in groups"
     import ray
 
     from fcit_ray.runtime.cluster import start_ray

@@ -136,7 +136,7 @@ def test_a_strangers_note_leads_to_a_cluster_of_our_own(tmp_path: Path, monkeypa
     (tmp_path / "ray/ray_current_cluster").symlink_to("/203.0.113.7:6379")
     quiet_ray(monkeypatch)
     monkeypatch.setattr("fcit_ray.runtime.cluster.session_home", lambda: str(tmp_path))
-    monkeypatch.setattr("fcit_ray.runtime.cluster._head", lambda: "127.0.0.1:1")
+    monkeypatch.setattr("fcit_ray.runtime.cluster.head", lambda: "127.0.0.1:1")
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda address, **_: asked.append(address))
     connect()

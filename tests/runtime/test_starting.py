@@ -20,6 +20,7 @@ class StandInRay:
         self.may_start = threading.Event()
         self.ended = 0
         monkeypatch.setattr(starting, "connect", self.connect)
+        monkeypatch.setattr(starting, "asked_still", lambda: False)  # in this process other tests may have left threads
         monkeypatch.setattr(starting, "inside_ray", lambda *where: None)
         monkeypatch.setattr(starting.ray, "is_initialized", self.there.is_set)
         monkeypatch.setattr(starting.ray, "shutdown", self.shutdown)
@@ -90,6 +91,7 @@ def test_ray_is_not_ended_under_a_thread_that_may_ask_it_and_no_collector_runs_m
     starting._ours.set()
     over = threading.Event()
     asking = AsksRay(over.wait, (60.0,))
+    monkeypatch.setattr(threading, "enumerate", lambda: [asking] if asking.is_alive() else [])
     asking.start()
     try:
         assert (starting.stop_ray(), ended) == (False, [])
