@@ -1,4 +1,4 @@
-"""A whole run without Ray: the driver in this process, its workers in threads."""
+"""A whole run without Ray: driver and workers, in threads, in this process; or no driver either, client by client."""
 
 import threading
 from collections.abc import Callable
@@ -10,12 +10,15 @@ from unittest.mock import patch
 from fcit_ray.config.schema import Config
 from fcit_ray.data.loading.shards import LocalShards
 from fcit_ray.experiment.opening import open_experiment
+from fcit_ray.federated.federation import simulate
+from fcit_ray.params import params_sha256
+from fcit_ray.results.cover import values_sha256
 from fcit_ray.results.opening import open_run
 from fcit_ray.results.so_far import SoFar
 from fcit_ray.runtime.data import sample_encoder
 from fcit_ray.runtime.driver import Driver
 from fcit_ray.runtime.errors import failure
-from fcit_ray.runtime.messages import DirectStore, Over
+from fcit_ray.runtime.messages import DirectStore, Over, TrainWork
 from fcit_ray.runtime.places import place_of
 from fcit_ray.runtime.worker import Worker
 
@@ -74,3 +77,23 @@ def run(
         for thread in threads:
             thread.join(timeout=60.0)
             assert not thread.is_alive(), "a worker was not told that the run is over"
+
+
+_IN_ONE_PROCESS: dict[str, str] = {}
+
+
+def in_one_process(config: Config) -> str:
+    """Digest of the adapters that one process learns; learned once of what decides the bits."""
+    key = values_sha256(config.model_dump(mode="json"))
+    if key not in _IN_ONE_PROCESS:
+        experiment = open_experiment(config)
+        shards = LocalShards(experiment.stream, experiment.tests, sample_encoder(experiment))
+        worker = Worker(config, DirectStore())
+
+        def train(job: Any) -> Any:
+            shard = shards.train_shard(job.client.task, job.client.index)
+            return worker.train(TrainWork(job, [job.params], job.knowledge, shard))
+
+        state = simulate(experiment.federation(shards.feature), worker.initial_params(), train)
+        _IN_ONE_PROCESS[key] = params_sha256(state.params)
+    return _IN_ONE_PROCESS[key]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import Configure
-from in_process import Lost, run
+from in_process import Lost, in_one_process, run
 
 from fcit_ray.data.loading.shards import LocalShards
 from fcit_ray.errors import RunFailed, RunFolderError
@@ -89,17 +89,7 @@ def test_a_run_leaves_all_its_records(whole: Path) -> None:
 
 
 def test_the_driver_gives_the_bits_of_the_reference_loop(configure: Configure, whole: Path) -> None:
-    config = configure()
-    experiment = open_experiment(config)
-    shards = LocalShards(experiment.stream, experiment.tests, sample_encoder(experiment))
-    worker = Worker(config, DirectStore())
-
-    def train(job: Any) -> Any:
-        shard = shards.train_shard(job.client.task, job.client.index)
-        return worker.train(TrainWork(job, [job.params], job.knowledge, shard))
-
-    state = simulate(experiment.federation(shards.feature), worker.initial_params(), train)
-    assert params_sha256(state.params) == RunFolder(whole).results()["adapters_sha256"]
+    assert in_one_process(configure()) == RunFolder(whole).results()["adapters_sha256"]
 
 
 @pytest.mark.parametrize("name", ["l2p", "modal_prompt"])

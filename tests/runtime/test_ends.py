@@ -39,7 +39,7 @@ def start(file: Path, out: Path, *options: str) -> tuple["subprocess.Popen[str]"
 def test_terminated_in_a_round_then_killed_in_one_nothing_is_left_and_the_bits_are_those_of_no_interruption(
     file: Path, configure: Configure, tmp_path: Path
 ) -> None:
-    from test_launch import in_one_process
+    from in_process import in_one_process
 
     out = tmp_path / "run"
     process, descent = start(file, out)

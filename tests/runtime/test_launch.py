@@ -13,22 +13,15 @@ import psutil
 import pytest
 import ray
 from conftest import SERVED, Configure
-from in_process import run
+from in_process import in_one_process, run
 
 from fcit_ray.config.schema import Config, parse_config
-from fcit_ray.data.loading.shards import LocalShards
 from fcit_ray.errors import ConfigError, DataError, RunFailed
 from fcit_ray.experiment.opening import open_experiment
-from fcit_ray.federated.federation import simulate
-from fcit_ray.params import params_sha256
-from fcit_ray.results.cover import values_sha256
 from fcit_ray.results.opening import open_run
 from fcit_ray.results.run_folder import RunFolder
-from fcit_ray.runtime.data import sample_encoder
 from fcit_ray.runtime.launch import Shared, check_room, launch
-from fcit_ray.runtime.messages import DirectStore, TrainWork
 from fcit_ray.runtime.status import Status
-from fcit_ray.runtime.worker import Worker
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -76,26 +69,6 @@ def slower(configure: Configure) -> Config:
 @pytest.fixture(scope="module")
 def expected(slower: Config) -> str:
     return in_one_process(slower)
-
-
-_IN_ONE_PROCESS: dict[str, str] = {}
-
-
-def in_one_process(config: Config) -> str:
-    """Digest of the adapters that one process learns; learned once of what decides the bits."""
-    key = values_sha256(config.model_dump(mode="json"))
-    if key not in _IN_ONE_PROCESS:
-        experiment = open_experiment(config)
-        shards = LocalShards(experiment.stream, experiment.tests, sample_encoder(experiment))
-        worker = Worker(config, DirectStore())
-
-        def train(job: Any) -> Any:
-            shard = shards.train_shard(job.client.task, job.client.index)
-            return worker.train(TrainWork(job, [job.params], job.knowledge, shard))
-
-        state = simulate(experiment.federation(shards.feature), worker.initial_params(), train)
-        _IN_ONE_PROCESS[key] = params_sha256(state.params)
-    return _IN_ONE_PROCESS[key]
 
 
 def test_two_workers_share_each_client_and_one_is_killed_while_it_helps(configure: Configure, tmp_path: Path) -> None:

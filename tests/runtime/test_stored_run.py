@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 from conftest import Configure
+from in_process import in_one_process
 from s3_server import s3_server
-from test_launch import KillOnce, in_one_process
+from test_launch import KillOnce
 
 from fcit_ray.cli.page import leave_report
 from fcit_ray.config.schema import Config
