@@ -83,7 +83,7 @@ $(VENV)/docs-ready: $(VENV)/ready
 	.venv-lowest/bin/python -m pip install --quiet --constraint .venv-lowest/constraints.txt --editable '.[dev]'
 	touch $@
 
-# Some eighty faults on real runs, half a minute to two each; as root for those that mount a small disk.
+# Some ninety faults on real runs, half a minute to two each; as root for those that mount a small disk.
 faults: $(VENV)/ready
 	$(BIN)/python -m tools.faults --out docs/results/faults.md
 
