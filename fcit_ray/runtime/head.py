@@ -103,14 +103,15 @@ def leave_with_the_head() -> None:
         return  # not inside an actor
     if not _leaving.acquire(blocking=False):
         return  # somebody watches for that already
-    watch = HeadWatch(head()).__enter__()
+    watched = watch_head()
 
     def look() -> None:
-        while ray.is_initialized():
-            try:
-                watch.check()
-            except ClusterLost:
-                os._exit(1)
-            time.sleep(1.0)
+        with watched as watch:
+            while ray.is_initialized():
+                try:
+                    watch.check()
+                except ClusterLost:
+                    os._exit(1)
+                time.sleep(1.0)
 
     threading.Thread(target=look, name="head", daemon=True).start()
